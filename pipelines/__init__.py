@@ -1,0 +1,1 @@
+"""Turns parameters into images. Knows no HTTP, no job and no database."""

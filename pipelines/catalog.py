@@ -1,0 +1,147 @@
+"""What lies under `weights/`: models and LoRAs by name. Reads directories, never the network."""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.errors import InvalidParameter, LoraNotFound, ModelNotFound
+from pipelines.model_spec import DEMO_NAME, is_model_dir
+
+LORA_SUFFIX = ".safetensors"
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_HUB_FILE = re.compile(rf"({_HUB_ID.pattern})/((?:[\w. -]+/)*[\w. -]+\.safetensors)")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelChoice:
+    """A model directory, and in a sentence why it was taken.
+
+    The demo model's directory may not exist yet: the worker builds it.
+    """
+
+    path: Path
+    why: str
+    is_demo: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LoraEntry:
+    """A LoRA file under `weights/loras/`. `name` is what a request's `path` says."""
+
+    name: str
+    path: Path
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteLora:
+    """A LoRA that would have to be fetched from `url`."""
+
+    url: str
+
+
+class Catalog:
+    """The models and LoRAs of one `weights/` folder, looked up anew on each call."""
+
+    def __init__(self, weights_dir: Path, data_dir: Path) -> None:
+        self._models = weights_dir / "models"
+        self._loras = weights_dir / "loras"
+        # A demo model that came with the code is searched before the one built into the data.
+        shipped = weights_dir / DEMO_NAME
+        self._demo = shipped if is_model_dir(shipped) else data_dir / "demo-model"
+
+    def models(self) -> list[Path]:
+        """The model directories under `weights/models/`, by name, nested `owner/repo` included."""
+        found = [
+            *self._models.glob("*/model_index.json"),
+            *self._models.glob("*/*/model_index.json"),
+        ]
+        return sorted(index.parent for index in found)
+
+    def resolve_model(self, reference: str | None) -> ModelChoice:
+        """The model for `reference`: a path, a name, a hub id in the local cache, or `demo`.
+
+        With None the first published model by name, else the demo model.
+        Raises ModelNotFound, which lists what is there.
+        """
+        if reference is None:
+            return self._default_model()
+        if reference == DEMO_NAME:
+            return ModelChoice(self._demo, "asked for by name", is_demo=True)
+        candidates = [Path(reference).expanduser(), self._models / reference]
+        for path in [*candidates, *_cached_snapshots(reference)]:
+            if is_model_dir(path):
+                return ModelChoice(path.absolute(), f"asked for as {reference!r}")
+        names = [str(path.relative_to(self._models)) for path in self.models()]
+        raise ModelNotFound(
+            f"No model {reference!r}: neither a directory with a model_index.json, nor a name "
+            f"under {self._models}, nor in the Hugging Face cache. Found: "
+            f"{', '.join([*names, DEMO_NAME])}."
+        )
+
+    def _default_model(self) -> ModelChoice:
+        published = self.models()
+        if not published:
+            why = f"no published model lies under {self._models}; the demo model answers instead"
+            return ModelChoice(self._demo, why, is_demo=True)
+        others = ", ".join(path.name for path in published[1:])
+        why = f"the first by name under {self._models}"
+        if others:
+            why += f"; choose another with --model (also there: {others})"
+        return ModelChoice(published[0].absolute(), why)
+
+    def loras(self) -> list[LoraEntry]:
+        """All LoRA files under `weights/loras/`, subfolders too, sorted by name."""
+        return sorted(
+            (
+                LoraEntry(str(path.relative_to(self._loras)), path, path.stat().st_size)
+                for path in self._loras.rglob(f"*{LORA_SUFFIX}")
+                if path.is_file()
+            ),
+            key=lambda entry: entry.name,
+        )
+
+    def resolve_lora(self, reference: str) -> LoraEntry | RemoteLora:
+        """The local file for `reference`, or the address it would have to be fetched from.
+
+        An existing file under `weights/loras/` wins (the suffix may be left out); else a URL.
+        Raises InvalidParameter for a path that leaves the folder, LoraNotFound for an unknown name.
+        """
+        if re.match(r"https?://", reference, re.IGNORECASE):
+            return RemoteLora(reference)
+        local = self._local_lora(reference)
+        if local is not None:
+            return local
+        known = ", ".join(entry.name for entry in self.loras()) or "none"
+        raise LoraNotFound(f"There is no LoRA {reference!r} under {self._loras}. Found: {known}.")
+
+    def _local_lora(self, reference: str) -> LoraEntry | None:
+        parts = Path(reference).parts
+        if Path(reference).is_absolute() or ".." in parts or "\0" in reference:
+            raise InvalidParameter(
+                "loras.path",
+                f"must be a file name under {self._loras} or a URL, got {reference!r}, which leaves it",
+            )
+        for name in (reference, reference + LORA_SUFFIX):
+            path = self._loras / name
+            if path.suffix == LORA_SUFFIX and path.is_file():
+                return LoraEntry(name, path, path.stat().st_size)
+        return None
+
+
+def is_hub_reference(reference: str) -> bool:
+    """Whether `reference` is formed like a hub id: owner/repo or owner/repo/file.safetensors."""
+    return bool(_HUB_ID.fullmatch(reference) or _HUB_FILE.fullmatch(reference))
+
+
+def _cached_snapshots(reference: str) -> list[Path]:
+    """Snapshots of a hub id in the Hugging Face cache, newest first; used where they lie."""
+    if not _HUB_ID.fullmatch(reference):
+        return []
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
+    folder = cache / f"models--{reference.replace('/', '--')}" / "snapshots"
+    if not folder.is_dir():
+        return []
+    return sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)

@@ -1,0 +1,60 @@
+"""What can go wrong with a model, a LoRA or a parameter.
+
+EngineError
+├── InvalidParameter      a value the model cannot work with
+├── ModelNotFound         no such model on this machine
+├── ModelUnusable         the directory is there, and cannot be loaded
+├── LoraNotFound          no such LoRA on this machine
+├── LoraInvalid           the file is no LoRA that this engine can apply
+└── OutOfDeviceMemory     the device has too little memory for this edit
+
+Each class has a stable `code`: errors cross the process border as (code, message), never pickled.
+"""
+
+from typing import ClassVar
+
+
+class EngineError(Exception):
+    """The model could not make the image."""
+
+    code: ClassVar[str] = "inference_failed"
+
+
+class InvalidParameter(EngineError):
+    """A parameter is outside what the model can work with."""
+
+    code = "invalid_parameter"
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field} {message}")
+        self.field = field
+
+
+class ModelNotFound(EngineError):
+    """The model is not on this machine."""
+
+    code = "model_not_found"
+
+
+class ModelUnusable(EngineError):
+    """The model's directory cannot be loaded."""
+
+    code = "model_unusable"
+
+
+class LoraNotFound(EngineError):
+    """The LoRA is not on this machine."""
+
+    code = "lora_not_found"
+
+
+class LoraInvalid(EngineError):
+    """The LoRA file cannot be applied to the loaded model."""
+
+    code = "lora_invalid"
+
+
+class OutOfDeviceMemory(EngineError):
+    """The device has too little free memory for this edit."""
+
+    code = "out_of_memory"

@@ -1,0 +1,217 @@
+"""The process that owns one device: messages in, pictures out.
+
+Started by the server as `python -m pipelines.worker`, joined to it by one socket. A thread reads
+the socket, so that Cancel arrives while the model computes; the main thread alone touches the
+model. When the socket closes, the server is gone, and the process ends at once.
+"""
+
+import argparse
+import io
+import logging
+import os
+import queue
+import signal
+import socket
+import threading
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import PIL.Image
+
+from pipelines.errors import EngineError
+from pipelines.messages import (
+    Cancel,
+    Canceled,
+    Done,
+    Failed,
+    FromWorker,
+    Image,
+    LoadFailed,
+    Preload,
+    Ready,
+    Run,
+    Step,
+    Stop,
+    ToWorker,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipelines.pipeline import EditPipeline, Progress
+
+logger = logging.getLogger(__name__)
+
+
+class EditCanceled(Exception):
+    """The server asked to leave the running job."""
+
+
+class Inbox:
+    """What the server sent: work in order, and the set of jobs it no longer wants."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._work: queue.SimpleQueue[Run | Preload | Stop] = queue.SimpleQueue()
+        self._canceled: set[str] = set()
+
+    def start(self) -> None:
+        """Begin to read, in a thread that ends the process when the server is gone."""
+        threading.Thread(target=self._read, name="inbox", daemon=True).start()
+
+    def next(self) -> Run | Preload | Stop:
+        """The next piece of work, waited for."""
+        return self._work.get()
+
+    def is_canceled(self, job_id: str) -> bool:
+        """Whether the server has asked to leave the job."""
+        return job_id in self._canceled
+
+    def forget(self, job_id: str) -> None:
+        """Drop a cancel that came too late, so that the same job can run again."""
+        self._canceled.discard(job_id)
+
+    def _read(self) -> None:
+        while True:
+            try:
+                message: ToWorker = self._connection.recv()
+            except (EOFError, OSError):
+                # A worker without its server would hold the device for ever. Nothing to save here.
+                os._exit(0)
+            if isinstance(message, Cancel):
+                self._canceled.add(message.job_id)
+            else:
+                self._work.put(message)
+
+
+class Worker:
+    """Serves one model, one job at a time."""
+
+    def __init__(self, connection: Connection, inbox: Inbox, pipeline: "EditPipeline") -> None:
+        self._connection = connection
+        self._inbox = inbox
+        self._pipeline = pipeline
+
+    def serve(self) -> None:
+        """Work until told to stop."""
+        while not isinstance(message := self._inbox.next(), Stop):
+            if isinstance(message, Run):
+                self._run(message)
+
+    def _run(self, run: Run) -> None:
+        try:
+            self._edit(run)
+        except EditCanceled:
+            self._send(Canceled(run.job_id))
+        except EngineError as exc:
+            self._send(Failed(run.job_id, exc.code, str(exc)))
+        except Exception as exc:
+            # The border of the process: the server must hear of it, and the next job may be fine.
+            logger.exception("job %s failed", run.job_id)
+            self._send(Failed(run.job_id, EngineError.code, f"The edit failed: {exc!r}"))
+        finally:
+            self._inbox.forget(run.job_id)
+
+    def _edit(self, run: Run) -> None:
+        def report(progress: "Progress") -> None:
+            if self._inbox.is_canceled(run.job_id):
+                raise EditCanceled
+            self._send(Step(run.job_id, progress.stage, progress.step, progress.total))
+
+        references = [_open_rgb(data) for data in run.references]
+        result = self._pipeline.edit(run.params, references, report)
+        for index, image in enumerate(result.images):
+            seed = run.params.seed + index
+            rgb = image.convert("RGB").tobytes()
+            self._send(Image(run.job_id, index, seed, image.width, image.height, rgb))
+        self._send(
+            Done(run.job_id, result.seconds, result.num_inference_steps, result.true_cfg_scale)
+        )
+
+    def _send(self, message: FromWorker) -> None:
+        self._connection.send(message)
+
+
+def main() -> None:
+    """Load the model named on the command line, say Ready, and serve."""
+    args = _parse_args()
+    # Ctrl-C and service managers signal the whole group; the server decides when its workers end.
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signal_number, signal.SIG_IGN)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s worker %(levelname)s %(message)s")
+    connection = Connection(socket.socket(fileno=args.fd).detach())
+    # Before torch is imported, which takes seconds: the server may be gone by then.
+    inbox = Inbox(connection)
+    inbox.start()
+    try:
+        pipeline, ready = _load(args)
+    except EngineError as exc:
+        connection.send(LoadFailed(exc.code, str(exc)))
+        return
+    except Exception as exc:
+        logger.exception("the model could not be loaded")
+        connection.send(LoadFailed("model_unusable", f"The model could not be loaded: {exc!r}"))
+        return
+    connection.send(ready)
+    Worker(connection, inbox, pipeline).serve()
+    logging.shutdown()
+    # Torch's own teardown takes seconds, and there is nothing to save.
+    os._exit(0)
+
+
+def _load(args: argparse.Namespace) -> tuple["EditPipeline", Ready]:
+    # Imported here, in the one process that needs them, behind the inbox thread.
+    import torch
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    from pipelines import demo
+    from pipelines.loading import Offload
+    from pipelines.pipeline import EditPipeline
+
+    diffusers_logging.set_verbosity_error()
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    if args.build_demo:
+        demo.ensure(args.model)
+    device = _pick_device(args.device)
+    dtype = getattr(torch, args.dtype) if args.dtype != "auto" else _pick_dtype(device)
+    offload = Offload(args.offload)
+    pipeline = EditPipeline.load(args.model, device=device, dtype=dtype, offload=offload)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    dtype_name = str(pipeline.dtype).removeprefix("torch.")
+    return pipeline, Ready(pipeline.spec, str(device), name, dtype_name, pipeline.linears)
+
+
+def _pick_device(name: str) -> "torch.device":
+    import torch
+
+    if name != "auto":
+        return torch.device(name)
+    return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+
+
+def _pick_dtype(device: "torch.device") -> "torch.dtype":
+    import torch
+
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def _open_rgb(data: bytes) -> PIL.Image.Image:
+    return PIL.Image.open(io.BytesIO(data)).convert("RGB")
+
+
+def _parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="pipelines.worker", description=__doc__)
+    parser.add_argument("--fd", type=int, required=True, help="the socket to the server")
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--build-demo", action="store_true", help="build the demo model there")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--offload", default="none")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Turns HTTP into jobs and jobs into answers. Never imports torch."""

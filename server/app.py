@@ -1,0 +1,268 @@
+"""The wiring: settings to parts, parts to one FastAPI application. Nothing else knows them all."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from fastapi import Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse, RedirectResponse
+from fastapi_offline import FastAPIOffline
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from pipelines.catalog import Catalog, ModelChoice
+from pipelines.errors import EngineError
+from server.auth import KeyCheck
+from server.contracts import native, status, wavespeed
+from server.dispatcher import Dispatcher
+from server.edit_service import EditService
+from server.errors import NotFound, ServerError
+from server.executor import LocalExecutor
+from server.fetch import Fetcher
+from server.inputs import InputStore
+from server.job_queue import JobQueue
+from server.lora_library import LoraLibrary
+from server.outputs import ROUTE, OutputStore
+from server.preparer import Preparer
+from server.problem import Problem, problem_of
+from server.settings import Settings
+from server.store.database import Database, DataFolderLock
+from server.worker_process import WorkerOptions
+
+logger = logging.getLogger(__name__)
+
+VERSION = version("qwen-edit-server")
+# Three pictures of 20 MiB as base64, and room for the rest of the body.
+MAX_BODY_BYTES = 90 * 1024 * 1024
+EXPIRY_INTERVAL_S = 3600.0
+# The contract whose shape an error takes, by the beginning of the path; the last one is for all.
+RENDERERS: tuple[tuple[str, Callable[[Problem], JSONResponse]], ...] = (
+    ("/api/", wavespeed.render),
+    ("/", native.render),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What lives as long as the server."""
+
+    settings: Settings
+    choice: ModelChoice
+    catalog: Catalog
+    database: Database
+    fetcher: Fetcher
+    inputs: InputStore
+    outputs: OutputStore
+    queue: JobQueue
+    executor: LocalExecutor
+    preparer: Preparer
+    dispatcher: Dispatcher
+    service: EditService
+
+
+def build_parts(settings: Settings, choice: ModelChoice, catalog: Catalog) -> Parts:
+    """Make the parts and hand each what it needs; nothing is started."""
+    data = settings.data_dir
+    database = Database(data / "jobs.sqlite3")
+    queue = JobQueue(database, max_waiting=settings.max_waiting_jobs, clock=time.time)
+    fetcher = Fetcher(settings.allow_networks, offline=settings.offline)
+    outputs = OutputStore(data / "outputs")
+    inputs = InputStore(
+        data / "inputs",
+        fetcher,
+        own_file=outputs.path_of_url,
+        fetch_timeout_s=settings.fetch_timeout_s,
+    )
+    loras = LoraLibrary(
+        catalog,
+        data / "loras",
+        fetcher,
+        max_bytes=settings.max_lora_mb * 2**20,
+        timeout_s=settings.lora_timeout_s,
+    )
+    executor = LocalExecutor(
+        [
+            WorkerOptions(choice.path, choice.is_demo, device, settings.dtype, settings.offload)
+            for device in settings.devices
+        ]
+    )
+    preparer = Preparer(queue, inputs, loras)
+    dispatcher = Dispatcher(
+        queue,
+        executor,
+        inputs,
+        loras,
+        outputs,
+        job_timeout_s=settings.job_timeout_s,
+        keep_inputs=settings.keep_inputs,
+        embed_prompt=settings.embed_prompt,
+    )
+    service = EditService(
+        queue,
+        dispatcher,
+        preparer,
+        executor,
+        inputs,
+        loras,
+        outputs,
+        clock=time.time,
+        log_prompts=settings.log_prompts,
+    )
+    return Parts(
+        settings, choice, catalog, database, fetcher, inputs, outputs, queue, executor, preparer,
+        dispatcher, service,
+    )  # fmt: skip
+
+
+def create_app(parts: Parts) -> FastAPI:
+    """The application over `parts`, which it starts and stops with itself."""
+    settings = parts.settings
+    app: FastAPI = FastAPIOffline(
+        title="qwen-edit-server",
+        version=VERSION,
+        description="A local inference server for Qwen-Image-Edit-Plus.",
+        lifespan=lambda _: running(parts),
+        max_body_size=MAX_BODY_BYTES,
+    )
+    keys = [Depends(KeyCheck(settings.all_api_keys()))]
+    open_status, keyed_status = status.router(
+        parts.queue, parts.executor, parts.catalog, parts.choice, version=VERSION
+    )
+    app.include_router(open_status)
+    app.include_router(keyed_status, dependencies=keys)
+    app.include_router(
+        native.router(parts.service, public_url=settings.public_url), dependencies=keys
+    )
+    app.include_router(
+        wavespeed.router(
+            parts.service, public_url=settings.public_url, sync_timeout_s=settings.sync_timeout_s
+        ),
+        dependencies=keys,
+    )
+    _add_outputs(app, parts.outputs)
+    _add_errors(app)
+    app.add_middleware(ModelHeader, parts=parts)
+    app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
+    return app
+
+
+@contextlib.asynccontextmanager
+async def running(parts: Parts) -> AsyncIterator[None]:
+    """Start the parts, and stop them within seconds."""
+    for job in await parts.queue.open():
+        parts.preparer.add(job)
+    await parts.service.remove_leftovers()
+    parts.executor.start()
+    tasks = [
+        asyncio.create_task(_or_stop(name, work))
+        for name, work in (
+            ("the dispatcher", parts.dispatcher.serve()),
+            ("the preparer", parts.preparer.serve()),
+            ("the expiry", _expire(parts)),
+        )
+    ]
+    try:
+        yield
+    finally:
+        parts.queue.close()
+        parts.executor.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await parts.executor.stop()
+        await parts.fetcher.close()
+        parts.inputs.close()
+        parts.outputs.close()
+        parts.database.close()
+
+
+def choose_model(settings: Settings) -> tuple[Catalog, ModelChoice]:
+    """The model to serve, said loudly in the log. Raises ModelNotFound."""
+    catalog = Catalog(settings.weights_dir, settings.data_dir)
+    choice = catalog.resolve_model(settings.model)
+    if choice.is_demo:
+        logger.warning("MODEL: the demo model. %s. %s", choice.why, status.DEMO_WARNING)
+    else:
+        logger.info("MODEL: %s, %s", choice.path, choice.why)
+    return catalog, choice
+
+
+def lock_data_folder(folder: Path) -> DataFolderLock:
+    """Make sure that no other server works on this folder. Raises DataFolderInUse."""
+    return DataFolderLock(folder)
+
+
+def _add_outputs(app: FastAPI, outputs: OutputStore) -> None:
+    @app.api_route(f"{ROUTE}/{{name}}", methods=["GET", "HEAD"], include_in_schema=False)
+    def get_output(name: str) -> FileResponse:
+        """A finished picture. Its name is the key: providers' clients fetch it without one."""
+        path = outputs.path(name)
+        if path is None:
+            raise NotFound(f"There is no output {name}; outputs expire after a while.")
+        return FileResponse(
+            path,
+            media_type=f"image/{path.suffix[1:]}",
+            headers={
+                "Cache-Control": "private, max-age=31536000, immutable",
+                "X-Content-Type-Options": "nosniff",
+            },
+        )
+
+
+def _add_errors(app: FastAPI) -> None:
+    async def render(request: Request, exc: Exception) -> JSONResponse:
+        path = request.url.path
+        renderer = next(renderer for prefix, renderer in RENDERERS if path.startswith(prefix))
+        return renderer(problem_of(exc))
+
+    for kind in (ServerError, EngineError, RequestValidationError, HTTPException, Exception):
+        app.add_exception_handler(kind, render)
+
+
+class ModelHeader:
+    """Whatever model id a provider's path names, `x-qwen-edit-model` says which model answers.
+
+    Plain ASGI: Starlette's function middleware would stand between an event stream and its client.
+    """
+
+    def __init__(self, app: ASGIApp, parts: Parts) -> None:
+        self._app = app
+        self._parts = parts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Add the header to the start of every HTTP response."""
+
+        async def send_named(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                loaded = self._parts.executor.model
+                name = loaded.model.name if loaded else self._parts.choice.path.name
+                MutableHeaders(scope=message)["x-qwen-edit-model"] = name
+            await send(message)
+
+        await self._app(scope, receive, send_named if scope["type"] == "http" else send)
+
+
+async def _expire(parts: Parts) -> None:
+    while True:
+        older_than = time.time() - parts.settings.keep_outputs_h * 3600
+        if expired := await parts.service.expire(older_than):
+            logger.info("%d jobs expired and were deleted", expired)
+        await asyncio.sleep(EXPIRY_INTERVAL_S)
+
+
+async def _or_stop(name: str, work: Coroutine[object, object, None]) -> None:
+    """Run a part that must not end; if it does, end the server, whose supervisor restarts it."""
+    try:
+        await work
+    except Exception:
+        logger.critical("%s failed; the server stops", name, exc_info=True)
+        os.kill(os.getpid(), signal.SIGTERM)

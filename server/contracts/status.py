@@ -1,0 +1,183 @@
+"""What the server says of itself: `/health` and `/v1/capabilities`. No keys, no secrets."""
+
+from typing import Literal
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+
+from pipelines.catalog import Catalog, ModelChoice
+from pipelines.params import (
+    CFG_RANGE,
+    LORA_SCALE_RANGE,
+    MAX_LORAS,
+    MAX_OUTPUTS,
+    MAX_REFERENCES,
+    SEED_RANGE,
+    STEPS_RANGE,
+)
+from pipelines.sizes import SizeBounds
+from server.executor import Executor, ExecutorState
+from server.job import JobStatus, OutputFormat
+from server.job_queue import JobQueue
+from server.pictures import FORMATS, MAX_ASPECT, MAX_PIXELS, MIN_SIDE, PictureLimits
+
+DEMO_WARNING = (
+    "The demo model answers: its pictures show that everything works, not what the real model "
+    "makes. Put a published model under weights/models, or name one with --model."
+)
+
+
+class ModelView(BaseModel):
+    """Which model answers, and why this one."""
+
+    name: str
+    path: str
+    why: str
+    is_demo: bool
+    warning: str | None
+    device: str | None
+    device_name: str | None
+    dtype: str | None
+
+
+class Health(BaseModel):
+    """`status` is failed when no model can be loaded; the jobs stay on disk."""
+
+    status: ExecutorState
+    model: ModelView
+    waiting: int
+    running: int
+    error: str | None
+
+
+class Profile(BaseModel):
+    """A named way to run the model: what applies when a request says nothing."""
+
+    name: Literal["quality"]
+    num_inference_steps: int | None
+    true_cfg_scale: float | None
+
+
+class Range(BaseModel):
+    """Both ends are allowed."""
+
+    min: float
+    max: float
+
+
+class Bounds(BaseModel):
+    """What a request may ask for."""
+
+    size: Range
+    images: Range
+    image_side_min: int
+    image_aspect_max: int
+    image_pixels_max: int
+    image_bytes_max: int
+    image_formats: list[str]
+    loras_max: int
+    lora_scale: Range
+    seed: Range
+    n: Range
+    num_inference_steps: Range
+    true_cfg_scale: Range
+    output_formats: list[OutputFormat]
+
+
+class LoraView(BaseModel):
+    """A LoRA under weights/loras; `name` is what a request's path says."""
+
+    name: str
+    size_bytes: int
+
+
+class Capabilities(BaseModel):
+    """What this server can do now."""
+
+    version: str
+    model: ModelView
+    profile: Profile
+    bounds: Bounds
+    loras: list[LoraView]
+    checks_safety: bool
+
+
+def router(
+    queue: JobQueue,
+    executor: Executor,
+    catalog: Catalog,
+    choice: ModelChoice,
+    *,
+    version: str,
+) -> tuple[APIRouter, APIRouter]:
+    """The open routes, and those that need a key where keys are set."""
+    open_routes, keyed_routes = APIRouter(tags=["status"]), APIRouter(tags=["status"])
+
+    def model_view() -> ModelView:
+        loaded = executor.model
+        return ModelView(
+            name=loaded.model.name if loaded else choice.path.name,
+            path=str(choice.path),
+            why=choice.why,
+            is_demo=choice.is_demo,
+            warning=DEMO_WARNING if choice.is_demo else None,
+            device=loaded.device if loaded else None,
+            device_name=loaded.device_name if loaded else None,
+            dtype=loaded.dtype if loaded else None,
+        )
+
+    @open_routes.get("/health")
+    async def health() -> Health:
+        """Whether jobs can be run. Always 200: the status says it."""
+        return Health(
+            status=executor.state,
+            model=model_view(),
+            waiting=await queue.count(JobStatus.QUEUED),
+            running=await queue.count(JobStatus.RUNNING),
+            error=executor.failure,
+        )
+
+    @keyed_routes.get("/v1/capabilities")
+    def capabilities() -> Capabilities:
+        """The model, what a request may ask for, and the LoRAs found."""
+        loaded = executor.model
+        return Capabilities(
+            version=version,
+            model=model_view(),
+            profile=Profile(
+                name="quality",
+                num_inference_steps=loaded.model.num_inference_steps if loaded else None,
+                true_cfg_scale=loaded.model.true_cfg_scale if loaded else None,
+            ),
+            bounds=_bounds(),
+            loras=[
+                LoraView(name=lora.name, size_bytes=lora.size_bytes) for lora in catalog.loras()
+            ],
+            checks_safety=False,
+        )
+
+    return open_routes, keyed_routes
+
+
+def _bounds() -> Bounds:
+    sizes = SizeBounds()
+    return Bounds(
+        size=Range(min=sizes.min_side, max=sizes.max_side),
+        images=Range(min=1, max=MAX_REFERENCES),
+        image_side_min=MIN_SIDE,
+        image_aspect_max=MAX_ASPECT,
+        image_pixels_max=MAX_PIXELS,
+        image_bytes_max=PictureLimits().max_bytes,
+        image_formats=list(FORMATS),
+        loras_max=MAX_LORAS,
+        lora_scale=_range(LORA_SCALE_RANGE),
+        seed=_range(SEED_RANGE),
+        n=Range(min=1, max=MAX_OUTPUTS),
+        num_inference_steps=_range(STEPS_RANGE),
+        true_cfg_scale=_range(CFG_RANGE),
+        output_formats=list(OutputFormat),
+    )
+
+
+def _range(ends: tuple[float, float]) -> Range:
+    return Range(min=ends[0], max=ends[1])

@@ -1,0 +1,167 @@
+"""What every contract does with jobs: submit, look, wait, watch, cancel, delete, read outputs."""
+
+import dataclasses
+import logging
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+
+from pipelines.errors import InvalidParameter
+from pipelines.params import MAX_REFERENCES, EditParams
+from server.dispatcher import Dispatcher
+from server.errors import InvalidRequest, NotFound, Unavailable
+from server.executor import Executor
+from server.inputs import InputStore
+from server.job import Job, Output, OutputFormat
+from server.job_queue import JobQueue, JobState
+from server.lora_library import LoraLibrary
+from server.outputs import ROUTE, OutputStore
+from server.pictures import PictureLimits
+from server.preparer import Preparer
+from server.store.jobs import JobFilter
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """An edit as a contract understood it. `images` are references, or bytes of uploaded files."""
+
+    contract: str
+    endpoint: str
+    params: EditParams
+    images: Sequence[str | bytes]
+    output_format: OutputFormat
+    base64_output: bool = False
+    limits: PictureLimits = dataclasses.field(default_factory=PictureLimits)
+
+
+class EditService:
+    """The one object the contracts talk to."""
+
+    def __init__(
+        self,
+        queue: JobQueue,
+        dispatcher: Dispatcher,
+        preparer: Preparer,
+        executor: Executor,
+        inputs: InputStore,
+        loras: LoraLibrary,
+        outputs: OutputStore,
+        *,
+        clock: Callable[[], float],
+        log_prompts: bool = False,
+    ) -> None:
+        self._queue = queue
+        self._dispatcher = dispatcher
+        self._preparer = preparer
+        self._executor = executor
+        self._inputs = inputs
+        self._loras = loras
+        self._outputs = outputs
+        self._clock = clock
+        self._log_prompts = log_prompts
+
+    async def submit(self, submission: Submission) -> Job:
+        """Check what can be known now, and queue the job; it is on disk when this returns.
+
+        Raises InvalidRequest, InvalidPicture, PayloadTooLarge, LoraNotFound, LoraInvalid,
+        QueueFull, Unavailable; then nothing was queued and nothing is left on disk.
+        """
+        if self._executor.failure is not None:
+            raise Unavailable(f"No model is loaded: {self._executor.failure}")
+        _check_count(len(submission.images))
+        await self._queue.check_room()
+        loras_here = [await self._check_lora(lora.path) for lora in submission.params.loras]
+        job_id = uuid.uuid4().hex
+        images = await self._inputs.store_inline(job_id, submission.images, submission.limits)
+        is_prepared = all(loras_here) and all(url is None for url in images)
+        now = self._clock()
+        job = Job(
+            id=job_id,
+            contract=submission.contract,
+            endpoint=submission.endpoint,
+            params=submission.params,
+            images=images,
+            created_at=now,
+            prepared_at=now if is_prepared else None,
+            output_format=submission.output_format,
+            base64_output=submission.base64_output,
+        )
+        try:
+            await self._queue.submit(job)
+        except BaseException:
+            await self._inputs.delete(job_id)
+            raise
+        if self._log_prompts:
+            logger.info("job %s prompt: %r", job.id, job.params.prompt)
+        if not is_prepared:
+            self._preparer.add(job)
+        return job
+
+    async def state(self, job_id: str) -> JobState:
+        """The job with its position or progress. Raises NotFound."""
+        return await self._queue.state(job_id)
+
+    async def state_of(self, job: Job) -> JobState:
+        """A job that is at hand, with its position or progress."""
+        return await self._queue.state_of(job)
+
+    async def wait(self, job_id: str, timeout_s: float | None = None) -> Job:
+        """The job when it is final, or as it is after `timeout_s`. Raises NotFound."""
+        return await self._queue.wait(job_id, timeout_s)
+
+    def watch(self, job_id: str) -> AsyncIterator[JobState]:
+        """The job's state now and after each change, until it is final."""
+        return self._queue.watch(job_id)
+
+    async def search(self, wanted: JobFilter, *, limit: int, offset: int) -> tuple[list[Job], int]:
+        """A page of jobs, newest first, and how many there are."""
+        return await self._queue.search(wanted, limit=limit, offset=offset)
+
+    async def cancel(self, job_id: str) -> Job:
+        """Cancel an unfinished job: at once while it waits, at its next step while it runs."""
+        return await self._dispatcher.cancel(job_id)
+
+    async def delete(self, job: Job) -> None:
+        """Forget a final job and remove its files."""
+        if await self._queue.delete(job.id):
+            await self._outputs.delete(job.outputs)
+            await self._inputs.delete(job.id)
+
+    async def read_output(self, output: Output) -> bytes:
+        """The bytes of a finished picture."""
+        return await self._outputs.read(output)
+
+    async def expire(self, older_than: float) -> int:
+        """Delete the jobs that ended before `older_than` (Unix seconds), with their files."""
+        expired = await self._queue.finished_before(older_than)
+        for job in expired:
+            await self.delete(job)
+        return len(expired)
+
+    async def remove_leftovers(self) -> None:
+        """Remove the inputs of submissions that a killed server never finished."""
+        for job_id in self._inputs.job_ids():
+            try:
+                await self._queue.get(job_id)
+            except NotFound:
+                await self._inputs.delete(job_id)
+
+    async def _check_lora(self, reference: str) -> bool:
+        try:
+            return await self._loras.check(reference)
+        except InvalidParameter as exc:
+            raise InvalidRequest(str(exc), field="loras/path") from exc
+
+
+def output_url(base_url: str, output: Output) -> str:
+    """Where a finished picture is served."""
+    return f"{base_url}{ROUTE}/{output.name}"
+
+
+def _check_count(count: int) -> None:
+    if not 1 <= count <= MAX_REFERENCES:
+        raise InvalidRequest(
+            f"images must have 1 to {MAX_REFERENCES} entries, got {count}", field="images"
+        )

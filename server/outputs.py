@@ -1,0 +1,106 @@
+"""Finished pictures as files with unguessable names, and the URLs they are served under."""
+
+import asyncio
+import io
+import json
+import re
+import secrets
+import urllib.parse
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import PIL.Image
+from PIL import PngImagePlugin
+
+from server.job import Output, OutputFormat
+
+ROUTE = "/outputs"
+QUALITY = 95
+ENCODING_THREADS = 2
+_NAME = re.compile(r"[0-9a-f]{32}\.(png|jpeg|webp)")
+_EXIF_SOFTWARE = 0x0131
+_EXIF_DESCRIPTION = 0x010E
+
+
+class OutputStore:
+    """The folder of outputs. A name is a capability: who has it may read the file."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._threads = ThreadPoolExecutor(ENCODING_THREADS, thread_name_prefix="outputs")
+
+    def close(self) -> None:
+        """Wait for the files being written."""
+        self._threads.shutdown(wait=True)
+
+    async def write(
+        self,
+        rgb: bytes,
+        size: tuple[int, int],
+        image_format: OutputFormat,
+        *,
+        seed: int,
+        facts: Mapping[str, object],
+    ) -> Output:
+        """Encode the raw picture and write it; `facts` go into its metadata as JSON."""
+
+        def encode_and_write() -> Output:
+            picture = PIL.Image.frombuffer("RGB", size, rgb)
+            data = encode(picture, image_format, {**facts, "seed": seed})
+            name = f"{secrets.token_hex(16)}.{image_format}"
+            unfinished = self._folder / f"{name}.part"
+            unfinished.write_bytes(data)
+            unfinished.rename(self._folder / name)
+            return Output(name, f"image/{image_format}", len(data), *size, seed)
+
+        return await asyncio.get_running_loop().run_in_executor(self._threads, encode_and_write)
+
+    async def read(self, output: Output) -> bytes:
+        """The bytes of a finished output."""
+        return await asyncio.to_thread((self._folder / output.name).read_bytes)
+
+    def path(self, name: str) -> Path | None:
+        """The file of this name, or None when there is none."""
+        if not _NAME.fullmatch(name):
+            return None
+        path = self._folder / name
+        return path if path.is_file() else None
+
+    def path_of_url(self, url: str) -> Path | None:
+        """The file that one of this server's own URLs names, whatever host it was reached under."""
+        head, _, name = urllib.parse.urlsplit(url).path.rpartition("/")
+        return self.path(name) if head.endswith(ROUTE) else None
+
+    async def delete(self, outputs: tuple[Output, ...]) -> None:
+        """Remove the files of these outputs."""
+        for output in outputs:
+            await asyncio.to_thread((self._folder / output.name).unlink, missing_ok=True)
+
+    def sweep(self, keep: frozenset[str], older_than: float) -> None:
+        """Remove the files that no job names any more, older than this Unix time."""
+        for path in self._folder.iterdir():
+            if path.name not in keep and path.stat().st_mtime < older_than:
+                path.unlink(missing_ok=True)
+
+
+def encode(
+    picture: PIL.Image.Image, image_format: OutputFormat, facts: Mapping[str, object]
+) -> bytes:
+    """The picture as a file: JPEG 95 without chroma subsampling, WebP 95, or PNG."""
+    text = json.dumps(dict(facts))
+    file = io.BytesIO()
+    if image_format is OutputFormat.PNG:
+        info = PngImagePlugin.PngInfo()
+        info.add_text("Software", "qwen-edit-server")
+        info.add_itxt("qwen_edit", text)
+        # 4 instead of the default 6: a third of the time for files about 1 % larger
+        picture.save(file, "PNG", pnginfo=info, compress_level=4)
+        return file.getvalue()
+    exif = PIL.Image.Exif()
+    exif[_EXIF_SOFTWARE] = "qwen-edit-server"
+    exif[_EXIF_DESCRIPTION] = text
+    options = {"subsampling": "4:4:4"} if image_format is OutputFormat.JPEG else {}
+    picture.save(file, image_format.upper(), quality=QUALITY, exif=exif, **options)
+    return file.getvalue()

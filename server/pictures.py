@@ -1,0 +1,125 @@
+"""Bytes that should be a picture to a checked RGB picture, whatever a camera or a phone wrote.
+
+EXIF orientation applied, ICC profile to sRGB, alpha flattened on white, CMYK and 16 bits per
+channel converted, the first frame of an animation.
+"""
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import PIL.Image
+from PIL import ImageCms, ImageOps
+
+from server.errors import InvalidPicture, PayloadTooLarge
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
+MIN_SIDE = 16
+MAX_ASPECT = 16
+MAX_PIXELS = 64_000_000
+
+# Pillow warns from 89 million pixels on; ours is the lower bound, checked before any is decoded.
+PIL.Image.MAX_IMAGE_PIXELS = None
+# Else Pillow knows only its five commonest formats until it meets another one.
+PIL.Image.init()
+
+
+@dataclass(frozen=True, slots=True)
+class PictureLimits:
+    """What a contract allows of one input picture, in encoded bytes."""
+
+    max_bytes: int = 20 * 1024 * 1024
+
+
+def to_rgb_png(data: bytes, field: str) -> bytes:
+    """The picture in `data` as an RGB PNG without metadata.
+
+    Raises InvalidPicture, which names `field` and says what came and what is allowed.
+    """
+    picture = _to_rgb(_open(data, field), field)
+    file = io.BytesIO()
+    # level 1: these files live for one job, and the default level takes four times as long
+    picture.save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def check_bytes(size: int, limits: PictureLimits, field: str) -> None:
+    """Raise PayloadTooLarge when a picture has more than the allowed bytes."""
+    if size > limits.max_bytes:
+        raise PayloadTooLarge(
+            f"{field} has {size / 2**20:.1f} MiB; at most {limits.max_bytes / 2**20:.0f} MiB are "
+            f"allowed for one picture.",
+            field=field,
+        )
+
+
+def _open(data: bytes, field: str) -> PIL.Image.Image:
+    try:
+        picture = PIL.Image.open(io.BytesIO(data), formats=FORMATS)
+    except (OSError, ValueError, SyntaxError) as exc:
+        raise InvalidPicture(
+            f"{field} is not a picture that can be read ({len(data)} bytes). Send JPEG, PNG, WebP, "
+            f"BMP, TIFF, GIF or AVIF.",
+            field=field,
+        ) from exc
+    width, height = picture.size
+    if width * height > MAX_PIXELS:
+        raise InvalidPicture(
+            f"{field} has {width}×{height} pixels; at most {MAX_PIXELS // 10**6} million are "
+            f"allowed.",
+            field=field,
+        )
+    if min(width, height) < MIN_SIDE or max(width, height) > MAX_ASPECT * min(width, height):
+        raise InvalidPicture(
+            f"{field} has {width}×{height} pixels; a side must have at least {MIN_SIDE}, and one "
+            f"side may be at most {MAX_ASPECT} times the other.",
+            field=field,
+        )
+    return picture
+
+
+def _to_rgb(picture: PIL.Image.Image, field: str) -> PIL.Image.Image:
+    try:
+        picture.load()
+        profile = picture.info.get("icc_profile")
+        upright = ImageOps.exif_transpose(picture)
+    except (OSError, ValueError, SyntaxError, IndexError) as exc:
+        raise InvalidPicture(f"{field} is damaged: {exc}.", field=field) from exc
+    plain = _to_eight_bits(upright)
+    if plain.mode == "P":
+        plain = plain.convert("RGBA" if "transparency" in plain.info else "RGB")
+    alpha = None
+    if plain.has_transparency_data:
+        rgba = plain.convert("RGBA")
+        alpha = rgba.getchannel("A")
+        plain = rgba.convert("RGB")
+    rgb = _to_srgb(plain, profile)
+    if alpha is None:
+        return rgb
+    white = PIL.Image.new("RGB", rgb.size, "white")
+    white.paste(rgb, mask=alpha)
+    return white
+
+
+def _to_eight_bits(picture: PIL.Image.Image) -> PIL.Image.Image:
+    """Grey pictures of 16 or 32 bits scaled to 8; Pillow itself would clip them to white."""
+    if not picture.mode.startswith(("I", "F")):
+        return picture
+    values = np.asarray(picture).astype(np.float64)
+    # 32-bit modes hold 16-bit values in the formats allowed here; floats run from 0 to 1
+    full = 1.0 if picture.mode == "F" and values.max(initial=0) <= 1 else 65535.0
+    return PIL.Image.fromarray((values.clip(0, full) * (255 / full)).round().astype(np.uint8))
+
+
+def _to_srgb(picture: PIL.Image.Image, profile: bytes | None) -> PIL.Image.Image:
+    """The colours as sRGB. A profile that is damaged or of another colour space is ignored."""
+    if profile and picture.mode in ("RGB", "L", "CMYK"):
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            target = ImageCms.createProfile("sRGB")
+            converted = ImageCms.profileToProfile(picture, source, target, outputMode="RGB")
+        except (ImageCms.PyCMSError, OSError, ValueError):
+            return picture.convert("RGB")
+        if converted is not None:
+            return converted
+    return picture.convert("RGB")

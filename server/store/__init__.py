@@ -1,0 +1,1 @@
+"""What is on disk, in SQLite: one file per table."""

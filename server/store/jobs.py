@@ -1,0 +1,243 @@
+"""The table of jobs. A job's row stays until somebody deletes it; no row per step."""
+
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from pipelines.params import EditParams
+from server.job import Job, JobError, JobStatus, Output, OutputFormat
+
+SCHEMA = (
+    """
+    CREATE TABLE IF NOT EXISTS jobs (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL UNIQUE,
+        contract TEXT NOT NULL,
+        endpoint TEXT NOT NULL,
+        status TEXT NOT NULL,
+        created_at REAL NOT NULL,
+        prepared_at REAL,
+        started_at REAL,
+        finished_at REAL,
+        cancel_requested INTEGER NOT NULL DEFAULT 0,
+        starts INTEGER NOT NULL DEFAULT 0,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        request TEXT NOT NULL,
+        result TEXT NOT NULL DEFAULT '{}'
+    )
+    """,
+    "CREATE INDEX IF NOT EXISTS jobs_by_status ON jobs (status, seq)",
+    "CREATE INDEX IF NOT EXISTS jobs_by_contract ON jobs (contract, seq)",
+)
+
+_PARAMS = TypeAdapter(EditParams)
+_OUTPUTS = TypeAdapter(tuple[Output, ...])
+
+
+@dataclass(frozen=True, slots=True)
+class JobFilter:
+    """Which jobs a listing wants; None means all. Times are Unix seconds."""
+
+    contract: str | None = None
+    endpoint: str | None = None
+    statuses: tuple[JobStatus, ...] | None = None
+    created_after: float | None = None
+    created_before: float | None = None
+
+
+def create_table(connection: sqlite3.Connection) -> None:
+    """Create the table where it is missing."""
+    for statement in SCHEMA:
+        connection.execute(statement)
+
+
+def insert(connection: sqlite3.Connection, job: Job) -> None:
+    """Add a new job at the end of the queue."""
+    connection.execute(
+        "INSERT INTO jobs (id, contract, endpoint, status, created_at, prepared_at, request)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (
+            job.id,
+            job.contract,
+            job.endpoint,
+            job.status,
+            job.created_at,
+            job.prepared_at,
+            _dump_request(job),
+        ),
+    )
+
+
+def get(connection: sqlite3.Connection, job_id: str) -> Job | None:
+    """The job with this id."""
+    row = connection.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
+    return _job(row) if row else None
+
+
+def claim(connection: sqlite3.Connection, now: float) -> Job | None:
+    """Mark the oldest prepared job as running and return it, or None when none waits.
+
+    One statement, so that two dispatchers never get the same job.
+    """
+    row = connection.execute(
+        "UPDATE jobs SET status = 'running', started_at = ?, starts = starts + 1 WHERE seq ="
+        " (SELECT seq FROM jobs WHERE status = 'queued' AND prepared_at IS NOT NULL"
+        "  ORDER BY seq LIMIT 1) RETURNING *",
+        (now,),
+    ).fetchone()
+    return _job(row) if row else None
+
+
+def update(connection: sqlite3.Connection, job: Job, expected: Sequence[JobStatus]) -> bool:
+    """Write what can change of a job, if its status on disk is still one of `expected`."""
+    marks = ", ".join("?" * len(expected))
+    cursor = connection.execute(
+        "UPDATE jobs SET status = ?, prepared_at = ?, started_at = ?, finished_at = ?,"  # noqa: S608
+        " cancel_requested = ?, attempts = ?, result = ?"
+        f" WHERE id = ? AND status IN ({marks})",
+        (
+            job.status,
+            job.prepared_at,
+            job.started_at,
+            job.finished_at,
+            job.cancel_requested,
+            job.attempts,
+            _dump_result(job),
+            job.id,
+            *expected,
+        ),
+    )
+    return cursor.rowcount == 1
+
+
+def delete(connection: sqlite3.Connection, job_id: str) -> bool:
+    """Remove a final job's row."""
+    cursor = connection.execute(
+        "DELETE FROM jobs WHERE id = ? AND status IN ('succeeded', 'failed', 'canceled')", (job_id,)
+    )
+    return cursor.rowcount == 1
+
+
+def count(connection: sqlite3.Connection, status: JobStatus) -> int:
+    """How many jobs have this status."""
+    row = connection.execute("SELECT count(*) FROM jobs WHERE status = ?", (status,)).fetchone()
+    return int(row[0])
+
+
+def position(connection: sqlite3.Connection, job_id: str) -> int:
+    """How many queued jobs are ahead of this one: 0 is next, running ones do not count."""
+    row = connection.execute(
+        "SELECT count(*) FROM jobs WHERE status = 'queued'"
+        " AND seq < (SELECT seq FROM jobs WHERE id = ?)",
+        (job_id,),
+    ).fetchone()
+    return int(row[0])
+
+
+def with_status(connection: sqlite3.Connection, status: JobStatus) -> list[Job]:
+    """All jobs with this status, oldest first."""
+    rows = connection.execute("SELECT * FROM jobs WHERE status = ? ORDER BY seq", (status,))
+    return [_job(row) for row in rows]
+
+
+def finished_before(connection: sqlite3.Connection, moment: float) -> list[Job]:
+    """All final jobs that ended before `moment`, oldest first."""
+    rows = connection.execute(
+        "SELECT * FROM jobs WHERE finished_at < ? ORDER BY seq", (moment,)
+    ).fetchall()
+    return [_job(row) for row in rows]
+
+
+def recent_run_seconds(connection: sqlite3.Connection, sample: int = 20) -> float | None:
+    """The mean running time of the last finished jobs, or None when there are none."""
+    row = connection.execute(
+        "SELECT avg(finished_at - started_at) FROM (SELECT finished_at, started_at FROM jobs"
+        " WHERE status = 'succeeded' ORDER BY seq DESC LIMIT ?)",
+        (sample,),
+    ).fetchone()
+    return None if row[0] is None else float(row[0])
+
+
+def search(
+    connection: sqlite3.Connection, wanted: JobFilter, *, limit: int, offset: int
+) -> tuple[list[Job], int]:
+    """A page of the jobs that match, newest first, and how many match in all."""
+    clauses, values = _where(wanted)
+    where = " AND ".join(clauses)
+    rows = connection.execute(
+        f"SELECT * FROM jobs WHERE {where} ORDER BY seq DESC LIMIT ? OFFSET ?",  # noqa: S608
+        (*values, limit, offset),
+    ).fetchall()
+    total = connection.execute(f"SELECT count(*) FROM jobs WHERE {where}", values)  # noqa: S608
+    return [_job(row) for row in rows], int(total.fetchone()[0])
+
+
+def _where(wanted: JobFilter) -> tuple[list[str], list[Any]]:
+    clauses, values = ["TRUE"], []
+    for clause, value in (
+        ("contract = ?", wanted.contract),
+        ("endpoint = ?", wanted.endpoint),
+        ("created_at >= ?", wanted.created_after),
+        ("created_at < ?", wanted.created_before),
+    ):
+        if value is not None:
+            clauses.append(clause)
+            values.append(value)
+    if wanted.statuses is not None:
+        clauses.append(f"status IN ({', '.join('?' * len(wanted.statuses))})")
+        values.extend(wanted.statuses)
+    return clauses, values
+
+
+def _dump_request(job: Job) -> str:
+    return json.dumps(
+        {
+            "params": _PARAMS.dump_python(job.params, mode="json"),
+            "images": job.images,
+            "output_format": job.output_format,
+            "base64_output": job.base64_output,
+        }
+    )
+
+
+def _dump_result(job: Job) -> str:
+    return json.dumps(
+        {
+            "num_inference_steps": job.num_inference_steps,
+            "true_cfg_scale": job.true_cfg_scale,
+            "seconds": dict(job.seconds),
+            "outputs": _OUTPUTS.dump_python(job.outputs, mode="json"),
+            "error": asdict(job.error) if job.error else None,
+        }
+    )
+
+
+def _job(row: sqlite3.Row) -> Job:
+    request: Mapping[str, Any] = json.loads(row["request"])
+    result: dict[str, Any] = json.loads(row["result"])
+    error = result.pop("error", None)
+    outputs = _OUTPUTS.validate_python(result.pop("outputs", ()))
+    return Job(
+        id=row["id"],
+        contract=row["contract"],
+        endpoint=row["endpoint"],
+        params=_PARAMS.validate_python(request["params"]),
+        images=tuple(request["images"]),
+        output_format=OutputFormat(request["output_format"]),
+        base64_output=request["base64_output"],
+        status=JobStatus(row["status"]),
+        created_at=row["created_at"],
+        prepared_at=row["prepared_at"],
+        started_at=row["started_at"],
+        finished_at=row["finished_at"],
+        cancel_requested=bool(row["cancel_requested"]),
+        starts=row["starts"],
+        attempts=row["attempts"],
+        outputs=outputs,
+        error=JobError(**error) if error else None,
+        **result,
+    )
