@@ -121,7 +121,7 @@ class Catalog:
         if Path(reference).is_absolute() or ".." in parts or "\0" in reference:
             raise InvalidParameter(
                 "loras.path",
-                f"must be a file name under {self._loras} or a URL, got {reference!r}, which leaves it",
+                f"must be a file name under {self._loras} or a URL, got {reference!r}",
             )
         for name in (reference, reference + LORA_SUFFIX):
             path = self._loras / name

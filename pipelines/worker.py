@@ -136,7 +136,7 @@ class Worker:
 def main() -> None:
     """Load the model named on the command line, say Ready, and serve."""
     args = _parse_args()
-    # Ctrl-C and service managers signal the whole group; the server decides when its workers end.
+    # Ctrl-C and service managers signal a whole group; the server decides when workers end.
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signal_number, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s worker %(levelname)s %(message)s")

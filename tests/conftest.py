@@ -1,0 +1,87 @@
+"""What many tests share: a tiny model in the published layout, pictures, LoRA files, a server."""
+
+import base64
+import io
+import os
+
+# Before torch is imported: on two busy cores its default threads make an edit ten times slower.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import PIL.Image
+import pytest
+
+from pipelines.model_spec import ModelSpec
+from tests.live_server import LiveServer, live_server
+
+TINY_SPEC = ModelSpec(
+    name="tiny",
+    reference_area=64 * 64,
+    condition_area=56 * 56,
+    output_area=256 * 256,
+    num_inference_steps=3,
+)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model of the published architecture: one layer, width 64, `zero_cond_t` as -2511."""
+    from pipelines import demo
+
+    path = tmp_path_factory.mktemp("models") / "tiny"
+    demo.build(path, width=64, layers=1, spec=TINY_SPEC)
+    return path
+
+
+@pytest.fixture(scope="session")
+def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """One server for all tests that leave nothing behind in it."""
+    with live_server(tiny_model, tmp_path_factory.mktemp("server")) as running:
+        yield running
+
+
+@pytest.fixture
+def start_server(tiny_model: Path, tmp_path: Path) -> Iterator[Callable[..., LiveServer]]:
+    """Starts a server of the test's own, with settings of its own."""
+    servers: list[LiveServer] = []
+
+    def start(
+        *, wait_ready: bool = True, model: Path = tiny_model, **settings: object
+    ) -> LiveServer:
+        folder = tmp_path / f"server{len(servers)}"
+        folder.mkdir()
+        servers.append(LiveServer(model, folder, **settings))
+        return servers[-1].start(wait_ready=wait_ready)
+
+    yield start
+    for started in servers:
+        started.close()
+
+
+def gradient(width: int = 96, height: int = 64, shift: int = 0) -> PIL.Image.Image:
+    """A picture in which every pixel says where it is."""
+    red = PIL.Image.linear_gradient("L").rotate(90).resize((width, height))
+    green = PIL.Image.linear_gradient("L").resize((width, height))
+    blue = PIL.Image.new("L", (width, height), 60 + shift)
+    return PIL.Image.merge("RGB", (red, green, blue))
+
+
+def encoded(picture: PIL.Image.Image, image_format: str = "PNG", **options: object) -> bytes:
+    """The picture as a file."""
+    file = io.BytesIO()
+    picture.save(file, image_format, **options)
+    return file.getvalue()
+
+
+def as_base64(data: bytes) -> str:
+    """Naked base64."""
+    return base64.b64encode(data).decode()
+
+
+@pytest.fixture(scope="session")
+def picture_base64() -> str:
+    """A small PNG as naked base64."""
+    return as_base64(encoded(gradient()))

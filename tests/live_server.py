@@ -1,0 +1,151 @@
+"""A real server as a process of its own, on a free loopback port."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx2
+
+T = TypeVar("T")
+
+START_TIMEOUT_S = 60.0
+
+
+class LiveServer:
+    """Starts `qwen-edit serve` and talks to it. Restart it on the same folders with `start`."""
+
+    def __init__(self, model: Path, folder: Path, **settings: object) -> None:
+        self.folder = folder
+        self.weights_dir = folder / "weights"
+        self.data_dir = folder / "data"
+        (self.weights_dir / "loras").mkdir(parents=True, exist_ok=True)
+        self._settings = {"MODEL": model, **settings}
+        self._log_path = folder / "server.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self.url = ""
+        self.http = httpx2.Client(timeout=30)
+
+    def start(self, *, wait_ready: bool = True) -> "LiveServer":
+        """Start the process and wait until it listens, or until the model is loaded."""
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+            "QWEN_EDIT_PORT": "0",
+            "QWEN_EDIT_WEIGHTS_DIR": str(self.weights_dir),
+            "QWEN_EDIT_DATA_DIR": str(self.data_dir),
+            **{f"QWEN_EDIT_{name}": str(value) for name, value in self._settings.items()},
+        }
+        start = self._log_path.stat().st_size if self._log_path.exists() else 0
+        with self._log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "server.cli", "serve"],
+                env=environment,
+                stdout=log,
+                stderr=log,
+            )
+        pattern = re.compile(r"listens on (http://\S+)")
+        self.url = until(lambda: self._find(pattern, start))
+        if wait_ready:
+            until(lambda: self.health()["status"] == "ready")
+        return self
+
+    def health(self) -> dict[str, Any]:
+        """What /health says."""
+        answer: dict[str, Any] = self.http.get(f"{self.url}/health").json()
+        return answer
+
+    def log(self) -> str:
+        """All that the server and its workers have printed."""
+        return self._log_path.read_text()
+
+    def worker_pids(self) -> list[int]:
+        """The processes that are workers of this server now."""
+        return [int(pid) for pid in self._children() if "pipelines.worker" in _command(int(pid))]
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The server's process."""
+        assert self._process is not None
+        return self._process
+
+    def kill(self) -> None:
+        """kill -9, as a crash or the kernel's out-of-memory killer would."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> float:
+        """SIGTERM; gives the seconds until the process had ended."""
+        start = time.monotonic()
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(timeout=30)
+        return time.monotonic() - start
+
+    def close(self) -> None:
+        """End the process if it still runs."""
+        self.http.close()
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+    def _find(self, pattern: re.Pattern[str], start: int) -> str | None:
+        if self.process.poll() is not None:
+            raise AssertionError(f"the server ended with {self.process.returncode}:\n{self.log()}")
+        match = pattern.search(self._log_path.read_bytes()[start:].decode())
+        return match[1] if match else None
+
+    def _children(self) -> list[str]:
+        path = Path(f"/proc/{self.process.pid}/task")
+        return [pid for task in path.iterdir() for pid in (task / "children").read_text().split()]
+
+
+def until(found: Callable[[], T | None], timeout_s: float = START_TIMEOUT_S) -> T:
+    """What `found` gives once it gives something true; asked again and again, with a deadline."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        value = found()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {timeout_s} s in vain")
+        time.sleep(0.01)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def events(response: httpx2.Response) -> Iterator[dict[str, Any]]:
+    """The jobs in an event stream of the native contract."""
+    for event in httpx2.EventSource(response):
+        yield json.loads(event.data)
+
+
+@contextlib.contextmanager
+def live_server(model: Path, folder: Path, **settings: object) -> Iterator[LiveServer]:
+    """A started server that is ended after the block."""
+    server = LiveServer(model, folder, **settings)
+    try:
+        yield server.start()
+    finally:
+        server.close()
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    except OSError:
+        return ""
