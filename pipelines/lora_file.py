@@ -45,15 +45,14 @@ _SUFFIXES = (
     (re.compile(r"\.lora\.up\.weight$"), "up"),
     (re.compile(r"\.alpha$"), "alpha"),
 )
-# Adapters that are no product of two matrices, by a mark in their key names.
+# Adapters that are more or other than a product of two matrices, by the end of their keys.
 _OTHER_KINDS = (
-    ("dora_scale", "a DoRA"),
-    ("lora_magnitude_vector", "a DoRA"),
-    (".lokr_", "a LoKr"),
-    (".hada_", "a LoHa"),
-    (".diff_b", "a full bias difference (.diff_b)"),
-    (".diff", "a full weight difference (.diff)"),
-    ("lora_B.bias", "a LoRA with biases"),
+    (re.compile(r"\.(dora_scale|lora_magnitude_vector)(\.|$)"), "a DoRA"),
+    (re.compile(r"\.lokr_\w+$"), "a LoKr"),
+    (re.compile(r"\.hada_\w+$"), "a LoHa"),
+    (re.compile(r"\.diff_b$"), "a full bias difference (.diff_b)"),
+    (re.compile(r"\.diff(_m)?$"), "a full weight difference (.diff)"),
+    (re.compile(r"\.lora_B(\.[^.]+)*\.bias$"), "a LoRA with biases"),
 )
 _TEXT_ENCODER = re.compile(r"^(lora_te\d?_|text_encoder|te\d?\.|base_model\.model\.text_encoder)")
 
@@ -191,7 +190,7 @@ def _locate(key: str, flat_names: Mapping[str, str]) -> tuple[str | None, str | 
 
 def _refuse_other_kinds(header: Header, name: str) -> None:
     for mark, kind in _OTHER_KINDS:
-        if any(mark in key for key in header.tensors):
+        if any(mark.search(key) for key in header.tensors):
             raise LoraInvalid(f"{name} is {kind}; this engine applies plain LoRAs only.")
 
 

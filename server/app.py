@@ -15,9 +15,7 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, RedirectResponse
 from fastapi_offline import FastAPIOffline
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipelines.catalog import Catalog, ModelChoice
 from pipelines.errors import EngineError
@@ -31,6 +29,7 @@ from server.fetch import Fetcher
 from server.inputs import InputStore
 from server.job_queue import JobQueue
 from server.lora_library import LoraLibrary
+from server.middleware import BodyLimit, ModelHeader
 from server.outputs import ROUTE, OutputStore
 from server.preparer import Preparer
 from server.problem import Problem, problem_of
@@ -131,7 +130,6 @@ def create_app(parts: Parts) -> FastAPI:
         version=VERSION,
         description="A local inference server for Qwen-Image-Edit-Plus.",
         lifespan=lambda _: running(parts),
-        max_body_size=MAX_BODY_BYTES,
     )
     keys = [Depends(KeyCheck(settings.all_api_keys()))]
     open_status, keyed_status = status.router(
@@ -150,7 +148,8 @@ def create_app(parts: Parts) -> FastAPI:
     )
     _add_outputs(app, parts.outputs)
     _add_errors(app)
-    app.add_middleware(ModelHeader, parts=parts)
+    app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES, render=render_problem)
+    app.add_middleware(ModelHeader, model_name=lambda: _model_name(parts))
     app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
     return app
 
@@ -201,6 +200,17 @@ def lock_data_folder(folder: Path) -> DataFolderLock:
     return DataFolderLock(folder)
 
 
+def render_problem(path: str, problem: Problem) -> JSONResponse:
+    """The error in the shape of the contract that `path` belongs to."""
+    renderer = next(renderer for prefix, renderer in RENDERERS if path.startswith(prefix))
+    return renderer(problem)
+
+
+def _model_name(parts: Parts) -> str:
+    loaded = parts.executor.model
+    return loaded.model.name if loaded else parts.choice.path.name
+
+
 def _add_outputs(app: FastAPI, outputs: OutputStore) -> None:
     @app.api_route(f"{ROUTE}/{{name}}", methods=["GET", "HEAD"], include_in_schema=False)
     def get_output(name: str) -> FileResponse:
@@ -220,35 +230,10 @@ def _add_outputs(app: FastAPI, outputs: OutputStore) -> None:
 
 def _add_errors(app: FastAPI) -> None:
     async def render(request: Request, exc: Exception) -> JSONResponse:
-        path = request.url.path
-        renderer = next(renderer for prefix, renderer in RENDERERS if path.startswith(prefix))
-        return renderer(problem_of(exc))
+        return render_problem(request.url.path, problem_of(exc))
 
     for kind in (ServerError, EngineError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, render)
-
-
-class ModelHeader:
-    """Whatever model id a provider's path names, `x-qwen-edit-model` says which model answers.
-
-    Plain ASGI: Starlette's function middleware would stand between an event stream and its client.
-    """
-
-    def __init__(self, app: ASGIApp, parts: Parts) -> None:
-        self._app = app
-        self._parts = parts
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Add the header to the start of every HTTP response."""
-
-        async def send_named(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                loaded = self._parts.executor.model
-                name = loaded.model.name if loaded else self._parts.choice.path.name
-                MutableHeaders(scope=message)["x-qwen-edit-model"] = name
-            await send(message)
-
-        await self._app(scope, receive, send_named if scope["type"] == "http" else send)
 
 
 async def _expire(parts: Parts) -> None:

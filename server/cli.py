@@ -1,11 +1,12 @@
 """The command `qwen-edit`."""
 
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -93,11 +94,23 @@ class StoppableServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, end_streams: Callable[[], None]) -> None:
         super().__init__(config)
         self._end_streams = end_streams
-        self._loop = asyncio.get_running_loop()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """End on SIGINT and SIGTERM with exit code 0; uvicorn itself would raise them again."""
+        loop = asyncio.get_running_loop()
+        signals = signal.SIGINT, signal.SIGTERM
+        for number in signals:
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in signals:
+                loop.remove_signal_handler(number)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """End the streams, then shut down."""
-        self._loop.call_soon_threadsafe(self._end_streams)
+        """End the streams, then shut down; a second Ctrl-C does not wait for anything."""
+        self._end_streams()
         super().handle_exit(sig, frame)
 
 
@@ -108,6 +121,8 @@ def _bind(settings: Settings) -> socket.socket:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind((settings.host, settings.port))
+        # from here on a client that comes early waits instead of being refused
+        sock.listen()
     except OSError as exc:
         err.print(f"[red]error:[/red] {settings.host}:{settings.port}: {exc.strerror}")
         raise typer.Exit(2) from exc
@@ -233,3 +248,7 @@ class _errors_said:  # noqa: N801 - reads as a phrase
         if isinstance(exc, ClientError):
             err.print(f"[red]error:[/red] {exc}", highlight=False, soft_wrap=True)
             sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -155,8 +155,8 @@ def test_edit_reports_every_step_and_times_every_stage(pipeline: EditPipeline) -
 
     denoised = [p.step for p in seen if p.stage is Stage.DENOISE]
     assert denoised == [0, 1, 2, 3]
-    assert [p.stage for p in seen][0] is Stage.ENCODE
-    assert [p.stage for p in seen][-1] is Stage.DECODE
+    assert seen[0].stage is Stage.ENCODE
+    assert seen[-1].stage is Stage.DECODE
     assert set(result.seconds) == set(Stage)
     assert all(seconds > 0 for seconds in result.seconds.values())
     assert (result.num_inference_steps, result.true_cfg_scale) == (3, 4.0)

@@ -1,0 +1,72 @@
+"""What is done to every request and response, as plain ASGI.
+
+Starlette's function middleware would stand between an event stream and its client.
+"""
+
+from collections.abc import Callable
+
+from fastapi.responses import JSONResponse
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.errors import PayloadTooLarge
+from server.problem import Problem, problem_of
+
+
+class ModelHeader:
+    """Whatever model id a provider's path names, `x-qwen-edit-model` says which model answers."""
+
+    def __init__(self, app: ASGIApp, model_name: Callable[[], str]) -> None:
+        self._app = app
+        self._model_name = model_name
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Add the header to the start of every HTTP response."""
+
+        async def send_named(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["x-qwen-edit-model"] = self._model_name()
+            await send(message)
+
+        await self._app(scope, receive, send_named if scope["type"] == "http" else send)
+
+
+class BodyLimit:
+    """Refuses a body that is too large, in the shape of the contract it is for.
+
+    FastAPI has such a limit too, but answers a declared length in plain text.
+    """
+
+    def __init__(
+        self, app: ASGIApp, max_bytes: int, render: Callable[[str, Problem], JSONResponse]
+    ) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+        self._render = render
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer 413 before the body is read where its length is declared, else when it is met."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        received = 0
+
+        async def receive_counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._max_bytes:
+                # FastAPI lets an HTTPException through its parsing of the body, and no other
+                raise HTTPException(PayloadTooLarge.status, self._sentence("more"))
+            return message
+
+        declared = Headers(scope=scope).get("content-length", "")
+        if declared.isdigit() and int(declared) > self._max_bytes:
+            error = PayloadTooLarge(self._sentence(f"{int(declared) / 2**20:.0f} MiB"))
+            await self._render(scope["path"], problem_of(error))(scope, receive, send)
+        else:
+            await self._app(scope, receive_counted, send)
+
+    def _sentence(self, came: str) -> str:
+        return f"The request has {came}; at most {self._max_bytes / 2**20:.0f} MiB are allowed."

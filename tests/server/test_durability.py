@@ -1,0 +1,236 @@
+"""Kills, restarts and cancels over a live server: no accepted job is lost, no worker left over."""
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from server.job import JobStatus
+from tests.live_server import LiveServer, events, is_alive, until
+
+LONG = {"num_inference_steps": 100, "size": "512*512"}
+
+
+@pytest.fixture
+def body(picture_base64: str) -> dict[str, Any]:
+    return {"prompt": "make it blue", "images": [picture_base64], "seed": 1}
+
+
+def submit(server: LiveServer, body: dict[str, Any]) -> str:
+    answer = server.http.post(f"{server.url}/v1/edits", json=body)
+    assert answer.status_code == 201, answer.text
+    job_id: str = answer.json()["id"]
+    return job_id
+
+
+def job(server: LiveServer, job_id: str) -> dict[str, Any]:
+    answer: dict[str, Any] = server.http.get(f"{server.url}/v1/edits/{job_id}").json()
+    return answer
+
+
+def wait_for(server: LiveServer, job_id: str, *statuses: JobStatus) -> dict[str, Any]:
+    def reached() -> dict[str, Any] | None:
+        found = job(server, job_id)
+        return found if found["status"] in statuses else None
+
+    return until(reached)
+
+
+def wait_for_step(server: LiveServer, job_id: str) -> None:
+    """Until the job has done a step, so that a kill comes in the middle of its work."""
+    until(lambda: job(server, job_id)["step"])
+
+
+@pytest.mark.parametrize("victims", ["server", "worker", "both"])
+def test_kill_9_loses_no_job_and_leaves_no_worker(
+    start_server: Callable[..., LiveServer], body: dict[str, Any], victims: str
+) -> None:
+    server = start_server()
+    running, *queued = [submit(server, body | LONG), submit(server, body), submit(server, body)]
+    wait_for_step(server, running)
+    [worker] = server.worker_pids()
+
+    if victims in ("worker", "both"):
+        os.kill(worker, signal.SIGKILL)
+    if victims in ("server", "both"):
+        server.kill()
+        until(lambda: not is_alive(worker))
+        server.start()
+
+    for job_id in (running, *queued):
+        assert wait_for(server, job_id, *FINAL)["status"] == "succeeded"
+    assert not is_alive(worker)
+    order = [job(server, job_id)["finished_at"] for job_id in (running, *queued)]
+    assert order == sorted(order)
+
+
+FINAL = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELED)
+
+
+def test_job_that_kills_its_worker_twice_fails_and_the_next_runs(
+    start_server: Callable[..., LiveServer], body: dict[str, Any]
+) -> None:
+    server = start_server()
+    poison, healthy = submit(server, body | LONG), submit(server, body)
+    for _ in range(2):
+        wait_for_step(server, poison)
+        [worker] = server.worker_pids()
+        os.kill(worker, signal.SIGKILL)
+        until(lambda worker=worker: not is_alive(worker))
+        until(lambda: job(server, poison)["step"] is None)
+
+    failed = wait_for(server, poison, *FINAL)
+    assert failed["error"]["code"] == "worker_lost"
+    assert "SIGKILL" in failed["error"]["message"]
+    assert wait_for(server, healthy, *FINAL)["status"] == "succeeded"
+
+
+def test_worker_that_dies_while_idle_is_replaced(
+    start_server: Callable[..., LiveServer], body: dict[str, Any]
+) -> None:
+    server = start_server()
+    [worker] = server.worker_pids()
+    os.kill(worker, signal.SIGKILL)
+    until(lambda: server.worker_pids() not in ([], [worker]))
+
+    done = wait_for(server, submit(server, body), *FINAL)
+    assert done["status"] == "succeeded"
+
+
+def test_second_server_on_the_same_data_folder_says_who_holds_it(
+    start_server: Callable[..., LiveServer], body: dict[str, Any]
+) -> None:
+    first = start_server()
+    second = LiveServer(first.folder / "nowhere", first.folder)
+    with pytest.raises(AssertionError, match="the server ended with 2"):
+        second.start()
+    second.close()
+
+    assert f"is in use by another server (process {first.process.pid})" in first.log()
+    assert wait_for(first, submit(first, body), *FINAL)["status"] == "succeeded"
+
+
+def test_cancel_of_a_running_job_ends_it_at_a_step_and_frees_the_worker(
+    server: LiveServer, body: dict[str, Any]
+) -> None:
+    running, waiting = submit(server, body | LONG), submit(server, body)
+    wait_for_step(server, running)
+
+    answer = server.http.delete(f"{server.url}/v1/edits/{running}")
+
+    assert answer.status_code == 202
+    canceled = wait_for(server, running, *FINAL)
+    assert canceled["status"] == "canceled"
+    assert canceled["outputs"] == []
+    assert wait_for(server, waiting, *FINAL)["status"] == "succeeded"
+
+
+def test_cancel_of_a_queued_job_is_at_once_and_moves_the_others_up(
+    server: LiveServer, body: dict[str, Any]
+) -> None:
+    running, second, third = (submit(server, body | LONG) for _ in range(3))
+    wait_for_step(server, running)
+    assert [job(server, job_id)["position"] for job_id in (running, second, third)] == [None, 0, 1]
+
+    answer = server.http.delete(f"{server.url}/v1/edits/{second}").json()
+
+    assert answer["status"] == "canceled"
+    assert job(server, third)["position"] == 0
+    for job_id in (running, third):
+        server.http.delete(f"{server.url}/v1/edits/{job_id}")
+        wait_for(server, job_id, *FINAL)
+
+
+def test_canceled_job_stays_canceled_when_the_server_is_killed_before_the_step_ends(
+    start_server: Callable[..., LiveServer], body: dict[str, Any]
+) -> None:
+    server = start_server()
+    running = submit(server, body | LONG)
+    wait_for_step(server, running)
+    [worker] = server.worker_pids()
+    # a stopped worker cannot leave the step: the cancel is on disk, and nowhere else
+    os.kill(worker, signal.SIGSTOP)
+    server.http.delete(f"{server.url}/v1/edits/{running}")
+    server.kill()
+    os.kill(worker, signal.SIGCONT)
+    server.start()
+
+    assert job(server, running)["status"] == "canceled"
+
+
+def test_job_past_its_time_limit_fails_and_the_next_runs(
+    start_server: Callable[..., LiveServer], body: dict[str, Any]
+) -> None:
+    server = start_server(JOB_TIMEOUT_S=1.0)
+    slow, quick = submit(server, body | LONG | {"size": "1024*1024"}), submit(server, body)
+
+    failed = wait_for(server, slow, *FINAL)
+    assert failed["error"]["code"] == "timeout"
+    assert "longer than the allowed 1 seconds" in failed["error"]["message"]
+    assert wait_for(server, quick, *FINAL)["status"] == "succeeded"
+
+
+def test_sigterm_ends_the_server_within_seconds_with_a_stream_open(
+    start_server: Callable[..., LiveServer], body: dict[str, Any]
+) -> None:
+    server = start_server()
+    running = submit(server, body | LONG)
+    [worker] = server.worker_pids()
+    with server.http.stream("GET", f"{server.url}/v1/edits/{running}/events") as stream:
+        next(events(stream))
+        seconds = server.stop()
+
+    assert seconds < 8
+    assert server.process.returncode == 0
+    assert not is_alive(worker)
+    server.start()
+    assert wait_for(server, running, *FINAL)["status"] == "succeeded"
+
+
+def test_model_that_cannot_be_loaded_is_said_in_health_and_at_submit(
+    start_server: Callable[..., LiveServer], body: dict[str, Any], tiny_model: Any, tmp_path: Any
+) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "model_index.json").write_text((tiny_model / "model_index.json").read_text())
+    server = start_server(wait_ready=False, model=broken)
+
+    health = until(lambda: server.health() if server.health()["status"] == "failed" else None)
+
+    assert str(broken) in health["error"]
+    answer = server.http.post(f"{server.url}/v1/edits", json=body)
+    assert answer.status_code == 503
+    assert str(broken) in answer.json()["error"]["message"]
+
+
+def test_health_answers_while_the_model_loads(start_server: Callable[..., LiveServer]) -> None:
+    server = start_server(wait_ready=False)
+    assert server.health()["status"] == "starting"
+    until(lambda: server.health()["status"] == "ready")
+
+
+def test_files_of_ended_jobs_are_removed(
+    start_server: Callable[..., LiveServer], body: dict[str, Any]
+) -> None:
+    server = start_server()
+    done = wait_for(server, submit(server, body), *FINAL)
+    until(lambda: not list((server.data_dir / "inputs").iterdir()))
+    assert len(list((server.data_dir / "outputs").iterdir())) == len(done["outputs"]) == 1
+
+    assert server.http.delete(f"{server.url}/v1/edits/{done['id']}").status_code == 204
+    assert not list((server.data_dir / "outputs").iterdir())
+
+
+def test_expired_jobs_are_deleted_with_their_files(
+    start_server: Callable[..., LiveServer], body: dict[str, Any]
+) -> None:
+    server = start_server(KEEP_OUTPUTS_H=1e-6)
+    done = submit(server, body)
+    wait_for(server, done, *FINAL)
+    server.stop()
+    server.start()
+
+    until(lambda: server.http.get(f"{server.url}/v1/edits/{done}").status_code == 404)
+    assert not list((server.data_dir / "outputs").iterdir())
