@@ -1,8 +1,11 @@
 """What many tests share: a tiny model in the published layout, pictures, LoRA files, a server."""
 
 import base64
+import functools
+import http.server
 import io
 import os
+import threading
 
 # Before torch is imported: on two busy cores its default threads make an edit ten times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -85,3 +88,21 @@ def as_base64(data: bytes) -> str:
 def picture_base64() -> str:
     """A small PNG as naked base64."""
     return as_base64(encoded(gradient()))
+
+
+@pytest.fixture
+def file_host(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """A web server on loopback over a folder: its address, and the folder."""
+    folder = tmp_path / "www"
+    folder.mkdir()
+    handler = functools.partial(_QuietHandler, directory=str(folder))
+    host = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=host.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{host.server_port}", folder
+    host.shutdown()
+    host.server_close()
+
+
+class _QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass

@@ -22,7 +22,7 @@ START_TIMEOUT_S = 60.0
 class LiveServer:
     """Starts `qwen-edit serve` and talks to it. Restart it on the same folders with `start`."""
 
-    def __init__(self, model: Path, folder: Path, **settings: object) -> None:
+    def __init__(self, model: Path | str, folder: Path, **settings: object) -> None:
         self.folder = folder
         self.weights_dir = folder / "weights"
         self.data_dir = folder / "data"

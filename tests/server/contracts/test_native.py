@@ -1,0 +1,311 @@
+"""The server's own contract over a live server."""
+
+import io
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx2
+import PIL.Image
+import pytest
+
+from tests.conftest import as_base64, encoded, gradient
+from tests.live_server import LiveServer, events, until
+from tests.lora_files import random_pairs, write_lora
+
+LONG = {"num_inference_steps": 100, "size": "512*512"}
+FINAL = ("succeeded", "failed", "canceled")
+
+
+@pytest.fixture
+def body(picture_base64: str) -> dict[str, Any]:
+    return {"prompt": "make it blue", "images": [picture_base64], "seed": 1}
+
+
+def post(server: LiveServer, body: dict[str, Any], wait: float = 60) -> dict[str, Any]:
+    answer = server.http.post(f"{server.url}/v1/edits", params={"wait": wait}, json=body)
+    assert answer.status_code == 201, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def error_of(response: httpx2.Response) -> dict[str, Any]:
+    error: dict[str, Any] = response.json()["error"]
+    assert set(error) == {"code", "message", "field"}
+    return error
+
+
+def picture(server: LiveServer, job: dict[str, Any], index: int = 0) -> PIL.Image.Image:
+    answer = server.http.get(job["outputs"][index]["url"])
+    return PIL.Image.open(io.BytesIO(answer.content))
+
+
+def test_edit_answers_when_it_is_done(server: LiveServer, body: dict[str, Any]) -> None:
+    job = post(server, body)
+
+    assert job["status"] == "succeeded"
+    assert (job["step"], job["steps"], job["seed"]) == (3, 3, 1)
+    assert set(job["seconds"]) == {"queued", "prepare", "encode", "denoise", "decode", "deliver"}
+    output = job["outputs"][0]
+    assert output["content_type"] == "image/png"
+    assert picture(server, job).size == (output["width"], output["height"])
+    assert len(server.http.get(output["url"]).content) == output["size_bytes"]
+
+
+def test_edit_takes_files_in_a_form(server: LiveServer) -> None:
+    files = [
+        ("image", ("cat.gif", encoded(gradient(shift=40 * index)), "image/gif"))
+        for index in range(2)
+    ]
+    fields = {"prompt": "a", "seed": "3", "n": "2", "size": "256*288", "output_format": "webp"}
+    answer = server.http.post(f"{server.url}/v1/edits?wait=60", data=fields, files=files)
+    job = answer.json()
+
+    assert answer.status_code == 201, answer.text
+    assert [output["seed"] for output in job["outputs"]] == [3, 4]
+    assert job["steps"] == 6
+    assert picture(server, job, 1).size == (256, 288)
+    assert picture(server, job).format == "WEBP"
+
+
+def test_form_and_json_give_the_same_picture(server: LiveServer, body: dict[str, Any]) -> None:
+    as_json = post(server, body)
+    answer = server.http.post(
+        f"{server.url}/v1/edits?wait=60",
+        data={"prompt": body["prompt"], "seed": "1"},
+        files=[("image", ("a.png", encoded(gradient())))],
+    )
+    assert picture(server, as_json).tobytes() == picture(server, answer.json()).tobytes()
+
+
+def test_output_carries_model_seed_and_steps_and_not_the_prompt(
+    server: LiveServer, body: dict[str, Any]
+) -> None:
+    text = picture(server, post(server, body)).text
+    facts = json.loads(text["qwen_edit"])
+    assert facts == {"model": "tiny", "steps": 3, "true_cfg_scale": 4.0, "seed": 1}
+
+
+def test_random_seed_is_drawn_once_and_told(server: LiveServer, body: dict[str, Any]) -> None:
+    del body["seed"]
+    first = post(server, body)
+    again = post(server, body | {"seed": first["seed"]})
+    assert picture(server, first).tobytes() == picture(server, again).tobytes()
+    assert first["outputs"][0]["seed"] == first["seed"]
+
+
+def test_events_show_every_step_and_end_with_the_job(
+    server: LiveServer, body: dict[str, Any]
+) -> None:
+    job = post(server, body | {"num_inference_steps": 20}, wait=0)
+    with server.http.stream("GET", f"{server.url}/v1/edits/{job['id']}/events") as stream:
+        seen = list(events(stream))
+
+    steps = [event["step"] for event in seen if event["stage"] == "denoise"]
+    assert steps == sorted(steps)
+    assert len(set(steps)) >= 10
+    assert seen[-1]["status"] == "succeeded"
+    assert len(seen[-1]["outputs"]) == 1
+
+
+def test_events_of_a_finished_job_are_its_end_alone(
+    server: LiveServer, body: dict[str, Any]
+) -> None:
+    job = post(server, body)
+    with server.http.stream("GET", f"{server.url}/v1/edits/{job['id']}/events") as stream:
+        assert [event["status"] for event in events(stream)] == ["succeeded"]
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", ""), ("GET", "/events"), ("DELETE", "")])
+def test_unknown_job_is_404(server: LiveServer, method: str, path: str) -> None:
+    answer = server.http.request(method, f"{server.url}/v1/edits/nothing{path}")
+    assert answer.status_code == 404
+    assert error_of(answer)["message"] == "There is no job nothing."
+
+
+def test_list_is_newest_first_paged_and_filtered(
+    start_server: Callable[..., LiveServer], body: dict[str, Any]
+) -> None:
+    server = start_server()
+    ids = [post(server, body)["id"] for _ in range(3)]
+
+    page = server.http.get(f"{server.url}/v1/edits", params={"limit": 2}).json()
+    rest = server.http.get(f"{server.url}/v1/edits", params={"limit": 2, "offset": 2}).json()
+    failed = server.http.get(f"{server.url}/v1/edits", params={"status": "failed"}).json()
+
+    assert [item["id"] for item in page["items"] + rest["items"]] == ids[::-1]
+    assert (page["total"], failed["total"]) == (3, 0)
+
+
+def test_client_that_hangs_up_while_it_waits_cancels_the_job(
+    server: LiveServer, body: dict[str, Any]
+) -> None:
+    with pytest.raises(httpx2.ReadTimeout):
+        httpx2.post(f"{server.url}/v1/edits?wait=60", json=body | LONG, timeout=0.5)
+    newest = server.http.get(f"{server.url}/v1/edits?limit=1").json()["items"][0]
+
+    def ended() -> str | None:
+        status: str = server.http.get(f"{server.url}/v1/edits/{newest['id']}").json()["status"]
+        return status if status in FINAL else None
+
+    assert until(ended) == "canceled"
+
+
+def test_wait_that_ends_first_gives_the_job_as_it_is(
+    server: LiveServer, body: dict[str, Any]
+) -> None:
+    job = post(server, body | LONG, wait=0.3)
+    assert job["status"] in ("queued", "running")
+    assert server.http.delete(f"{server.url}/v1/edits/{job['id']}").status_code == 202
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"prompt": ""}, "prompt"),
+        ({"images": []}, "images"),
+        ({"size": "1537*256"}, "size"),
+        ({"n": 7}, "n"),
+        ({"true_cfg_scale": -1}, "true_cfg_scale"),
+        ({"num_inference_steps": 101}, "num_inference_steps"),
+        ({"loras": [{"path": "a", "scale": 5}]}, "loras/0/scale"),
+        ({"loras": [{"path": "a", "weight": 1}]}, "loras/0/weight"),
+        ({"promt": "typo"}, "promt"),
+        ({"images": ["nonsense!"]}, "images/0"),
+    ],
+)
+def test_bad_value_is_400_and_names_the_field(
+    server: LiveServer, body: dict[str, Any], change: dict[str, Any], field: str
+) -> None:
+    answer = server.http.post(f"{server.url}/v1/edits", json=body | change)
+    assert answer.status_code == 400
+    assert error_of(answer)["field"] == field
+
+
+def test_body_of_another_type_is_refused(server: LiveServer) -> None:
+    answer = server.http.post(f"{server.url}/v1/edits", content=b"prompt=x")
+    assert answer.status_code == 400
+    assert "application/json or multipart/form-data" in error_of(answer)["message"]
+
+
+def test_lora_changes_the_picture_by_its_scale_and_is_gone_afterwards(
+    server: LiveServer, body: dict[str, Any]
+) -> None:
+    linears = {"transformer_blocks.0.attn.to_q": (64, 64), "proj_out": (64, 64)}
+    folder = server.weights_dir / "loras" / "styles"
+    folder.mkdir(exist_ok=True)
+    write_lora(folder / "oil.safetensors", random_pairs(linears, list(linears)))
+
+    def pixels(*loras: dict[str, Any]) -> bytes:
+        return picture(server, post(server, body | {"loras": list(loras)})).tobytes()
+
+    base = pixels()
+    applied = pixels({"path": "styles/oil", "scale": 1.5})
+    assert applied != base
+    assert pixels({"path": "styles/oil.safetensors", "scale": 1.5}) == applied
+    assert pixels({"path": "styles/oil", "scale": 0}) == base
+    assert pixels() == base
+    names = [lora["name"] for lora in _capabilities(server)["loras"]]
+    assert "styles/oil.safetensors" in names
+
+
+def test_lora_that_does_not_fit_fails_the_job_and_not_the_next(
+    server: LiveServer, body: dict[str, Any]
+) -> None:
+    wrong = {"transformer_blocks.0.attn.to_q": (32, 32)}
+    path = server.weights_dir / "loras" / "wrong.safetensors"
+    write_lora(path, random_pairs(wrong, list(wrong)))
+
+    failed = post(server, body | {"loras": [{"path": "wrong"}]})
+    assert failed["status"] == "failed"
+    assert failed["error"]["code"] == "lora_invalid"
+    assert "wrong.safetensors does not fit this model" in failed["error"]["message"]
+    assert post(server, body)["status"] == "succeeded"
+
+
+def test_lora_is_fetched_from_a_url(
+    start_server: Callable[..., LiveServer], body: dict[str, Any], file_host: tuple[str, Any]
+) -> None:
+    url, folder = file_host
+    linears = {"proj_out": (64, 64)}
+    write_lora(folder / "my style.safetensors", random_pairs(linears, list(linears)))
+    (folder / "page.safetensors").write_text("<!doctype html>")
+    server = start_server(ALLOW_NETWORKS="127.0.0.0/8")
+
+    base = post(server, body)
+    styled = post(server, body | {"loras": [{"path": f"{url}/my%20style.safetensors?download=1"}]})
+    page = post(server, body | {"loras": [{"path": f"{url}/page.safetensors"}]})
+
+    assert picture(server, base).tobytes() != picture(server, styled).tobytes()
+    assert page["error"]["code"] == "lora_invalid"
+    assert "looks like a web page" in page["error"]["message"]
+
+
+def test_image_is_fetched_from_a_url(
+    start_server: Callable[..., LiveServer], body: dict[str, Any], file_host: tuple[str, Any]
+) -> None:
+    url, folder = file_host
+    (folder / "cat.png").write_bytes(encoded(gradient()))
+    (folder / "not.png").write_bytes(b"hello")
+    server = start_server(ALLOW_NETWORKS="127.0.0.0/8")
+
+    inline = post(server, body)
+    fetched = post(server, body | {"images": [f"{url}/cat.png"]})
+    failed = [
+        post(server, body | {"images": [f"{url}/{name}"]})["error"]["message"]
+        for name in ("not.png", "missing.png")
+    ]
+
+    assert picture(server, inline).tobytes() == picture(server, fetched).tobytes()
+    assert "images/0 is not a picture" in failed[0]
+    assert "missing.png answered 404" in failed[1]
+
+
+def test_capabilities_say_what_may_be_asked_for(server: LiveServer) -> None:
+    found = _capabilities(server)
+    assert found["model"]["name"] == "tiny"
+    assert found["profile"] == {"name": "quality", "num_inference_steps": 3, "true_cfg_scale": 4.0}
+    assert found["bounds"]["size"] == {"min": 256, "max": 1536}
+    assert found["bounds"]["loras_max"] == 3
+    assert found["checks_safety"] is False
+
+
+def test_demo_model_is_said_loudly(tmp_path: Any) -> None:
+    server = LiveServer("demo", tmp_path)
+    try:
+        server.start()
+        health = server.health()
+        capabilities = _capabilities(server)
+        job = post(server, {"prompt": "a", "images": [as_base64(encoded(gradient()))]})
+    finally:
+        server.close()
+
+    assert health["model"]["is_demo"]
+    assert "demo model answers" in health["model"]["warning"]
+    assert capabilities["model"]["warning"] == health["model"]["warning"]
+    assert "MODEL: the demo model" in server.log()
+    assert job["steps"] == 8
+
+
+def test_docs_page_loads_nothing_from_another_host(server: LiveServer) -> None:
+    page = server.http.get(f"{server.url}/docs")
+    assert page.status_code == 200
+    assert "http://" not in page.text.replace(server.url, "")
+    assert "https://" not in page.text
+    assert server.http.get(f"{server.url}/openapi.json").json()["info"]["title"]
+
+
+def test_unknown_page_is_404_in_the_native_shape(server: LiveServer) -> None:
+    answer = server.http.get(f"{server.url}/nothing")
+    assert answer.status_code == 404
+    assert error_of(answer)["message"] == "Not Found"
+
+
+@pytest.mark.parametrize("name", ["..%2f..%2fjobs.sqlite3", "jobs.sqlite3", "0" * 32 + ".png"])
+def test_output_of_another_name_is_404(server: LiveServer, name: str) -> None:
+    assert server.http.get(f"{server.url}/outputs/{name}").status_code == 404
+
+
+def _capabilities(server: LiveServer) -> dict[str, Any]:
+    found: dict[str, Any] = server.http.get(f"{server.url}/v1/capabilities").json()
+    return found

@@ -1,0 +1,143 @@
+"""The command line over a live server, each command in a process of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import PIL.Image
+import pytest
+
+from server.client import parse_lora
+from tests.conftest import encoded, gradient
+from tests.live_server import LiveServer
+from tests.lora_files import random_pairs, write_lora
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "server.cli", *arguments],
+        env={**os.environ, "COLUMNS": "200", **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "cat.png"
+    path.write_bytes(encoded(gradient()))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a", ("a", 1.0)),
+        ("a:0.5", ("a", 0.5)),
+        ("a.safetensors:2", ("a.safetensors", 2.0)),
+        ("https://h:8000/a", ("https://h:8000/a", 1.0)),
+        ("https://h:8000/a:1.25", ("https://h:8000/a", 1.25)),
+        ("https://h:8000", ("https://h", 8000.0)),
+        ("a:-1", ("a", -1.0)),
+        ("a:b", ("a:b", 1.0)),
+    ],
+)
+def test_lora_is_split_at_the_last_colon_when_a_number_follows(
+    text: str, expected: tuple[str, float]
+) -> None:
+    assert parse_lora(text) == expected
+
+
+def test_edit_saves_the_picture_and_says_how_long_it_took(
+    server: LiveServer, picture: Path, tmp_path: Path
+) -> None:
+    linears = {"proj_out": (64, 64)}
+    path = server.weights_dir / "loras" / "cli.safetensors"
+    write_lora(path, random_pairs(linears, list(linears)))
+    output = tmp_path / "out.jpg"
+
+    done = run(
+        *("edit", str(picture), str(picture), "-p", "make it blue", "--lora", "cli:0.5"),
+        *("--size", "300*256", "--seed", "4", "-o", str(output), "--server", server.url),
+    )
+
+    assert done.returncode == 0, done.stderr
+    with PIL.Image.open(output) as saved:
+        assert (saved.size, saved.format) == ((300, 256), "JPEG")
+    assert "seed 4" in done.stdout
+    assert "denoise" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--size", "1*1"), "must have sides of 256–1536 pixels, got '1*1'"),
+        (("--lora", "nothing"), "There is no LoRA 'nothing'"),
+        (("--lora", "a:9"), "less than or equal to 4, got 9"),
+    ],
+)
+def test_edit_says_the_servers_sentence_and_fails(
+    server: LiveServer, picture: Path, arguments: tuple[str, ...], sentence: str
+) -> None:
+    done = run("edit", str(picture), "-p", "a", *arguments, "--server", server.url)
+    assert done.returncode == 1
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_edit_of_a_file_that_is_no_picture_fails_with_a_sentence(
+    server: LiveServer, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.png"
+    path.write_text("hello")
+    done = run("edit", str(path), "-p", "a", "--server", server.url)
+    assert done.returncode == 1
+    assert "images/0 is not a picture that can be read" in done.stderr
+
+
+def test_edit_without_a_server_says_how_to_start_one(picture: Path) -> None:
+    done = run("edit", str(picture), "-p", "a", "--server", "http://127.0.0.1:9")
+    assert done.returncode == 1
+    assert "qwen-edit serve" in done.stderr
+
+
+def test_jobs_and_loras_are_listed(server: LiveServer, picture: Path, tmp_path: Path) -> None:
+    (server.weights_dir / "loras" / "listed.safetensors").write_bytes(b"\0" * 2_000_000)
+    output = str(tmp_path / "o.png")
+    run("edit", str(picture), "-p", "a listed prompt", "-o", output, "--server", server.url)
+
+    jobs = run("jobs", "--limit", "1", QWEN_EDIT_SERVER=server.url)
+    loras = run("loras", QWEN_EDIT_SERVER=server.url)
+
+    assert "a listed prompt" in jobs.stdout
+    assert "succeeded" in jobs.stdout
+    assert "listed.safetensors" in loras.stdout
+    assert "2.0" in loras.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "sentence"),
+    [
+        (("--host", "0.0.0.0"), {}, "can be reached by others: set QWEN_EDIT_API_KEYS"),
+        ((), {"QWEN_EDIT_PROT": "1"}, "Unknown setting QWEN_EDIT_PROT"),
+        ((), {"QWEN_EDIT_PORT": "x"}, "QWEN_EDIT_PORT='x'"),
+        (("--model", "nothing"), {}, "No model 'nothing'"),
+    ],
+)
+def test_serve_refuses_to_start_with_a_sentence(
+    tmp_path: Path, arguments: tuple[str, ...], environment: dict[str, str], sentence: str
+) -> None:
+    done = run("serve", "--data-dir", str(tmp_path), *arguments, **environment)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_serve_says_that_the_port_is_taken(server: LiveServer, tmp_path: Path) -> None:
+    port = server.url.rpartition(":")[2]
+    done = run("serve", "--data-dir", str(tmp_path), "--port", port)
+    assert done.returncode == 2
+    assert "Address already in use" in done.stderr
