@@ -1,0 +1,74 @@
+# Each target sets up what it needs in .venv. `make help` lists them.
+PYTHON ?= python3
+MODEL = demo
+ARGS =
+TORCH_INDEX ?=
+OMP_NUM_THREADS ?= 1
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+SETUP_INPUTS := pyproject.toml constraints.txt
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo serve test lint bench clean
+
+help:
+	@echo 'make demo    start a server, edit one picture through it, stop it'
+	@echo 'make serve   start the server and leave it running'
+	@echo 'make test    lint, types, import floors and all tests'
+	@echo 'make lint    lint, types and import floors only'
+	@echo 'make bench   measure the speed of the server'
+	@echo 'make clean   remove what make and the tests made (not weights/ and data/)'
+	@echo
+	@echo 'Variables:'
+	@echo '  PYTHON=python3.12   a Python 3.11 or newer; python3 when not given'
+	@echo '  MODEL=NAME          what `make demo` runs: demo (default), a name under'
+	@echo '                      weights/models, a directory or a cached hub id'
+	@echo '  ARGS="--port 9000"  more options for `make serve` and `make bench`'
+	@echo '  TORCH_INDEX=URL     where torch comes from. Without a GPU, this saves several GB:'
+	@echo '                      make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu'
+
+demo: $(STAMP)
+	@$(BIN)/python docs/demo/edit.py --model '$(MODEL)'
+
+serve: $(STAMP)
+	@$(BIN)/qwen-edit serve $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# One thread: on few and busy cores torch's default makes the same edit many times slower.
+test: export OMP_NUM_THREADS := $(OMP_NUM_THREADS)
+test: lint
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+bench: export OMP_NUM_THREADS := $(OMP_NUM_THREADS)
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks.run $(ARGS)
+
+clean:
+	rm -rf $(VENV) demo-output build htmlcov *.egg-info .coverage .coverage.*
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find server pipelines tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch alone comes from TORCH_INDEX: that index need not hold the pinned versions of the rest.
+$(STAMP): $(SETUP_INPUTS)
+	@command -v $(PYTHON) >/dev/null || { \
+		echo 'error: there is no $(PYTHON). Install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3.12' >&2; \
+		exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "error: Python 3.11 or newer is needed, and $(PYTHON) is $$($(PYTHON) --version 2>&1). Name another: make PYTHON=python3.12" >&2; \
+		exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo 'error: $(PYTHON) lacks its venv module. On Debian and Ubuntu: apt install python3-venv' >&2; \
+		exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(if $(TORCH_INDEX),$(PIP) install -c constraints.txt --no-deps --index-url $(TORCH_INDEX) torch)
+	$(PIP) install -c constraints.txt -e '.[demo,dev]'
+	@touch $(STAMP)
