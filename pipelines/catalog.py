@@ -1,5 +1,6 @@
 """What lies under `weights/`: models and LoRAs by name. Reads directories, never the network."""
 
+import contextlib
 import os
 import re
 from dataclasses import dataclass
@@ -125,8 +126,9 @@ class Catalog:
             )
         for name in (reference, reference + LORA_SUFFIX):
             path = self._loras / name
-            if path.suffix == LORA_SUFFIX and path.is_file():
-                return LoraEntry(name, path, path.stat().st_size)
+            with contextlib.suppress(OSError):  # a name longer than a file system allows, say
+                if path.suffix == LORA_SUFFIX and path.is_file():
+                    return LoraEntry(name, path, path.stat().st_size)
         return None
 
 

@@ -33,13 +33,10 @@ class ImageOnlyQwen2VLProcessor(Qwen2VLProcessor):  # type: ignore[misc]
         super().__init__(image_processor, tokenizer, None, chat_template=chat_template)
 
 
-def load_components(
-    path: Path, device: torch.device, dtype: torch.dtype, offload: Offload
-) -> QwenImageEditPlusPipeline:
-    """The pipeline object whose components our step loop uses, placed on `device`.
+def load_components(path: Path, dtype: torch.dtype) -> QwenImageEditPlusPipeline:
+    """The pipeline object whose components our step loop uses, in host memory.
 
-    With Offload.MODEL one component at a time is on the device, with Offload.GROUP one group of
-    layers. Raises ModelUnusable with the library's own words when the directory cannot be loaded.
+    Raises ModelUnusable with the library's own words when the directory cannot be loaded.
     """
     try:
         pipe = QwenImageEditPlusPipeline.from_pretrained(
@@ -48,12 +45,13 @@ def load_components(
             dtype=dtype,
             processor=ImageOnlyQwen2VLProcessor.from_pretrained(path / "processor"),
             local_files_only=True,
+            # else a folder without safetensors would be read as pickles
+            use_safetensors=True,
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as exc:
         raise ModelUnusable(f"The model in {path} cannot be loaded: {exc}") from exc
     pass_image_token_types(pipe.text_encoder)
     pipe.set_progress_bar_config(disable=True)
-    _place(pipe, device, offload)
     return pipe
 
 
@@ -76,7 +74,12 @@ def pass_image_token_types(text_encoder: PreTrainedModel) -> None:
     text_encoder.register_forward_pre_hook(add_token_types, with_kwargs=True)
 
 
-def _place(pipe: QwenImageEditPlusPipeline, device: torch.device, offload: Offload) -> None:
+def place(pipe: QwenImageEditPlusPipeline, device: torch.device, offload: Offload) -> None:
+    """Put the components on `device`, or have them come and go.
+
+    With Offload.MODEL one component at a time is there, with Offload.GROUP one layer and the next.
+    Raises ModelUnusable when the device cannot do that.
+    """
     if offload is Offload.NONE:
         pipe.to(device)
     elif offload is Offload.MODEL:

@@ -16,7 +16,7 @@ from pipelines.loading import Offload
 from pipelines.lora import LoraEngine
 from pipelines.messages import Stage
 from pipelines.model_spec import ModelSpec, read_spec
-from pipelines.params import EditParams
+from pipelines.params import EditParams, LoraRef
 from pipelines.sizes import auto_size, token_size
 
 
@@ -43,12 +43,18 @@ class EditPipeline:
     """A model on a device. Not thread-safe: one thread at a time may call `edit`."""
 
     def __init__(
-        self, pipe: QwenImageEditPlusPipeline, spec: ModelSpec, device: torch.device
+        self,
+        pipe: QwenImageEditPlusPipeline,
+        spec: ModelSpec,
+        device: torch.device,
+        offload: Offload = Offload.NONE,
     ) -> None:
         self.spec = spec
         self.device = device
         self._pipe = pipe
-        self._loras = LoraEngine(pipe.transformer, device)
+        self._loras = LoraEngine(pipe.transformer, device, pipe.transformer.dtype)
+        # After the engine: offloading replaces the `forward` of each layer by one that calls it.
+        loading.place(pipe, device, offload)
 
     @classmethod
     def load(
@@ -62,7 +68,7 @@ class EditPipeline:
         """Load the model in `path`, a directory in the published layout. Raises ModelUnusable."""
         device = torch.device(device)
         spec = read_spec(path)
-        return cls(loading.load_components(path, device, dtype, offload), spec, device)
+        return cls(loading.load_components(path, dtype), spec, device, offload)
 
     @property
     def linears(self) -> dict[str, tuple[int, int]]:
@@ -74,6 +80,10 @@ class EditPipeline:
         """What the model computes in."""
         dtype: torch.dtype = self._pipe.transformer.dtype
         return dtype
+
+    def preload(self, loras: Sequence[LoraRef]) -> None:
+        """Begin to read these LoRA files: a later edit wants them. Any thread may call this."""
+        self._loras.preload([Path(lora.path) for lora in loras])
 
     @torch.no_grad()
     def edit(

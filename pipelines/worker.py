@@ -13,6 +13,7 @@ import queue
 import signal
 import socket
 import threading
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +36,7 @@ from pipelines.messages import (
     Stop,
     ToWorker,
 )
+from pipelines.params import LoraRef
 
 if TYPE_CHECKING:
     import torch
@@ -53,20 +55,25 @@ class Inbox:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._work: queue.SimpleQueue[Run | Preload | Stop] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[Run | Stop] = queue.SimpleQueue()
         self._canceled: set[str] = set()
+        self._preload: Callable[[Sequence[LoraRef]], None] | None = None
 
     def start(self) -> None:
         """Begin to read, in a thread that ends the process when the server is gone."""
         threading.Thread(target=self._read, name="inbox", daemon=True).start()
 
-    def next(self) -> Run | Preload | Stop:
+    def next(self) -> Run | Stop:
         """The next piece of work, waited for."""
         return self._work.get()
 
     def is_canceled(self, job_id: str) -> bool:
         """Whether the server has asked to leave the job."""
         return job_id in self._canceled
+
+    def preload_with(self, preload: Callable[[Sequence[LoraRef]], None]) -> None:
+        """Hand the LoRAs of later jobs to `preload` as they are named, while this one runs."""
+        self._preload = preload
 
     def forget(self, job_id: str) -> None:
         """Drop a cancel that came too late, so that the same job can run again."""
@@ -81,6 +88,9 @@ class Inbox:
                 os._exit(0)
             if isinstance(message, Cancel):
                 self._canceled.add(message.job_id)
+            elif isinstance(message, Preload):
+                if self._preload is not None:
+                    self._preload(message.loras)
             else:
                 self._work.put(message)
 
@@ -96,8 +106,7 @@ class Worker:
     def serve(self) -> None:
         """Work until told to stop."""
         while not isinstance(message := self._inbox.next(), Stop):
-            if isinstance(message, Run):
-                self._run(message)
+            self._run(message)
 
     def _run(self, run: Run) -> None:
         try:
@@ -153,6 +162,7 @@ def main() -> None:
         logger.exception("the model could not be loaded")
         connection.send(LoadFailed("model_unusable", f"The model could not be loaded: {exc!r}"))
         return
+    inbox.preload_with(pipeline.preload)
     connection.send(ready)
     Worker(connection, inbox, pipeline).serve()
     logging.shutdown()

@@ -189,7 +189,7 @@ def choose_model(settings: Settings) -> tuple[Catalog, ModelChoice]:
     catalog = Catalog(settings.weights_dir, settings.data_dir)
     choice = catalog.resolve_model(settings.model)
     if choice.is_demo:
-        logger.warning("MODEL: the demo model. %s. %s", choice.why, status.DEMO_WARNING)
+        logger.warning("MODEL: the demo model (%s). %s", choice.why, status.DEMO_WARNING)
     else:
         logger.info("MODEL: %s, %s", choice.path, choice.why)
     return catalog, choice

@@ -14,8 +14,9 @@ from typing import Annotated, Any
 import typer
 import uvicorn
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from pipelines.catalog import Catalog, ModelChoice
 from pipelines.errors import ModelNotFound
@@ -41,6 +42,7 @@ Server = Annotated[
 ]
 Key = Annotated[str | None, typer.Option("--key", help="API key", envvar="QWEN_EDIT_KEY")]
 DEFAULT_SERVER = "http://127.0.0.1:8000"
+JOB_COLUMNS = "status", "contract", "step", "seconds", "prompt"
 
 
 @app.command()
@@ -65,7 +67,7 @@ def serve(
         lock = lock_data_folder(settings.data_dir)
         catalog, choice = choose_model(settings)
     except (SettingsError, DataFolderInUse, ModelNotFound) as exc:
-        err.print(f"[red]error:[/red] {exc}", highlight=False, soft_wrap=True)
+        _print_error(str(exc))
         raise typer.Exit(2) from exc
     try:
         asyncio.run(_serve(settings, catalog, choice))
@@ -124,7 +126,7 @@ def _bind(settings: Settings) -> socket.socket:
         # from here on a client that comes early waits instead of being refused
         sock.listen()
     except OSError as exc:
-        err.print(f"[red]error:[/red] {settings.host}:{settings.port}: {exc.strerror}")
+        _print_error(f"{settings.host}:{settings.port}: {exc.strerror}")
         raise typer.Exit(2) from exc
     return sock
 
@@ -169,8 +171,8 @@ def edit(
         result = job["outputs"][0]
         output.write_bytes(client.download(result["url"]))
     seconds = "  ".join(f"{stage} {value:.2f} s" for stage, value in job["seconds"].items())
-    out.print(f"{output}  {result['width']}×{result['height']}  seed {result['seed']}")
-    out.print(f"[dim]{seconds}[/dim]")
+    out.print(f"{escape(str(output))}  {result['width']}×{result['height']}  seed {result['seed']}")
+    out.print(f"[dim]{seconds}[/dim]", soft_wrap=True)
 
 
 @app.command()
@@ -182,7 +184,8 @@ def jobs(
     """List the jobs of a running server."""
     with _errors_said(), Client(server, key) as client:
         page = client.jobs(limit)
-    table = Table("id", "status", "contract", "step", "seconds", "prompt", box=None)
+    # a cut id is of no use
+    table = Table(Column("id", no_wrap=True, overflow="ignore"), *JOB_COLUMNS, box=None)
     for job in page["items"]:
         step = f"{job['step']}/{job['steps']}" if job["steps"] else ""
         if job["position"] is not None:
@@ -190,7 +193,8 @@ def jobs(
         total = sum(job["seconds"].values())
         seconds = f"{total:.1f}" if total else ""
         prompt = job["prompt"] if len(job["prompt"]) <= 40 else job["prompt"][:39] + "…"
-        table.add_row(job["id"], job["status"], job["contract"], step, seconds, prompt)
+        cells = (job["status"], job["contract"], step, seconds, escape(prompt))
+        table.add_row(job["id"], *cells)
     out.print(table)
     out.print(f"[dim]{len(page['items'])} of {page['total']}[/dim]")
 
@@ -204,9 +208,14 @@ def loras(server: Server = DEFAULT_SERVER, key: Key = None) -> None:
         out.print("No LoRAs: put .safetensors files into the server's weights/loras folder.")
     table = Table("name", "MB", box=None)
     for lora in found:
-        table.add_row(lora["name"], f"{lora['size_bytes'] / 1e6:.1f}")
+        table.add_row(escape(lora["name"]), f"{lora['size_bytes'] / 1e6:.1f}")
     if found:
         out.print(table)
+
+
+def _print_error(message: str) -> None:
+    # escaped: a message quotes what a user typed, which may look like markup
+    err.print(f"[red]error:[/red] {escape(message)}", highlight=False, soft_wrap=True)
 
 
 def main() -> None:
@@ -246,7 +255,7 @@ class _errors_said:  # noqa: N801 - reads as a phrase
 
     def __exit__(self, kind: object, exc: BaseException | None, traceback: object) -> None:
         if isinstance(exc, ClientError):
-            err.print(f"[red]error:[/red] {exc}", highlight=False, soft_wrap=True)
+            _print_error(str(exc))
             sys.exit(1)
 
 

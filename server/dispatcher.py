@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator
 
 from pipelines.errors import EngineError
-from pipelines.messages import Canceled, Done, Failed, Image, Step
+from pipelines.messages import Canceled, Done, Failed, Image, Stage, Step
 from pipelines.params import EditParams
 from server.errors import JobTimeout, ServerError, WorkerLost
 from server.executor import Executor
@@ -97,6 +97,8 @@ class Dispatcher:
             async for event in self._executor.run(job.id, params, references):
                 match event:
                     case Step():
+                        if event.stage is Stage.ENCODE:
+                            await self._preload_next(job.id)
                         progress = JobProgress(event.stage, event.step, event.total)
                         self._queue.report(job.id, progress)
                         if job.id in self._leaving:
@@ -117,6 +119,14 @@ class Dispatcher:
     async def _leave(self, job_id: str) -> None:
         self._leaving.add(job_id)
         await self._executor.cancel(job_id)
+
+    async def _preload_next(self, running_id: str) -> None:
+        """Have the next job's LoRAs read while this one runs."""
+        upcoming = await self._queue.next_prepared()
+        if upcoming is not None and upcoming.params.loras:
+            with contextlib.suppress(EngineError):  # its own run will say what is wrong
+                params = await self._with_local_loras(upcoming.params)
+                await self._executor.preload(running_id, params.loras)
 
     async def _with_local_loras(self, params: EditParams) -> EditParams:
         loras = [

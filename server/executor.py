@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from pipelines.messages import Canceled, Done, Failed, JobEvent, LoadFailed, Ready, Run
-from pipelines.params import EditParams
+from pipelines.params import EditParams, LoraRef
 from server.worker_process import WorkerDied, WorkerOptions, WorkerProcess
 
 logger = logging.getLogger(__name__)
@@ -52,6 +52,9 @@ class Executor(Protocol):
         self, job_id: str, params: EditParams, references: tuple[bytes, ...]
     ) -> AsyncIterator[JobEvent]:
         """Run a job; the last event says how it ended. Raises WorkerDied."""
+
+    async def preload(self, job_id: str, loras: tuple[LoraRef, ...]) -> None:
+        """Have the worker that runs this job read LoRA files, which the next job wants."""
 
     async def cancel(self, job_id: str) -> None:
         """Leave a running job at its next step; nothing happens for any other."""
@@ -145,6 +148,13 @@ class LocalExecutor:
             else:
                 # it died, or nobody listens any more to a job it still works on
                 worker.kill()
+
+    async def preload(self, job_id: str, loras: tuple[LoraRef, ...]) -> None:
+        """Have the worker that runs this job read LoRA files, which the next job wants."""
+        worker = self._running.get(job_id)
+        if worker is not None:
+            with contextlib.suppress(WorkerDied):  # then `run` raises it
+                await worker.preload(loras)
 
     async def cancel(self, job_id: str) -> None:
         """Leave a running job at its next step; nothing happens for any other."""

@@ -151,6 +151,10 @@ class JobQueue:
                 return job
             await self._work.wait()
 
+    async def next_prepared(self) -> Job | None:
+        """The job that will be claimed next, as far as is known."""
+        return await self._database.read(jobs.next_prepared)
+
     def report(self, job_id: str, progress: JobProgress) -> None:
         """Say how far a running job is."""
         self._progress[job_id] = progress

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipelines.catalog import Catalog, LoraEntry
 from pipelines.errors import LoraInvalid
-from pipelines.lora_file import read_header
+from pipelines.safetensors_header import read_header
 from server.fetch import Fetcher
 
 

@@ -21,11 +21,13 @@ from pipelines.messages import (
     FromWorker,
     JobEvent,
     LoadFailed,
+    Preload,
     Ready,
     Run,
     Stop,
     ToWorker,
 )
+from pipelines.params import LoraRef
 
 logger = logging.getLogger(__name__)
 
@@ -125,6 +127,10 @@ class WorkerProcess:
             yield message
             if isinstance(message, Done | Failed | Canceled):
                 return
+
+    async def preload(self, loras: tuple[LoraRef, ...]) -> None:
+        """Have the worker read LoRA files while it works."""
+        await self._send(Preload(loras))
 
     async def cancel(self, job_id: str) -> None:
         """Ask the worker to leave the job at its next step."""

@@ -27,14 +27,19 @@ DEMO_WARNING = (
 )
 
 
-class ModelView(BaseModel):
-    """Which model answers, and why this one."""
+class ModelName(BaseModel):
+    """Which model answers."""
 
     name: str
-    path: str
-    why: str
     is_demo: bool
     warning: str | None
+
+
+class ModelView(ModelName):
+    """Which model answers, why this one, and what it runs on."""
+
+    path: str
+    why: str
     device: str | None
     device_name: str | None
     dtype: str | None
@@ -44,7 +49,7 @@ class Health(BaseModel):
     """`status` is failed when no model can be loaded; the jobs stay on disk."""
 
     status: ExecutorState
-    model: ModelView
+    model: ModelName
     waiting: int
     running: int
     error: str | None
@@ -131,7 +136,7 @@ def router(
         """Whether jobs can be run. Always 200: the status says it."""
         return Health(
             status=executor.state,
-            model=model_view(),
+            model=ModelName.model_validate(model_view(), from_attributes=True),
             waiting=await queue.count(JobStatus.QUEUED),
             running=await queue.count(JobStatus.RUNNING),
             error=executor.failure,

@@ -122,6 +122,15 @@ def delete(connection: sqlite3.Connection, job_id: str) -> bool:
     return cursor.rowcount == 1
 
 
+def next_prepared(connection: sqlite3.Connection) -> Job | None:
+    """The job that `claim` would give, left where it is."""
+    row = connection.execute(
+        "SELECT * FROM jobs WHERE status = 'queued' AND prepared_at IS NOT NULL"
+        " ORDER BY seq LIMIT 1"
+    ).fetchone()
+    return _job(row) if row else None
+
+
 def count(connection: sqlite3.Connection, status: JobStatus) -> int:
     """How many jobs have this status."""
     row = connection.execute("SELECT count(*) FROM jobs WHERE status = ?", (status,)).fetchone()

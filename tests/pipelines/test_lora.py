@@ -44,7 +44,7 @@ def edit(pipeline: EditPipeline, *loras: tuple[Path, float]) -> np.ndarray:
 def deltas(pipeline: EditPipeline, stack: Sequence[tuple[Path, float]]) -> dict[str, torch.Tensor]:
     """The change of each layer's weight that the engine applies."""
     loras = [(read_lora(path, pipeline.linears), scale) for path, scale in stack]
-    adapter = compose(loras, torch.device("cpu"))
+    adapter = compose(loras, torch.device("cpu"), torch.float32)
     return {name: up.double() @ down.double() for name, (down, up) in adapter.items()}
 
 
