@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from pipelines.errors import InvalidParameter, LoraNotFound, ModelNotFound
 from pipelines.model_spec import DEMO_NAME, is_model_dir
 
 LORA_SUFFIX = ".safetensors"
+_HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _HUB_FILE = re.compile(rf"({_HUB_ID.pattern})/((?:[\w. -]+/)*[\w. -]+\.safetensors)")
 
@@ -40,6 +42,15 @@ class RemoteLora:
     """A LoRA that would have to be fetched from `url`."""
 
     url: str
+
+
+@dataclass(frozen=True, slots=True)
+class HubLora:
+    """A LoRA in a repository on the Hugging Face hub; without `filename` its only weight file."""
+
+    repo: str
+    filename: str | None = None
+    revision: str | None = None
 
 
 class Catalog:
@@ -103,27 +114,41 @@ class Catalog:
             key=lambda entry: entry.name,
         )
 
-    def resolve_lora(self, reference: str) -> LoraEntry | RemoteLora:
-        """The local file for `reference`, or the address it would have to be fetched from.
+    def resolve_lora(self, reference: str) -> LoraEntry | RemoteLora | HubLora:
+        """The local file for `reference`, or where it would have to be fetched from.
 
-        An existing file under `weights/loras/` wins (the suffix may be left out); else a URL.
+        An existing file under `weights/loras/` wins (the suffix may be left out), then a hub id
+        `owner/repo[/file.safetensors]`; a URL is a URL, those of the hub's pages included.
         Raises InvalidParameter for a path that leaves the folder, LoraNotFound for an unknown name.
         """
         if re.match(r"https?://", reference, re.IGNORECASE):
-            return RemoteLora(reference)
+            return _hub_page(reference) or RemoteLora(reference)
         local = self._local_lora(reference)
         if local is not None:
             return local
+        if _HUB_ID.fullmatch(reference):
+            return HubLora(reference)
+        if match := _HUB_FILE.fullmatch(reference):
+            return HubLora(match[1], match[2])
         known = ", ".join(entry.name for entry in self.loras()) or "none"
         raise LoraNotFound(f"There is no LoRA {reference!r} under {self._loras}. Found: {known}.")
 
-    def _local_lora(self, reference: str) -> LoraEntry | None:
-        parts = Path(reference).parts
-        if Path(reference).is_absolute() or ".." in parts or "\0" in reference:
+    def new_lora_path(self, name: str) -> Path:
+        """Where a new LoRA of this name would lie. Raises InvalidParameter for a bad name."""
+        self._check_inside(name, "name")
+        path = self._loras / name
+        if path.suffix != LORA_SUFFIX or path.name.startswith("."):
+            raise InvalidParameter("name", f"must end in {LORA_SUFFIX}, got {name!r}")
+        return path
+
+    def _check_inside(self, name: str, field: str) -> None:
+        if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
             raise InvalidParameter(
-                "loras.path",
-                f"must be a file name under {self._loras} or a URL, got {reference!r}",
+                field, f"must be a file name under {self._loras} or a URL, got {name!r}"
             )
+
+    def _local_lora(self, reference: str) -> LoraEntry | None:
+        self._check_inside(reference, "loras.path")
         for name in (reference, reference + LORA_SUFFIX):
             path = self._loras / name
             with contextlib.suppress(OSError):  # a name longer than a file system allows, say
@@ -132,9 +157,15 @@ class Catalog:
         return None
 
 
-def is_hub_reference(reference: str) -> bool:
-    """Whether `reference` is formed like a hub id: owner/repo or owner/repo/file.safetensors."""
-    return bool(_HUB_ID.fullmatch(reference) or _HUB_FILE.fullmatch(reference))
+def _hub_page(url: str) -> HubLora | None:
+    """The file that a page or a download link of the hub stands for."""
+    parts = urllib.parse.urlsplit(url)
+    own = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT", "")).netloc
+    if parts.netloc.lower() not in {*_HUB_HOSTS, own.lower()} - {""}:
+        return None
+    path = urllib.parse.unquote(parts.path).strip("/")
+    match = re.fullmatch(rf"({_HUB_ID.pattern})/(?:blob|resolve)/([^/]+)/(.+)", path)
+    return HubLora(match[1], match[3], match[2]) if match else None
 
 
 def _cached_snapshots(reference: str) -> list[Path]:

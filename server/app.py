@@ -17,10 +17,12 @@ from fastapi.responses import FileResponse, JSONResponse, RedirectResponse
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 
+from pipelines.architecture import read_linears
 from pipelines.catalog import Catalog, ModelChoice
 from pipelines.errors import EngineError
+from pipelines.lora_file import Linears
 from server.auth import KeyCheck
-from server.contracts import native, status, wavespeed
+from server.contracts import loras, native, status, wavespeed
 from server.dispatcher import Dispatcher
 from server.edit_service import EditService
 from server.errors import NotFound, ServerError
@@ -29,6 +31,7 @@ from server.fetch import Fetcher
 from server.inputs import InputStore
 from server.job_queue import JobQueue
 from server.lora_library import LoraLibrary
+from server.lora_store import LoraStore
 from server.middleware import BodyLimit, ModelHeader
 from server.outputs import ROUTE, OutputStore
 from server.preparer import Preparer
@@ -42,6 +45,8 @@ logger = logging.getLogger(__name__)
 VERSION = version("qwen-edit-server")
 # Three pictures of 20 MiB as base64, and room for the rest of the body.
 MAX_BODY_BYTES = 90 * 1024 * 1024
+# What a form adds to the file in it.
+FORM_BYTES = 64 * 1024
 EXPIRY_INTERVAL_S = 3600.0
 # The contract whose shape an error takes, by the beginning of the path; the last one is for all.
 RENDERERS: tuple[tuple[str, Callable[[Problem], JSONResponse]], ...] = (
@@ -61,6 +66,7 @@ class Parts:
     fetcher: Fetcher
     inputs: InputStore
     outputs: OutputStore
+    library: LoraLibrary
     queue: JobQueue
     executor: LocalExecutor
     preparer: Preparer
@@ -81,25 +87,28 @@ def build_parts(settings: Settings, choice: ModelChoice, catalog: Catalog) -> Pa
         own_file=outputs.path_of_url,
         fetch_timeout_s=settings.fetch_timeout_s,
     )
-    loras = LoraLibrary(
-        catalog,
-        data / "loras",
-        fetcher,
-        max_bytes=settings.max_lora_mb * 2**20,
-        timeout_s=settings.lora_timeout_s,
-    )
     executor = LocalExecutor(
         [
             WorkerOptions(choice.path, choice.is_demo, device, settings.dtype, settings.offload)
             for device in settings.devices
         ]
     )
-    preparer = Preparer(queue, inputs, loras)
+    library = LoraLibrary(
+        catalog,
+        LoraStore(data / "loras", max_bytes=round(settings.lora_store_gb * 2**30)),
+        fetcher,
+        max_bytes=settings.max_lora_mb * 2**20,
+        timeout_s=settings.lora_timeout_s,
+        tokens=settings.download_tokens,
+        linears=lambda: executor.model.linears if executor.model else None,
+        in_use=queue.lora_references,
+    )
+    preparer = Preparer(queue, inputs, library)
     dispatcher = Dispatcher(
         queue,
         executor,
         inputs,
-        loras,
+        library,
         outputs,
         job_timeout_s=settings.job_timeout_s,
         keep_inputs=settings.keep_inputs,
@@ -111,14 +120,14 @@ def build_parts(settings: Settings, choice: ModelChoice, catalog: Catalog) -> Pa
         preparer,
         executor,
         inputs,
-        loras,
+        library,
         outputs,
         clock=time.time,
         log_prompts=settings.log_prompts,
     )
     return Parts(
-        settings, choice, catalog, database, fetcher, inputs, outputs, queue, executor, preparer,
-        dispatcher, service,
+        settings, choice, catalog, database, fetcher, inputs, outputs, library, queue, executor,
+        preparer, dispatcher, service,
     )  # fmt: skip
 
 
@@ -146,9 +155,17 @@ def create_app(parts: Parts) -> FastAPI:
         ),
         dependencies=keys,
     )
+    app.include_router(
+        loras.router(parts.library, parts.catalog, lambda: _linears(parts)), dependencies=keys
+    )
     _add_outputs(app, parts.outputs)
     _add_errors(app)
-    app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES, render=render_problem)
+    max_upload_bytes = settings.max_lora_mb * 2**20 + FORM_BYTES
+    app.add_middleware(
+        BodyLimit,
+        max_bytes=lambda path: max_upload_bytes if path == loras.ROUTE else MAX_BODY_BYTES,
+        render=render_problem,
+    )
     app.add_middleware(ModelHeader, model_name=lambda: _model_name(parts))
     app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
     return app
@@ -204,6 +221,12 @@ def render_problem(path: str, problem: Problem) -> JSONResponse:
     """The error in the shape of the contract that `path` belongs to."""
     renderer = next(renderer for prefix, renderer in RENDERERS if path.startswith(prefix))
     return renderer(problem)
+
+
+def _linears(parts: Parts) -> Linears:
+    """The linear layers of the model that answers, or will answer when it is loaded."""
+    loaded = parts.executor.model
+    return loaded.linears if loaded else read_linears(parts.choice.path)
 
 
 def _model_name(parts: Parts) -> str:

@@ -95,6 +95,10 @@ class Client:
         """What the server can do."""
         return self._json("GET", "/v1/capabilities")
 
+    def loras(self) -> dict[str, Any]:
+        """The LoRAs under weights/loras."""
+        return self._json("GET", "/v1/loras")
+
     def delete(self, job_id: str) -> None:
         """Cancel an unfinished job, delete a finished one."""
         self._request("DELETE", f"/v1/edits/{job_id}")

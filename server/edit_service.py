@@ -6,10 +6,10 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
-from pipelines.errors import InvalidParameter
+from pipelines.errors import EngineError
 from pipelines.params import MAX_REFERENCES, EditParams
 from server.dispatcher import Dispatcher
-from server.errors import InvalidRequest, NotFound, Unavailable
+from server.errors import InvalidLora, InvalidRequest, NotFound, Unavailable
 from server.executor import Executor
 from server.inputs import InputStore
 from server.job import Job, Output, OutputFormat
@@ -65,14 +65,17 @@ class EditService:
     async def submit(self, submission: Submission) -> Job:
         """Check what can be known now, and queue the job; it is on disk when this returns.
 
-        Raises InvalidRequest, InvalidPicture, PayloadTooLarge, LoraNotFound, LoraInvalid,
+        Raises InvalidRequest, InvalidPicture, InvalidLora, PayloadTooLarge, FetchFailed (offline),
         QueueFull, Unavailable; then nothing was queued and nothing is left on disk.
         """
         if self._executor.failure is not None:
             raise Unavailable(f"No model is loaded: {self._executor.failure}")
         _check_count(len(submission.images))
         await self._queue.check_room()
-        loras_here = [await self._check_lora(lora.path) for lora in submission.params.loras]
+        loras_here = [
+            await self._check_lora(lora.path, f"loras/{index}/path")
+            for index, lora in enumerate(submission.params.loras)
+        ]
         job_id = uuid.uuid4().hex
         images = await self._inputs.store_inline(job_id, submission.images, submission.limits)
         is_prepared = all(loras_here) and all(url is None for url in images)
@@ -148,11 +151,11 @@ class EditService:
             except NotFound:
                 await self._inputs.delete(job_id)
 
-    async def _check_lora(self, reference: str) -> bool:
+    async def _check_lora(self, reference: str, field: str) -> bool:
         try:
-            return await self._loras.check(reference)
-        except InvalidParameter as exc:
-            raise InvalidRequest(str(exc), field="loras/path") from exc
+            return await self._loras.check(reference, field)
+        except EngineError as exc:
+            raise InvalidLora(str(exc), field=field) from exc
 
 
 def output_url(base_url: str, output: Output) -> str:

@@ -2,13 +2,14 @@
 
 ServerError
 ├── InvalidRequest        400  a field's value is not allowed
-│   └── InvalidPicture    400  an input picture cannot be read or is outside the limits
+│   ├── InvalidPicture    400  an input picture cannot be read or is outside the limits
+│   └── InvalidLora       400  a LoRA is not on this machine, or cannot be applied
 ├── Unauthorized          401  no key, or a wrong one
 ├── NotFound              404  no such job, file or page
 ├── PayloadTooLarge       413  the body, or a picture in it, is too large
 ├── QueueFull             429  too many jobs wait; try again later
 ├── Unavailable           503  the model could not be loaded
-├── FetchFailed           (fails the job)  an address in the request gave nothing usable
+├── FetchFailed           (fails the job; 400 where known at once)  an address gave nothing usable
 ├── WorkerLost            (fails the job)  the worker process died twice over the same job
 ├── ServerLost            (fails the job)  the server was stopped ten times over the same job
 └── JobTimeout            (fails the job)  the job ran longer than allowed
@@ -42,6 +43,12 @@ class InvalidPicture(InvalidRequest):
     """An input picture cannot be used."""
 
     code = "invalid_picture"
+
+
+class InvalidLora(InvalidRequest):
+    """A LoRA cannot be used."""
+
+    code = "lora_invalid"
 
 
 class Unauthorized(ServerError):

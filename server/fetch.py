@@ -8,8 +8,9 @@ was checked, so that no second answer of the name server can lead elsewhere.
 import asyncio
 import ipaddress
 import socket
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpcore2
@@ -21,7 +22,10 @@ IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 MAX_REDIRECTS = 5
-CONNECT_TIMEOUT_S = 10.0
+# Without a byte for so long, the far side is taken for gone.
+STALL_TIMEOUT_S = 30.0
+DOWNLOAD_ATTEMPTS = 5
+CHUNK_BYTES = 1024 * 1024
 # Browsers and curl are let in where an unknown name is not.
 USER_AGENT = "qwen-edit-server"
 
@@ -51,36 +55,63 @@ class Fetcher:
     async def read(self, url: str, *, max_bytes: int, timeout_s: float, field: str) -> bytes:
         """The body at `url`. Raises FetchFailed, PayloadTooLarge, both with a whole sentence."""
         body = bytearray()
-        async with self.stream(
-            url, max_bytes=max_bytes, timeout_s=timeout_s, field=field
-        ) as chunks:
-            async for chunk in chunks:
+        async with self._get(url, timeout_s, field, {}) as response:
+            async for chunk in _bounded(response, max_bytes, field):
                 body += chunk
         return bytes(body)
 
-    @asynccontextmanager
-    async def stream(
-        self, url: str, *, max_bytes: int, timeout_s: float, field: str
-    ) -> AsyncIterator[AsyncIterator[bytes]]:
-        """The body at `url` in chunks, for files too large for memory.
+    async def download(
+        self,
+        url: str,
+        part: Path,
+        *,
+        max_bytes: int,
+        timeout_s: float,
+        field: str,
+        token: str | None = None,
+    ) -> None:
+        """Write the body at `url` into the file `part`, going on where an earlier try ended.
 
-        `timeout_s` bounds the whole block. Raises like `read`.
+        What a broken connection, or a server that was killed, left in `part` is asked for no
+        second time, if the far side says that it is still the same. `token` goes to this host
+        alone, not along with a redirect. Raises FetchFailed, PayloadTooLarge.
         """
-        if self._offline:
-            raise FetchFailed(
-                f"{field}: this server runs offline and fetches nothing; {url} was not tried.",
-                field=field,
-            )
+        for attempt in range(DOWNLOAD_ATTEMPTS):
+            headers = _resume_headers(part)
+            if token is not None:
+                headers["Authorization"] = f"Bearer {token}"
+            size_before = part.stat().st_size if part.exists() else 0
+            try:
+                async with self._get(url, timeout_s, field, headers) as response:
+                    await _append(response, part, max_bytes, field)
+                return
+            except _RangeRefused:
+                # the whole file had come before, or another lies there now
+                part.unlink()
+            except _Broken as exc:
+                has_grown = part.exists() and part.stat().st_size > size_before
+                if attempt + 1 == DOWNLOAD_ATTEMPTS or not has_grown:
+                    raise FetchFailed(str(exc), field=field) from exc
+
+    @asynccontextmanager
+    async def _get(
+        self, url: str, timeout_s: float, field: str, headers: Mapping[str, str]
+    ) -> AsyncIterator[httpx2.Response]:
+        """The response to a GET; `timeout_s` bounds the whole block. Raises FetchFailed."""
+        self.check_online(url, field)
         try:
             async with (
                 asyncio.timeout(timeout_s),
-                self._client.stream("GET", url, timeout=CONNECT_TIMEOUT_S) as response,
+                self._client.stream(
+                    "GET", url, timeout=STALL_TIMEOUT_S, headers=headers
+                ) as response,
             ):
-                if response.status_code != 200:
-                    raise FetchFailed(
-                        f"{field}: {url} answered {response.status_code}.", field=field
-                    )
-                yield _bounded(response, max_bytes, field)
+                if response.status_code == 416 and "Range" in headers:
+                    raise _RangeRefused
+                if response.status_code not in (200, 206):
+                    status = response.status_code
+                    raise FetchFailed(f"{field}: {url} answered {status}.", field=field)
+                yield response
         except TimeoutError as exc:
             raise FetchFailed(
                 f"{field}: {url} took longer than {timeout_s:g} seconds.", field=field
@@ -89,12 +120,54 @@ class Fetcher:
             raise FetchFailed(f"{field}: {url} is refused: {exc}", field=field) from exc
         except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as exc:
             reason = str(exc) or type(exc).__name__
-            raise FetchFailed(f"{field}: {url} cannot be fetched: {reason}", field=field) from exc
+            raise _Broken(f"{field}: {url} cannot be fetched: {reason}", field=field) from exc
+
+    def check_online(self, url: str, field: str) -> None:
+        """Raise FetchFailed when the server was told to fetch nothing."""
+        if self._offline:
+            raise FetchFailed(
+                f"{field}: this server runs offline and fetches nothing; {url} was not tried.",
+                field=field,
+            )
 
 
-async def _bounded(response: httpx2.Response, max_bytes: int, field: str) -> AsyncIterator[bytes]:
-    received = 0
-    async for chunk in response.aiter_bytes():
+class _RangeRefused(Exception):
+    """The far side has nothing at the place where an earlier try ended."""
+
+
+class _Broken(FetchFailed):
+    """The connection broke: another try may succeed."""
+
+
+def _resume_headers(part: Path) -> dict[str, str]:
+    """What asks for the rest of a file, on condition that it has not changed."""
+    validator = _validator_path(part)
+    if not (part.exists() and part.stat().st_size and validator.exists()):
+        return {}
+    return {"Range": f"bytes={part.stat().st_size}-", "If-Range": validator.read_text()}
+
+
+async def _append(response: httpx2.Response, part: Path, max_bytes: int, field: str) -> None:
+    resumes = response.status_code == 206
+    validator = response.headers.get("etag") or response.headers.get("last-modified") or ""
+    if validator and not validator.startswith("W/"):
+        _validator_path(part).write_text(validator)
+    else:
+        _validator_path(part).unlink(missing_ok=True)
+    received = part.stat().st_size if resumes else 0
+    with part.open("ab" if resumes else "wb") as file:
+        async for chunk in _bounded(response, max_bytes, field, received):
+            await asyncio.to_thread(file.write, chunk)
+
+
+def _validator_path(part: Path) -> Path:
+    return part.with_name(part.name + ".etag")
+
+
+async def _bounded(
+    response: httpx2.Response, max_bytes: int, field: str, received: int = 0
+) -> AsyncIterator[bytes]:
+    async for chunk in response.aiter_bytes(CHUNK_BYTES):
         received += len(chunk)
         if received > max_bytes:
             raise PayloadTooLarge(

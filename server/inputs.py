@@ -97,9 +97,12 @@ class InputStore:
     async def _store_unless_url(
         self, job_id: str, index: int, image: str | bytes, limits: PictureLimits
     ) -> str | None:
-        if isinstance(image, str) and is_url(image):
-            return image.strip()
         field = f"images/{index}"
+        if isinstance(image, str) and is_url(image):
+            url = image.strip()
+            if self._own_file(url) is None:
+                self._fetcher.check_online(url, field)
+            return url
         loop = asyncio.get_running_loop()
         if isinstance(image, str):
             data = await loop.run_in_executor(self._threads, decode_text, image, limits, field)

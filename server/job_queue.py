@@ -131,6 +131,11 @@ class JobQueue:
         """The final jobs that ended before `moment` (Unix seconds)."""
         return await self._database.read(partial(jobs.finished_before, moment=moment))
 
+    async def lora_references(self) -> frozenset[str]:
+        """The LoRAs that jobs which have not ended ask for."""
+        unfinished = await self._database.read(jobs.unfinished)
+        return frozenset(lora.path for job in unfinished for lora in job.params.loras)
+
     async def mark_prepared(self, job_id: str) -> JobStatus:
         """Say that all a queued job needs lies on this machine; give the status it has by now."""
         job = await self.get(job_id)

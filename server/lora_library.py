@@ -1,81 +1,187 @@
-"""LoRA references to files on this machine: what lies under `weights/loras`, and what URLs name.
+"""LoRA references to files on this machine: `weights/loras`, the hub's cache, and what is fetched.
 
-A fetched file lies in the data folder under the hash of its URL, and is fetched once, however many
-jobs ask for it at the same time.
+A fetched file is fetched once, however many jobs ask for it at the same time.
 """
 
 import asyncio
-import hashlib
+import contextlib
 import os
+import secrets
+import urllib.parse
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 
-from pipelines.catalog import Catalog, LoraEntry
-from pipelines.errors import LoraInvalid
+from pipelines.catalog import LORA_SUFFIX, Catalog, HubLora, LoraEntry, RemoteLora
+from pipelines.errors import InvalidParameter, LoraInvalid, LoraNotFound
+from pipelines.lora_file import Linears, plan_lora
 from pipelines.safetensors_header import read_header
+from server import hub
+from server.errors import InvalidRequest, PayloadTooLarge
 from server.fetch import Fetcher
+from server.lora_store import LoraStore
 
 
 class LoraLibrary:
-    """Finds LoRAs, and fetches those that are named by URL."""
+    """Finds LoRAs, fetches those that are named by URL or hub id, takes uploads.
+
+    `linears` gives the loaded model's linear layers, None while none is loaded; `in_use` the
+    references of the jobs that have not ended; `tokens` what to send to which host.
+    """
 
     def __init__(
-        self, catalog: Catalog, folder: Path, fetcher: Fetcher, *, max_bytes: int, timeout_s: float
+        self,
+        catalog: Catalog,
+        store: LoraStore,
+        fetcher: Fetcher,
+        *,
+        max_bytes: int,
+        timeout_s: float,
+        tokens: Mapping[str, str],
+        linears: Callable[[], Linears | None],
+        in_use: Callable[[], Awaitable[frozenset[str]]],
     ) -> None:
         self._catalog = catalog
-        self._folder = folder
+        self._store = store
         self._fetcher = fetcher
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
+        self._tokens = tokens
+        self._linears = linears
+        self._in_use = in_use
         self._locks: dict[str, asyncio.Lock] = {}
 
-    async def check(self, reference: str) -> bool:
+    async def check(self, reference: str, field: str) -> bool:
         """Whether the LoRA lies on this machine; False when it is to be fetched first.
 
-        Raises InvalidParameter, LoraNotFound, LoraInvalid for a reference that cannot be used.
+        Raises InvalidParameter, LoraNotFound, LoraInvalid for a reference that cannot be used,
+        FetchFailed for one that would have to be fetched by a server that runs offline.
         """
-        entry = await asyncio.to_thread(self._catalog.resolve_lora, reference)
-        if isinstance(entry, LoraEntry):
-            await asyncio.to_thread(read_header, entry.path)
-            return True
-        return self._fetched_path(entry.url).is_file()
+        path = await asyncio.to_thread(self._find, reference)
+        if path is None:
+            self._fetcher.check_online(reference, field)
+            return False
+        await asyncio.to_thread(self.prove, path, _shown_name(reference))
+        return True
 
     async def path(self, reference: str) -> Path:
-        """The file for a reference that was fetched or is local. Raises LoraNotFound."""
-        entry = await asyncio.to_thread(self._catalog.resolve_lora, reference)
-        return entry.path if isinstance(entry, LoraEntry) else self._fetched_path(entry.url)
+        """The file for a reference that is local or was fetched. Raises LoraNotFound."""
+        path = await asyncio.to_thread(self._find, reference)
+        if path is None:
+            raise LoraNotFound(f"The LoRA {reference!r} is not on this machine any more.")
+        return path
 
-    async def fetch(self, reference: str, index: int) -> None:
+    async def fetch(self, reference: str, field: str) -> None:
         """Bring the LoRA onto this machine if it is not here yet.
 
-        Raises FetchFailed, PayloadTooLarge, LoraInvalid for what is no safetensors file.
+        Raises FetchFailed, PayloadTooLarge, and LoraInvalid for what cannot be applied.
         """
-        entry = await asyncio.to_thread(self._catalog.resolve_lora, reference)
-        if isinstance(entry, LoraEntry):
-            return
-        path = self._fetched_path(entry.url)
-        lock = self._locks.setdefault(path.name, asyncio.Lock())
-        async with lock:
-            if not path.is_file():
-                await self._download(entry.url, path, f"loras/{index}/path")
-
-    async def _download(self, url: str, path: Path, field: str) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".part")
-        try:
-            with unfinished.open("wb") as file:
-                async with self._fetcher.stream(
-                    url, max_bytes=self._max_bytes, timeout_s=self._timeout_s, field=field
-                ) as chunks:
-                    async for chunk in chunks:
-                        await asyncio.to_thread(file.write, chunk)
+        async with self._alone(reference):
+            if await asyncio.to_thread(self._find, reference) is not None:
+                return
+            self._fetcher.check_online(reference, field)
+            part = await self._download(reference, field)
             try:
-                await asyncio.to_thread(read_header, unfinished)
-            except LoraInvalid as exc:
-                reason = str(exc).removeprefix(unfinished.name).lstrip()
-                raise LoraInvalid(f"{field}: what {url} gave {reason}") from exc
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+                await asyncio.to_thread(self.prove, part, f"{field}: what {reference} gave")
+            except LoraInvalid:
+                await asyncio.to_thread(part.unlink)
+                raise
+            await asyncio.to_thread(self._store.add, reference, part)
+        await self._evict()
 
-    def _fetched_path(self, url: str) -> Path:
-        return self._folder / f"{hashlib.sha256(url.encode()).hexdigest()}.safetensors"
+    def prove(self, path: Path, name: str) -> None:
+        """Raise LoraInvalid unless the file can be applied, as far as its header tells."""
+        linears = self._linears()
+        if linears is None:
+            read_header(path, name)
+        else:
+            plan_lora(path, linears, name)
+
+    async def add_upload(self, name: str, chunks: AsyncIterator[bytes], *, replace: bool) -> Path:
+        """Store an uploaded LoRA under `weights/loras/`.
+
+        Raises InvalidParameter for a bad name, InvalidRequest for a taken one, PayloadTooLarge,
+        LoraInvalid; then nothing is stored.
+        """
+        path = self._catalog.new_lora_path(name)
+        if path.exists() and not replace:
+            raise InvalidRequest(
+                f"there is a LoRA {name} already: delete it first, or send replace=true",
+                field="name",
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{secrets.token_hex(8)}.part")
+        try:
+            await _write(part, chunks, self._max_bytes)
+            await asyncio.to_thread(self.prove, part, name)
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+        return path
+
+    async def delete(self, name: str) -> None:
+        """Remove a LoRA from `weights/loras/`. Raises LoraNotFound."""
+        entry = await asyncio.to_thread(self._catalog.resolve_lora, name)
+        if not isinstance(entry, LoraEntry):
+            raise LoraNotFound(f"There is no LoRA {name!r} under weights/loras.")
+        await asyncio.to_thread(entry.path.unlink)
+
+    def _find(self, reference: str) -> Path | None:
+        found = self._catalog.resolve_lora(reference)
+        if isinstance(found, LoraEntry):
+            return found.path
+        if isinstance(found, HubLora) and (cached := hub.cached_file(found)):
+            return cached
+        return self._store.find(reference)
+
+    async def _download(self, reference: str, field: str) -> Path:
+        found = self._catalog.resolve_lora(reference)
+        part = self._store.part(reference)
+        if isinstance(found, HubLora):
+            folder = part.with_suffix(".hub")
+            return await asyncio.to_thread(hub.download, found, folder, field)
+        if not isinstance(found, RemoteLora):
+            raise LoraNotFound(f"The LoRA {reference!r} is not on this machine any more.")
+        host = urllib.parse.urlsplit(found.url).hostname or ""
+        await self._fetcher.download(
+            found.url,
+            part,
+            max_bytes=self._max_bytes,
+            timeout_s=self._timeout_s,
+            field=field,
+            token=self._tokens.get(host.lower()),
+        )
+        return part
+
+    async def _evict(self) -> None:
+        needed = set()
+        for reference in await self._in_use():
+            with contextlib.suppress(InvalidParameter, LoraNotFound):
+                needed.add(await asyncio.to_thread(self._find, reference))
+        await asyncio.to_thread(self._store.evict, needed.__contains__)
+
+    @contextlib.asynccontextmanager
+    async def _alone(self, reference: str) -> AsyncIterator[None]:
+        """One at a time per reference; the lock goes when nobody waits for it."""
+        lock = self._locks.setdefault(reference, asyncio.Lock())
+        try:
+            async with lock:
+                yield
+        finally:
+            if not lock.locked():
+                self._locks.pop(reference, None)
+
+
+async def _write(part: Path, chunks: AsyncIterator[bytes], max_bytes: int) -> None:
+    received = 0
+    with part.open("wb") as file:
+        async for chunk in chunks:
+            received += len(chunk)
+            if received > max_bytes:
+                raise PayloadTooLarge(f"The LoRA has more than {max_bytes / 2**20:.0f} MiB.")
+            await asyncio.to_thread(file.write, chunk)
+
+
+def _shown_name(reference: str) -> str:
+    """What messages call the LoRA: what the client called it."""
+    name = urllib.parse.urlsplit(reference).path.rpartition("/")[2] or reference
+    return name if name.endswith(LORA_SUFFIX) else name + LORA_SUFFIX

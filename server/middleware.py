@@ -39,8 +39,12 @@ class BodyLimit:
     """
 
     def __init__(
-        self, app: ASGIApp, max_bytes: int, render: Callable[[str, Problem], JSONResponse]
+        self,
+        app: ASGIApp,
+        max_bytes: Callable[[str], int],
+        render: Callable[[str, Problem], JSONResponse],
     ) -> None:
+        """`max_bytes` and `render` are asked with the request's path."""
         self._app = app
         self._max_bytes = max_bytes
         self._render = render
@@ -50,23 +54,25 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        received = 0
+        received, allowed = 0, self._max_bytes(scope["path"])
 
         async def receive_counted() -> Message:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self._max_bytes:
+            if received > allowed:
                 # FastAPI lets an HTTPException through its parsing of the body, and no other
-                raise HTTPException(PayloadTooLarge.status, self._sentence("more"))
+                raise HTTPException(PayloadTooLarge.status, _sentence("more", allowed))
             return message
 
         declared = Headers(scope=scope).get("content-length", "")
-        if declared.isdigit() and int(declared) > self._max_bytes:
-            error = PayloadTooLarge(self._sentence(f"{int(declared) / 2**20:.0f} MiB"))
+        if declared.isdigit() and int(declared) > allowed:
+            came = f"{int(declared) / 2**20:.0f} MiB"
+            error = PayloadTooLarge(_sentence(came, allowed))
             await self._render(scope["path"], problem_of(error))(scope, receive, send)
         else:
             await self._app(scope, receive_counted, send)
 
-    def _sentence(self, came: str) -> str:
-        return f"The request has {came}; at most {self._max_bytes / 2**20:.0f} MiB are allowed."
+
+def _sentence(came: str, allowed: int) -> str:
+    return f"The request has {came}; at most {allowed / 2**20:.0f} MiB are allowed."

@@ -64,7 +64,7 @@ class Preparer:
                         fetch = self._inputs.fetch(job.id, index, url, PictureLimits())
                         group.create_task(fetch)
                 for index, lora in enumerate(job.params.loras):
-                    group.create_task(self._loras.fetch(lora.path, index))
+                    group.create_task(self._loras.fetch(lora.path, f"loras/{index}/path"))
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from failures
 

@@ -73,7 +73,12 @@ class Settings(BaseSettings):
     sync_timeout_s: float = Field(90, gt=0, description="Seconds that a synchronous request waits")
     fetch_timeout_s: float = Field(60, gt=0, description="Seconds that one picture may take")
     lora_timeout_s: float = Field(1800, gt=0, description="Seconds that one LoRA may take to come")
-    max_lora_mb: int = Field(4096, ge=1, description="Largest LoRA that is fetched, in MB")
+    max_lora_mb: int = Field(4096, ge=1, description="Largest LoRA that is taken, in MiB")
+    lora_store_gb: float = Field(50, gt=0, description="Disk that fetched LoRAs may fill, in GiB")
+    download_tokens: Annotated[dict[str, str], NoDecode] = Field(
+        default_factory=dict,
+        description="Tokens for LoRA downloads: host=token, separated by commas (civitai.com=…)",
+    )
     keep_outputs_h: float = Field(168, gt=0, description="Hours that jobs and outputs are kept")
     keep_inputs: bool = Field(False, description="Keep input pictures after their job has ended")
     embed_prompt: bool = Field(False, description="Write the prompt into the output's metadata")
@@ -85,6 +90,16 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+    @field_validator("download_tokens", mode="before")
+    @classmethod
+    def _split_tokens(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        pairs = [part.strip().partition("=") for part in value.split(",") if part.strip()]
+        if any(not (host and token) for host, _, token in pairs):
+            raise ValueError("must be host=token, separated by commas")
+        return {host.strip().lower(): token.strip() for host, _, token in pairs}
 
     @field_validator("public_url")
     @classmethod

@@ -153,6 +153,14 @@ def with_status(connection: sqlite3.Connection, status: JobStatus) -> list[Job]:
     return [_job(row) for row in rows]
 
 
+def unfinished(connection: sqlite3.Connection) -> list[Job]:
+    """All jobs that wait or run, oldest first."""
+    rows = connection.execute(
+        "SELECT * FROM jobs WHERE status IN ('queued', 'running') ORDER BY seq"
+    )
+    return [_job(row) for row in rows]
+
+
 def finished_before(connection: sqlite3.Connection, moment: float) -> list[Job]:
     """All final jobs that ended before `moment`, oldest first."""
     rows = connection.execute(

@@ -1,0 +1,83 @@
+"""`qwen-edit loras`: the LoRAs of a running server, and what is in a LoRA file."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from pipelines.architecture import PUBLISHED_CONFIG, linears_of, read_linears
+from pipelines.catalog import Catalog
+from pipelines.errors import EngineError
+from pipelines.lora_file import Linears
+from pipelines.lora_report import LoraReport, inspect_lora
+from server.cli.console import DEFAULT_SERVER, Key, Server, errors_said, out, print_error
+from server.client import Client
+
+app = typer.Typer(help="The LoRAs of a running server, and what is in a LoRA file.")
+
+
+@app.callback(invoke_without_command=True)
+def list_loras(context: typer.Context, server: Server = DEFAULT_SERVER, key: Key = None) -> None:
+    """List the LoRAs that a running server has."""
+    if context.invoked_subcommand is not None:
+        return
+    with errors_said(), Client(server, key) as client:
+        found = client.loras()["items"]
+    if not found:
+        out.print("No LoRAs: put .safetensors files into the server's weights/loras folder.")
+        return
+    table = Table("name", "MB", box=None)
+    for lora in found:
+        table.add_row(escape(lora["name"]), f"{lora['size_bytes'] / 1e6:.1f}")
+    out.print(table)
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A .safetensors file", exists=True, dir_okay=False)],
+    model: Annotated[str | None, typer.Option(help="Model to check it against")] = None,
+    weights_dir: Annotated[Path, typer.Option(help="Models and LoRAs")] = Path("weights"),
+) -> None:
+    """Say what a LoRA file is and whether it fits; exit code 1 when it does not. Needs no server.
+
+    Without --model it is checked against the first model found, else against Qwen-Image-Edit-Plus.
+    """
+    try:
+        linears, model_name = _linears_of(model, weights_dir)
+        report = inspect_lora(file, linears, file.name)
+    except EngineError as exc:
+        print_error(str(exc))
+        raise typer.Exit(1) from exc
+    for label, value in _report_rows(report):
+        out.print(f"{label:<14}{escape(value)}", highlight=False, soft_wrap=True)
+    fits = "yes" if report.fits else f"no: {report.problem}"
+    out.print(f"{'fits ' + model_name}: {escape(fits)}", highlight=False, soft_wrap=True)
+    raise typer.Exit(0 if report.fits else 1)
+
+
+def _linears_of(model: str | None, weights_dir: Path) -> tuple[Linears, str]:
+    choice = Catalog(weights_dir, Path("data")).resolve_model(model)
+    if choice.is_demo and model is None:
+        return linears_of(PUBLISHED_CONFIG), "Qwen-Image-Edit-Plus"
+    return read_linears(choice.path), choice.path.name
+
+
+def _report_rows(report: LoraReport) -> list[tuple[str, str]]:
+    def counted(counts: Mapping[Any, int]) -> str:
+        return ", ".join(f"{value} ({count})" for value, count in counts.items()) or "unknown"
+
+    return [
+        ("file", f"{report.name}, {report.size_bytes / 1e6:.1f} MB"),
+        ("kind", report.kind),
+        ("layout", report.layout),
+        ("made for", report.base_model or report.family or "unknown"),
+        ("layers", str(report.modules)),
+        ("ranks", counted(report.ranks)),
+        ("alphas", counted(report.alphas)),
+        ("dtypes", counted(report.dtypes)),
+        ("title", report.title or "none"),
+        ("trigger words", ", ".join(report.trigger_words) or "none named"),
+    ]

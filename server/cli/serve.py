@@ -1,0 +1,109 @@
+"""`qwen-edit serve`."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+import uvicorn
+
+from pipelines.catalog import Catalog, ModelChoice
+from pipelines.errors import ModelNotFound
+from server.app import VERSION, build_parts, choose_model, create_app, lock_data_folder
+from server.cli.console import print_error
+from server.settings import Dtype, Offload, Settings, SettingsError, read_settings
+from server.store.database import DataFolderInUse
+
+# What a client may still be sent after SIGTERM before its connection is cut, in seconds.
+SHUTDOWN_GRACE_S = 3
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on [127.0.0.1]")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 picks a free one [8000]")] = None,
+    model: Annotated[str | None, typer.Option(help="Directory, name, cached hub id, demo")] = None,
+    weights_dir: Annotated[Path | None, typer.Option(help="Models and LoRAs [weights]")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Jobs, inputs, outputs [data]")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:0,cuda:1")] = None,
+    dtype: Annotated[Dtype | None, typer.Option(help="What the model computes in [auto]")] = None,
+    offload: Annotated[Offload | None, typer.Option(help="Keep weights in host memory")] = None,
+    public_url: Annotated[str | None, typer.Option(help="Base of URLs in answers")] = None,
+    no_auth: Annotated[bool | None, typer.Option("--no-auth", help="Serve without keys")] = None,
+    offline: Annotated[bool | None, typer.Option("--offline", help="Fetch nothing")] = None,
+) -> None:
+    """Start the server. Every setting is also a variable QWEN_EDIT_…; the README lists them all."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    flags = {name: value for name, value in locals().items() if value is not None}
+    try:
+        settings = read_settings(**flags)
+        lock = lock_data_folder(settings.data_dir)
+        catalog, choice = choose_model(settings)
+    except (SettingsError, DataFolderInUse, ModelNotFound) as exc:
+        print_error(str(exc))
+        raise typer.Exit(2) from exc
+    try:
+        asyncio.run(_serve(settings, catalog, choice))
+    finally:
+        lock.release()
+
+
+async def _serve(settings: Settings, catalog: Catalog, choice: ModelChoice) -> None:
+    parts = build_parts(settings, choice, catalog)
+    config = uvicorn.Config(
+        create_app(parts),
+        host=settings.host,
+        port=settings.port,
+        log_level="warning",
+        timeout_graceful_shutdown=SHUTDOWN_GRACE_S,
+    )
+    sock = _bind(settings)
+    address = f"http://{settings.host}:{sock.getsockname()[1]}"
+    logging.getLogger(__name__).info("qwen-edit-server %s listens on %s", VERSION, address)
+    await StoppableServer(config, parts.queue.close).serve(sockets=[sock])
+
+
+class StoppableServer(uvicorn.Server):
+    """uvicorn, but a signal first ends the event streams, which it would otherwise wait for."""
+
+    def __init__(self, config: uvicorn.Config, end_streams: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._end_streams = end_streams
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """End on SIGINT and SIGTERM with exit code 0; uvicorn itself would raise them again."""
+        loop = asyncio.get_running_loop()
+        signals = signal.SIGINT, signal.SIGTERM
+        for number in signals:
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in signals:
+                loop.remove_signal_handler(number)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End the streams, then shut down; a second Ctrl-C does not wait for anything."""
+        self._end_streams()
+        super().handle_exit(sig, frame)
+
+
+def _bind(settings: Settings) -> socket.socket:
+    """Bind before the model is loaded, so that a taken port is said at once."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    sock = socket.socket(family)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((settings.host, settings.port))
+        # from here on a client that comes early waits instead of being refused
+        sock.listen()
+    except OSError as exc:
+        print_error(f"{settings.host}:{settings.port}: {exc.strerror}")
+        raise typer.Exit(2) from exc
+    return sock

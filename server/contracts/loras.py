@@ -1,0 +1,106 @@
+"""The LoRAs of this server, in the native contract: list, look into, upload, delete."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Annotated
+
+from fastapi import APIRouter, File, Form, Response, UploadFile
+from pydantic import BaseModel, ConfigDict
+
+from pipelines.catalog import Catalog, LoraEntry
+from pipelines.errors import LoraNotFound
+from pipelines.lora_file import Linears
+from pipelines.lora_report import inspect_lora
+from server.errors import NotFound
+from server.lora_library import LoraLibrary
+
+ROUTE = "/v1/loras"
+CHUNK_BYTES = 1024 * 1024
+
+
+class LoraItem(BaseModel):
+    """A LoRA under weights/loras; `name` is what a request's path says."""
+
+    name: str
+    size_bytes: int
+
+
+class LoraList(BaseModel):
+    """All LoRAs, by name."""
+
+    items: list[LoraItem]
+
+
+class LoraView(BaseModel):
+    """A LoRA file at a glance; `problem` says why it cannot be applied to the loaded model."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    name: str
+    size_bytes: int
+    fits: bool
+    problem: str | None
+    family: str | None
+    layout: str
+    kind: str
+    modules: int
+    ranks: Mapping[int, int]
+    alphas: Mapping[str, int]
+    dtypes: Mapping[str, int]
+    title: str | None
+    base_model: str | None
+    trigger_words: tuple[str, ...]
+    metadata: Mapping[str, str]
+
+
+def router(library: LoraLibrary, catalog: Catalog, linears: Callable[[], Linears]) -> APIRouter:
+    """The routes. `linears` gives the linear layers of the model that answers."""
+    routes = APIRouter(prefix=ROUTE, tags=["native"])
+
+    def report(entry: LoraEntry) -> LoraView:
+        return LoraView.model_validate(inspect_lora(entry.path, linears(), entry.name))
+
+    def found(name: str) -> LoraEntry:
+        try:
+            entry = catalog.resolve_lora(name)
+        except LoraNotFound as exc:
+            raise NotFound(str(exc)) from exc
+        if not isinstance(entry, LoraEntry):
+            raise NotFound(f"There is no LoRA {name!r} under weights/loras.")
+        return entry
+
+    @routes.get("")
+    def list_loras() -> LoraList:
+        """The LoRAs under weights/loras; a new file is seen at once."""
+        items = [LoraItem(name=lora.name, size_bytes=lora.size_bytes) for lora in catalog.loras()]
+        return LoraList(items=items)
+
+    @routes.get("/{name:path}")
+    def get_lora(name: str) -> LoraView:
+        """Layout, family, ranks, trigger words, and whether it fits the model."""
+        return report(found(name))
+
+    @routes.post("", status_code=201)
+    async def upload_lora(
+        file: Annotated[UploadFile, File(description="A .safetensors file")],
+        name: Annotated[str | None, Form(description="By default the file's own")] = None,
+        replace: Annotated[bool, Form(description="Replace one of the same name")] = False,
+    ) -> LoraView:
+        """Store a LoRA under weights/loras. A file that cannot be applied is refused."""
+        wanted = name or file.filename or ""
+        await library.add_upload(wanted, _chunks(file), replace=replace)
+        return await asyncio.to_thread(lambda: report(found(wanted)))
+
+    @routes.delete("/{name:path}", status_code=204)
+    async def delete_lora(name: str) -> Response:
+        """Remove a LoRA from weights/loras."""
+        await asyncio.to_thread(found, name)
+        await library.delete(name)
+        return Response(status_code=204)
+
+    return routes
+
+
+async def _chunks(file: UploadFile) -> AsyncIterator[bytes]:
+    while chunk := await file.read(CHUNK_BYTES):
+        yield chunk
