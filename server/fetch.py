@@ -25,7 +25,6 @@ MAX_REDIRECTS = 5
 # Without a byte for so long, the far side is taken for gone.
 STALL_TIMEOUT_S = 30.0
 DOWNLOAD_ATTEMPTS = 5
-CHUNK_BYTES = 1024 * 1024
 # Browsers and curl are let in where an unknown name is not.
 USER_AGENT = "qwen-edit-server"
 
@@ -77,7 +76,8 @@ class Fetcher:
         alone, not along with a redirect. Raises FetchFailed, PayloadTooLarge.
         """
         for attempt in range(DOWNLOAD_ATTEMPTS):
-            headers = _resume_headers(part)
+            # compressed on the way, a range of it would be no range of the file
+            headers = {"Accept-Encoding": "identity", **_resume_headers(part)}
             if token is not None:
                 headers["Authorization"] = f"Bearer {token}"
             size_before = part.stat().st_size if part.exists() else 0
@@ -167,7 +167,7 @@ def _validator_path(part: Path) -> Path:
 async def _bounded(
     response: httpx2.Response, max_bytes: int, field: str, received: int = 0
 ) -> AsyncIterator[bytes]:
-    async for chunk in response.aiter_bytes(CHUNK_BYTES):
+    async for chunk in response.aiter_bytes():
         received += len(chunk)
         if received > max_bytes:
             raise PayloadTooLarge(

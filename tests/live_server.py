@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,12 +22,20 @@ START_TIMEOUT_S = 60.0
 class LiveServer:
     """Starts `qwen-edit serve` and talks to it. Restart it on the same folders with `start`."""
 
-    def __init__(self, model: Path | str, folder: Path, **settings: object) -> None:
+    def __init__(
+        self,
+        model: Path | str,
+        folder: Path,
+        *,
+        environment: Mapping[str, str] | None = None,
+        **settings: object,
+    ) -> None:
         self.folder = folder
         self.weights_dir = folder / "weights"
         self.data_dir = folder / "data"
         (self.weights_dir / "loras").mkdir(parents=True, exist_ok=True)
         self._settings = {"MODEL": model, **settings}
+        self._environment = environment or {}
         self._log_path = folder / "server.log"
         self._process: subprocess.Popen[bytes] | None = None
         self.url = ""
@@ -43,6 +51,7 @@ class LiveServer:
             "QWEN_EDIT_WEIGHTS_DIR": str(self.weights_dir),
             "QWEN_EDIT_DATA_DIR": str(self.data_dir),
             **{f"QWEN_EDIT_{name}": str(value) for name, value in self._settings.items()},
+            **self._environment,
         }
         start = self._log_path.stat().st_size if self._log_path.exists() else 0
         with self._log_path.open("ab") as log:
@@ -135,7 +144,7 @@ def events(response: httpx2.Response) -> Iterator[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def live_server(model: Path, folder: Path, **settings: object) -> Iterator[LiveServer]:
+def live_server(model: Path, folder: Path, **settings: Any) -> Iterator[LiveServer]:
     """A started server that is ended after the block."""
     server = LiveServer(model, folder, **settings)
     try:

@@ -141,3 +141,23 @@ def test_serve_says_that_the_port_is_taken(server: LiveServer, tmp_path: Path) -
     done = run("serve", "--data-dir", str(tmp_path), "--port", port)
     assert done.returncode == 2
     assert "Address already in use" in done.stderr
+
+
+def test_loras_inspect_says_what_a_file_is_and_whether_it_fits(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    linears = {"transformer_blocks.0.attn.to_q": (64, 64)}
+    path = write_lora(tmp_path / "a.safetensors", random_pairs(linears, list(linears), rank=16))
+
+    fits = run("loras", "inspect", str(path), "--model", str(tiny_model))
+    other = run("loras", "inspect", str(path), "--weights-dir", str(tmp_path))
+    path.write_text("<html>")
+    page = run("loras", "inspect", str(path))
+
+    assert fits.returncode == 0, fits.stderr
+    assert "16 (1)" in fits.stdout
+    assert "fits tiny: yes" in fits.stdout
+    assert other.returncode == 1
+    assert "fits Qwen-Image-Edit-Plus: no: a.safetensors does not fit" in other.stdout
+    assert page.returncode == 1
+    assert "looks like a web page" in page.stderr

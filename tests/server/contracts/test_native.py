@@ -209,17 +209,31 @@ def test_lora_changes_the_picture_by_its_scale_and_is_gone_afterwards(
     assert "styles/oil.safetensors" in names
 
 
-def test_lora_that_does_not_fit_fails_the_job_and_not_the_next(
+def test_lora_that_does_not_fit_is_refused_at_submit(
     server: LiveServer, body: dict[str, Any]
 ) -> None:
     wrong = {"transformer_blocks.0.attn.to_q": (32, 32)}
     path = server.weights_dir / "loras" / "wrong.safetensors"
     write_lora(path, random_pairs(wrong, list(wrong)))
 
-    failed = post(server, body | {"loras": [{"path": "wrong"}]})
-    assert failed["status"] == "failed"
+    answer = server.http.post(f"{server.url}/v1/edits", json=body | {"loras": [{"path": "wrong"}]})
+    assert answer.status_code == 400
+    assert "wrong.safetensors does not fit this model" in error_of(answer)["message"]
+    assert error_of(answer)["field"] == "loras/0/path"
+
+
+def test_lora_with_nan_fails_the_job_and_not_the_next(
+    server: LiveServer, body: dict[str, Any]
+) -> None:
+    """What only the data tells is found by the worker."""
+    linears = {"proj_out": (64, 64)}
+    pairs = random_pairs(linears, list(linears))
+    pairs["proj_out"].down[0, 0] = float("nan")
+    write_lora(server.weights_dir / "loras" / "nan.safetensors", pairs)
+
+    failed = post(server, body | {"loras": [{"path": "nan"}]})
     assert failed["error"]["code"] == "lora_invalid"
-    assert "wrong.safetensors does not fit this model" in failed["error"]["message"]
+    assert "nan.safetensors holds NaN or infinity" in failed["error"]["message"]
     assert post(server, body)["status"] == "succeeded"
 
 
@@ -309,3 +323,40 @@ def test_output_of_another_name_is_404(server: LiveServer, name: str) -> None:
 def _capabilities(server: LiveServer) -> dict[str, Any]:
     found: dict[str, Any] = server.http.get(f"{server.url}/v1/capabilities").json()
     return found
+
+
+def test_lora_is_uploaded_looked_into_and_deleted(
+    server: LiveServer, body: dict[str, Any], tmp_path: Any
+) -> None:
+    linears = {"transformer_blocks.0.attn.to_q": (64, 64), "proj_out": (64, 64)}
+    pairs = random_pairs(linears, list(linears), rank=8)
+    metadata = {"modelspec.trigger_phrase": "oil paint", "modelspec.title": "Oil"}
+    data = write_lora(tmp_path / "x.safetensors", pairs, metadata=metadata).read_bytes()
+    url = f"{server.url}/v1/loras"
+
+    created = server.http.post(url, files={"file": ("uploaded.safetensors", data)})
+    again = server.http.post(url, files={"file": ("uploaded.safetensors", data)})
+    replaced = server.http.post(
+        url, files={"file": ("uploaded.safetensors", data)}, data={"replace": "true"}
+    )
+    report = server.http.get(f"{url}/uploaded").json()
+    used = post(server, body | {"loras": [{"path": "uploaded"}]})
+    deleted = server.http.delete(f"{url}/uploaded.safetensors")
+
+    assert [created.status_code, again.status_code, replaced.status_code] == [201, 400, 201]
+    assert report["fits"]
+    assert (report["modules"], report["ranks"], report["kind"]) == (2, {"8": 2}, "LoRA")
+    assert (report["title"], report["trigger_words"]) == ("Oil", ["oil paint"])
+    assert report["layout"] == "transformer.*.lora_A.weight"
+    assert used["status"] == "succeeded"
+    assert deleted.status_code == 204
+    assert server.http.get(f"{url}/uploaded").status_code == 404
+
+
+def test_upload_of_another_file_is_refused_and_not_kept(server: LiveServer) -> None:
+    url = f"{server.url}/v1/loras"
+    answer = server.http.post(url, files={"file": ("page.safetensors", b"<html>")})
+    outside = server.http.post(url, files={"file": ("a", b"x")}, data={"name": "../a.safetensors"})
+    assert answer.status_code == outside.status_code == 400
+    assert "page.safetensors is no safetensors file" in error_of(answer)["message"]
+    assert server.http.get(f"{url}/page").status_code == 404

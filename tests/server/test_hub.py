@@ -1,0 +1,150 @@
+"""LoRAs from a hub, over a live server and a stand-in for the hub on loopback."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import as_base64, encoded, gradient
+from tests.fake_hub import COMMIT, PRIVATE_TOKEN, FakeHub, fake_hub
+from tests.live_server import LiveServer
+from tests.lora_files import random_pairs, write_lora
+
+LINEARS = {"proj_out": (64, 64)}
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeHub]:
+    folder = tmp_path_factory.mktemp("hub-files")
+    files = [
+        write_lora(folder / f"{seed}.safetensors", random_pairs(LINEARS, ["proj_out"], seed=seed))
+        for seed in range(3)
+    ]
+    first, second, third = (path.read_bytes() for path in files)
+    repositories = {
+        "owner/one": {"README.md": b"#", "lora.safetensors": first},
+        "owner/many": {"a.safetensors": first, "sub dir/b.safetensors": second},
+        "owner/none": {"README.md": b"#"},
+        "private/lora": {"lora.safetensors": third},
+    }
+    with fake_hub(repositories) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def hub_server(
+    tiny_model: Path, hub: FakeHub, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LiveServer]:
+    folder = tmp_path_factory.mktemp("hub-server")
+    environment = {
+        "HF_ENDPOINT": hub.url,
+        "HF_HUB_OFFLINE": "0",
+        "HF_HOME": str(folder / "hf"),
+        "HF_TOKEN": PRIVATE_TOKEN,
+    }
+    server = LiveServer(tiny_model, folder, environment=environment)
+    yield server.start()
+    server.close()
+
+
+def edit(server: LiveServer, reference: str) -> dict[str, Any]:
+    body = {
+        "prompt": "a",
+        "images": [as_base64(encoded(gradient()))],
+        "seed": 1,
+        "loras": [{"path": reference}],
+    }
+    answer = server.http.post(f"{server.url}/v1/edits?wait=60", json=body)
+    assert answer.status_code == 201, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def pixels(server: LiveServer, job: dict[str, Any]) -> bytes:
+    assert job["status"] == "succeeded", job["error"]
+    return server.http.get(job["outputs"][0]["url"]).content
+
+
+def test_every_form_of_a_hub_reference_gives_the_same_lora(
+    hub_server: LiveServer, hub: FakeHub
+) -> None:
+    references = [
+        "owner/one",
+        "owner/one/lora.safetensors",
+        "owner/many/a.safetensors",
+        f"{hub.url}/owner/one/blob/main/lora.safetensors",
+        f"{hub.url}/owner/one/resolve/main/lora.safetensors?download=true",
+        "https://huggingface.co/owner/one/resolve/main/lora.safetensors",
+    ]
+    pictures = {pixels(hub_server, edit(hub_server, reference)) for reference in references}
+    files = list((hub_server.data_dir / "loras" / "files").iterdir())
+
+    assert len(pictures) == 1
+    assert len(files) == 1
+
+
+def test_file_in_a_folder_with_a_space_is_found_from_its_page(
+    hub_server: LiveServer, hub: FakeHub
+) -> None:
+    page = f"{hub.url}/owner/many/blob/main/sub%20dir/b.safetensors"
+    assert pixels(hub_server, edit(hub_server, page)) != pixels(
+        hub_server, edit(hub_server, "owner/one")
+    )
+
+
+def test_fetched_lora_is_not_asked_for_again(hub_server: LiveServer, hub: FakeHub) -> None:
+    edit(hub_server, "owner/one")
+    count = len(hub.requests)
+    edit(hub_server, "owner/one")
+    assert len(hub.requests) == count
+
+
+def test_private_repository_is_fetched_with_the_token(hub_server: LiveServer) -> None:
+    assert edit(hub_server, "private/lora")["status"] == "succeeded"
+
+
+@pytest.mark.parametrize(
+    ("reference", "sentence"),
+    [
+        (
+            "owner/many",
+            "has 2 weight files; name one of them: owner/many/a.safetensors, "
+            "owner/many/sub dir/b.safetensors",
+        ),
+        ("owner/none", "owner/none has no .safetensors file"),
+        ("owner/nothing", "has no repository owner/nothing, or it is private: then set HF_TOKEN"),
+        ("owner/one/other.safetensors", "owner/one has no file other.safetensors"),
+    ],
+)
+def test_fault_is_said_in_the_jobs_error(
+    hub_server: LiveServer, reference: str, sentence: str
+) -> None:
+    job = edit(hub_server, reference)
+    assert job["status"] == "failed"
+    assert job["error"]["code"] == "fetch_failed"
+    assert job["error"]["message"].startswith("loras/0/path: ")
+    assert sentence in job["error"]["message"]
+
+
+def test_file_in_the_hugging_face_cache_is_used_offline_where_it_lies(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    snapshot = tmp_path / "hub" / "models--owner--cached" / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    (snapshot.parent.parent / "refs").mkdir()
+    (snapshot.parent.parent / "refs" / "main").write_text(COMMIT)
+    write_lora(snapshot / "x.safetensors", random_pairs(LINEARS, ["proj_out"]))
+    environment = {"HF_HUB_CACHE": str(tmp_path / "hub")}
+    server = LiveServer(tiny_model, tmp_path, environment=environment, OFFLINE="true")
+    try:
+        server.start()
+        for reference in ("owner/cached", "owner/cached/x.safetensors"):
+            assert edit(server, reference)["status"] == "succeeded"
+        assert not list((server.data_dir / "loras" / "files").iterdir())
+        body = {"prompt": "a", "images": ["https://example.org/a.png"]}
+        refused = server.http.post(f"{server.url}/v1/edits", json=body)
+    finally:
+        server.close()
+    assert refused.status_code == 400
+    assert "runs offline and fetches nothing" in refused.json()["error"]["message"]
