@@ -1,0 +1,1 @@
+"""Measurements with targets. `python -m benchmarks.run` runs those that need no GPU."""

@@ -1,0 +1,57 @@
+"""`make bench`: every benchmark that needs no GPU, against its target, in one table.
+
+    python -m benchmarks.run [http] [polling]
+
+Exits with 1 when a target is missed. For the GPU there is `benchmarks/gpu.py`.
+"""
+
+import argparse
+import datetime
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from benchmarks import overhead
+from benchmarks.figure import Figure, figure_table
+from tests.live_server import LiveServer, live_server
+
+BENCHMARKS: dict[str, Callable[[LiveServer], list[Figure]]] = {
+    "http": overhead.http_overhead,
+    "polling": overhead.polling,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmarks named, or all; 1 when a target is missed."""
+    names = _parse(arguments)
+    print(
+        f"{datetime.date.today()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at start"
+    )
+    figures: list[Figure] = []
+    # The worker gets one thread, as the targets say; the live server sees to that.
+    with (
+        tempfile.TemporaryDirectory(prefix="qwen-edit-bench-") as folder,
+        live_server(Path("demo"), Path(folder)) as server,
+    ):
+        for name in names:
+            print(f"{name} …", flush=True)
+            figures += BENCHMARKS[name](server)
+    print("\n" + figure_table(figures))
+    return 0 if all(figure.is_met for figure in figures) else 1
+
+
+def _parse(arguments: Sequence[str] | None) -> list[str]:
+    parser = argparse.ArgumentParser(prog="benchmarks.run", description=__doc__)
+    parser.add_argument("name", nargs="*", help=f"of {', '.join(BENCHMARKS)}; all by default")
+    names: list[str] = parser.parse_args(arguments).name
+    if unknown := set(names) - set(BENCHMARKS):
+        parser.error(
+            f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}"
+        )
+    return names or list(BENCHMARKS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The benchmarks' own code; their figures are for people and `make bench`."""

@@ -1,0 +1,217 @@
+"""The queue's rules under any order of events: the real file against a model in memory."""
+
+import dataclasses
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+)
+
+from pipelines.params import EditParams
+from server.job import Job, JobStatus
+from server.store import jobs
+from server.store.database import connect, transaction
+from server.store.jobs import JobFilter
+
+ENDINGS = [JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELED]
+PARAMS = EditParams(prompt="x", seed=1)
+
+
+@dataclass
+class Expected:
+    """What the model remembers of a job. The order of jobs is that of the model's dict."""
+
+    status: JobStatus
+    prepared: bool
+    starts: int = 0
+    attempts: int = 0
+    cancel_requested: bool = False
+
+
+class JobTable(RuleBasedStateMachine):
+    """Does to the file what the server does, and keeps account beside it."""
+
+    added = Bundle("added")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp())
+        self.connection = connect(self.folder / "jobs.sqlite3")
+        jobs.create_table(self.connection)
+        self.model: dict[str, Expected] = {}
+        self.now = 0.0
+
+    def teardown(self) -> None:
+        self.connection.close()
+        shutil.rmtree(self.folder)
+
+    def tick(self) -> float:
+        self.now += 1
+        return self.now
+
+    def on_disk(self, job_id: str) -> Job:
+        job = jobs.get(self.connection, job_id)
+        assert job is not None
+        return job
+
+    def change(self, job: Job, expected: JobStatus) -> bool:
+        with transaction(self.connection) as connection:
+            return jobs.update(connection, job, [expected])
+
+    def with_status(self, status: JobStatus) -> list[str]:
+        return [job_id for job_id, job in self.model.items() if job.status is status]
+
+    @rule(target=added, prepared=st.booleans())
+    def insert(self, prepared: bool) -> str:
+        moment = self.tick()
+        job = Job(
+            contract="native",
+            endpoint="edits",
+            params=PARAMS,
+            images=(None if prepared else "https://host/a.png",),
+            created_at=moment,
+            prepared_at=moment if prepared else None,
+        )
+        with transaction(self.connection) as connection:
+            jobs.insert(connection, job)
+        self.model[job.id] = Expected(JobStatus.QUEUED, prepared)
+        return job.id
+
+    @rule(job_id=added)
+    def mark_prepared(self, job_id: str) -> None:
+        job, known = self.on_disk(job_id), self.model[job_id]
+        was_queued = known.status is JobStatus.QUEUED
+        changed = job.evolve(prepared_at=self.tick())
+
+        assert self.change(changed, JobStatus.QUEUED) is was_queued
+        known.prepared = known.prepared or was_queued
+
+    @rule()
+    def claim(self) -> None:
+        ready = [k for k in self.with_status(JobStatus.QUEUED) if self.model[k].prepared]
+
+        with transaction(self.connection) as connection:
+            job = jobs.claim(connection, self.tick())
+
+        assert (job.id if job else None) == (ready[0] if ready else None)
+        if job is not None:
+            known = self.model[job.id]
+            known.status, known.starts = JobStatus.RUNNING, known.starts + 1
+
+    @precondition(lambda self: self.with_status(JobStatus.RUNNING))
+    @rule(data=st.data())
+    def requeue(self, data: st.DataObject) -> None:
+        job_id = data.draw(st.sampled_from(self.with_status(JobStatus.RUNNING)))
+        job = self.on_disk(job_id)
+        back = job.evolve(status=JobStatus.QUEUED, attempts=job.attempts + 1)
+
+        assert self.change(back, JobStatus.RUNNING)
+        self.model[job_id].status = JobStatus.QUEUED
+        self.model[job_id].attempts += 1
+
+    @precondition(lambda self: self.with_status(JobStatus.RUNNING))
+    @rule(data=st.data(), ending=st.sampled_from(ENDINGS))
+    def finish(self, data: st.DataObject, ending: JobStatus) -> None:
+        job_id = data.draw(st.sampled_from(self.with_status(JobStatus.RUNNING)))
+        ended = self.on_disk(job_id).evolve(status=ending, finished_at=self.tick())
+
+        assert self.change(ended, JobStatus.RUNNING)
+        self.model[job_id].status = ending
+
+    @rule(job_id=added)
+    def finish_late(self, job_id: str) -> None:
+        """Somebody with an old copy ends the job again: only what still runs may end."""
+        known = self.model[job_id]
+        # as an old copy would have it, past what the job's own rules allow
+        ended = dataclasses.replace(self.on_disk(job_id), status=JobStatus.FAILED)
+        was_running = known.status is JobStatus.RUNNING
+
+        assert self.change(ended, JobStatus.RUNNING) is was_running
+        if was_running:
+            known.status = JobStatus.FAILED
+
+    @rule(job_id=added)
+    def cancel(self, job_id: str) -> None:
+        job, known = self.on_disk(job_id), self.model[job_id]
+        if known.status is JobStatus.QUEUED:
+            ended = job.evolve(status=JobStatus.CANCELED, finished_at=self.tick())
+            assert self.change(ended, JobStatus.QUEUED)
+            known.status = JobStatus.CANCELED
+        elif known.status is JobStatus.RUNNING:
+            assert self.change(job.evolve(cancel_requested=True), JobStatus.RUNNING)
+            known.cancel_requested = True
+
+    @rule(target=added, job_id=consumes(added))
+    def delete(self, job_id: str) -> object:
+        is_final = self.model[job_id].status.is_final
+
+        with transaction(self.connection) as connection:
+            assert jobs.delete(connection, job_id) is is_final
+
+        if not is_final:
+            return job_id
+        del self.model[job_id]
+        return multiple()
+
+    @rule()
+    def reopen(self) -> None:
+        self.connection.close()
+        self.connection = connect(self.folder / "jobs.sqlite3")
+        jobs.create_table(self.connection)
+
+    @invariant()
+    def file_holds_exactly_the_jobs_of_the_model(self) -> None:
+        found, total = jobs.search(self.connection, JobFilter(), limit=10_000, offset=0)
+
+        assert total == len(self.model)
+        assert [job.id for job in reversed(found)] == list(self.model)
+
+    @invariant()
+    def every_job_is_as_the_model_has_it(self) -> None:
+        for job_id, known in self.model.items():
+            job = self.on_disk(job_id)
+            assert known == Expected(
+                job.status,
+                job.prepared_at is not None,
+                job.starts,
+                job.attempts,
+                job.cancel_requested,
+            )
+
+    @invariant()
+    def positions_count_from_the_front_of_the_queue(self) -> None:
+        queued = self.with_status(JobStatus.QUEUED)
+
+        found = [jobs.position(self.connection, job_id) for job_id in queued]
+
+        assert found == list(range(len(queued)))
+
+    @invariant()
+    def next_prepared_is_the_first_that_can_run(self) -> None:
+        ready = [k for k in self.with_status(JobStatus.QUEUED) if self.model[k].prepared]
+
+        found = jobs.next_prepared(self.connection)
+
+        assert (found.id if found else None) == (ready[0] if ready else None)
+
+    @invariant()
+    def counts_add_up(self) -> None:
+        for status in JobStatus:
+            assert jobs.count(self.connection, status) == len(self.with_status(status))
+
+
+# Each step is a commit on disk; some thousand of them take seconds.
+JobTable.TestCase.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
+
+TestJobTable = JobTable.TestCase
