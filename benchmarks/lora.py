@@ -128,7 +128,9 @@ def _growth(folder: Path) -> list[Figure]:
     """Resident memory that 500 switches among three stacks leave behind in their second half."""
     transformer = _transformer()
     linears = {
-        name: shape for name, shape in linears_of(dict(transformer.config)).items() if "attn" in name
+        name: shape
+        for name, shape in linears_of(dict(transformer.config)).items()
+        if "attn" in name
     }
     files = [_write(folder / f"growth-{rank}.safetensors", linears, rank) for rank in RANKS]
     # caches of a few stacks only, so that what is dropped is measured too

@@ -159,7 +159,10 @@ class Catalog:
 
 def _hub_page(url: str) -> HubLora | None:
     """The file that a page or a download link of the hub stands for."""
-    parts = urllib.parse.urlsplit(url)
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError:  # no URL at all; whoever fetches it will say so
+        return None
     own = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT", "")).netloc
     if parts.netloc.lower() not in {*_HUB_HOSTS, own.lower()} - {""}:
         return None

@@ -22,7 +22,8 @@ from pipelines.catalog import Catalog, ModelChoice
 from pipelines.errors import EngineError
 from pipelines.lora_file import Linears
 from server.auth import KeyCheck
-from server.contracts import loras, native, status, wavespeed
+from server.contracts import native, wavespeed
+from server.contracts.native import edits, loras, status
 from server.dispatcher import Dispatcher
 from server.edit_service import EditService
 from server.errors import NotFound, ServerError
@@ -93,16 +94,7 @@ def build_parts(settings: Settings, choice: ModelChoice, catalog: Catalog) -> Pa
             for device in settings.devices
         ]
     )
-    library = LoraLibrary(
-        catalog,
-        LoraStore(data / "loras", max_bytes=round(settings.lora_store_gb * 2**30)),
-        fetcher,
-        max_bytes=settings.max_lora_mb * 2**20,
-        timeout_s=settings.lora_timeout_s,
-        tokens=settings.download_tokens,
-        linears=lambda: executor.model.linears if executor.model else None,
-        in_use=queue.lora_references,
-    )
+    library = _build_library(settings, catalog, fetcher, executor, queue)
     preparer = Preparer(queue, inputs, library)
     dispatcher = Dispatcher(
         queue,
@@ -131,6 +123,26 @@ def build_parts(settings: Settings, choice: ModelChoice, catalog: Catalog) -> Pa
     )  # fmt: skip
 
 
+def _build_library(
+    settings: Settings,
+    catalog: Catalog,
+    fetcher: Fetcher,
+    executor: LocalExecutor,
+    queue: JobQueue,
+) -> LoraLibrary:
+    max_store_bytes = round(settings.lora_store_gb * 2**30)
+    return LoraLibrary(
+        catalog,
+        LoraStore(settings.data_dir / "loras", max_bytes=max_store_bytes),
+        fetcher,
+        max_bytes=settings.max_lora_mb * 2**20,
+        timeout_s=settings.lora_timeout_s,
+        tokens=settings.download_tokens,
+        linears=lambda: executor.model.linears if executor.model else None,
+        in_use=queue.lora_references,
+    )
+
+
 def create_app(parts: Parts) -> FastAPI:
     """The application over `parts`, which it starts and stops with itself."""
     settings = parts.settings
@@ -141,23 +153,16 @@ def create_app(parts: Parts) -> FastAPI:
         lifespan=lambda _: running(parts),
     )
     keys = [Depends(KeyCheck(settings.all_api_keys()))]
-    open_status, keyed_status = status.router(
-        parts.queue, parts.executor, parts.catalog, parts.choice, version=VERSION
-    )
-    app.include_router(open_status)
-    app.include_router(keyed_status, dependencies=keys)
-    app.include_router(
-        native.router(parts.service, public_url=settings.public_url), dependencies=keys
-    )
-    app.include_router(
+    app.include_router(status.health_router(parts.queue, parts.executor, parts.choice))
+    for router in (
+        status.capabilities_router(parts.executor, parts.catalog, parts.choice, version=VERSION),
+        edits.router(parts.service, public_url=settings.public_url),
         wavespeed.router(
             parts.service, public_url=settings.public_url, sync_timeout_s=settings.sync_timeout_s
         ),
-        dependencies=keys,
-    )
-    app.include_router(
-        loras.router(parts.library, parts.catalog, lambda: _linears(parts)), dependencies=keys
-    )
+        loras.router(parts.library, parts.catalog, lambda: _linears(parts)),
+    ):
+        app.include_router(router, dependencies=keys)
     _add_outputs(app, parts.outputs)
     _add_errors(app)
     max_upload_bytes = settings.max_lora_mb * 2**20 + FORM_BYTES

@@ -6,6 +6,7 @@ was checked, so that no second answer of the name server can lead elsewhere.
 """
 
 import asyncio
+import http.cookiejar
 import ipaddress
 import socket
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -21,12 +22,22 @@ from server.errors import FetchFailed, PayloadTooLarge
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")
+IPV4_COMPATIBLE = ipaddress.IPv6Network("::/96")
 MAX_REDIRECTS = 5
 # Without a byte for so long, the far side is taken for gone.
 STALL_TIMEOUT_S = 30.0
 DOWNLOAD_ATTEMPTS = 5
 # Browsers and curl are let in where an unknown name is not.
 USER_AGENT = "qwen-edit-server"
+
+
+class _NoCookies(http.cookiejar.CookieJar):
+    """Keeps nothing: what one client's download was given is not shown with another's."""
+
+    def set_cookie(self, cookie: http.cookiejar.Cookie) -> None:
+        """Forget it."""
 
 
 class AddressRefused(Exception):
@@ -45,6 +56,7 @@ class Fetcher:
             max_redirects=MAX_REDIRECTS,
             # a proxy from the environment would resolve names itself, past the check
             trust_env=False,
+            cookies=_NoCookies(),
         )
 
     async def close(self) -> None:
@@ -108,7 +120,7 @@ class Fetcher:
             ):
                 if response.status_code == 416 and "Range" in headers:
                     raise _RangeRefused
-                if response.status_code not in (200, 206):
+                if response.status_code not in ((200, 206) if "Range" in headers else (200,)):
                     status = response.status_code
                     raise FetchFailed(f"{field}: {url} answered {status}.", field=field)
                 yield response
@@ -235,12 +247,22 @@ def check_address(address: IpAddress, allowed: Sequence[IpNetwork]) -> None:
     """Raise AddressRefused unless `address` is public or in an allowed network."""
     if any(address.version == net.version and address in net for net in allowed):
         return
-    if isinstance(address, ipaddress.IPv6Address):
-        embedded = address.ipv4_mapped or address.sixtofour
-        if embedded is not None:
-            check_address(embedded, allowed)
-    if not address.is_global or address.is_multicast:
+    if isinstance(address, ipaddress.IPv6Address) and (embedded := _embedded_address(address)):
+        check_address(embedded, allowed)
+        return
+    is_local = isinstance(address, ipaddress.IPv6Address) and (
+        address.is_site_local or address in LOCAL_NAT64
+    )
+    if is_local or not address.is_global or address.is_multicast:
         raise AddressRefused(
             f"{address} is not a public address. The operator can allow its network with "
             f"QWEN_EDIT_ALLOW_NETWORKS."
         )
+
+
+def _embedded_address(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that packets to this one end at: mapped, 6to4, NAT64, IPv4-compatible."""
+    is_own = address.is_loopback or address.is_unspecified
+    if address in NAT64 or (address in IPV4_COMPATIBLE and not is_own):
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour

@@ -168,12 +168,11 @@ class JobQueue:
     async def requeue(self, job: Job) -> None:
         """Put a running job back at its place, or end it if it was to be left: its worker died."""
         self._progress.pop(job.id, None)
-        # read again: a cancel may have come since the job was claimed
-        job = await self.get(job.id)
-        if job.cancel_requested:
-            await self.finish(job, JobStatus.CANCELED)
-            return
-        await self._change(job, status=JobStatus.QUEUED, attempts=job.attempts + 1)
+        requeued = await self._database.write(
+            partial(jobs.requeue, job_id=job.id, now=self._clock())
+        )
+        logger.info("job %s %s", job.id, requeued.status)
+        self._wake_all()
         self._work.set()
 
     async def finish(self, job: Job, status: JobStatus, **result: object) -> Job:
@@ -189,16 +188,15 @@ class JobQueue:
         A final job stays as it is. Raises NotFound.
         """
         job = await self.get(job_id)
-        if job.status is JobStatus.QUEUED:
-            canceled = await self._change(
-                job, status=JobStatus.CANCELED, finished_at=self._clock(), cancel_requested=True
-            )
-            if canceled.status is JobStatus.CANCELED:
-                self._wake_all()
-                return canceled
-            job = canceled
-        if job.status is JobStatus.RUNNING:
-            job = await self._change(job, cancel_requested=True)
+        while not (job.status.is_final or job.cancel_requested):
+            # again when the job changed meanwhile: claimed, requeued, finished
+            if job.status is JobStatus.QUEUED:
+                now = self._clock()
+                job = await self._change(
+                    job, status=JobStatus.CANCELED, finished_at=now, cancel_requested=True
+                )
+            else:
+                job = await self._change(job, cancel_requested=True)
         return job
 
     async def delete(self, job_id: str) -> bool:
@@ -240,6 +238,8 @@ class JobQueue:
             return await self.get(job.id)
         if wanted.status != job.status:
             logger.info("job %s %s", job.id, wanted.status)
+            # the jobs behind it may have moved
+            self._wake_all()
         self._wake(job.id)
         return wanted
 

@@ -70,7 +70,10 @@ class OutputStore:
 
     def path_of_url(self, url: str) -> Path | None:
         """The file that one of this server's own URLs names, whatever host it was reached under."""
-        head, _, name = urllib.parse.urlsplit(url).path.rpartition("/")
+        try:
+            head, _, name = urllib.parse.urlsplit(url).path.rpartition("/")
+        except ValueError:  # no URL at all; whoever fetches it will say so
+            return None
         return self.path(name) if head.endswith(ROUTE) else None
 
     async def delete(self, outputs: tuple[Output, ...]) -> None:

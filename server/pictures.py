@@ -39,7 +39,7 @@ def to_rgb_png(data: bytes, field: str) -> bytes:
     picture = _to_rgb(_open(data, field), field)
     file = io.BytesIO()
     # level 1: these files live for one job, and the default level takes four times as long
-    picture.save(file, "PNG", compress_level=1)
+    picture.save(file, "PNG", compress_level=1, icc_profile=None)
     return file.getvalue()
 
 

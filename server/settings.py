@@ -14,6 +14,10 @@ PREFIX = "QWEN_EDIT_"
 CLIENT_VARIABLES = frozenset({"QWEN_EDIT_SERVER", "QWEN_EDIT_KEY"})
 
 
+# Their values are never repeated in a message.
+SECRET_FIELDS = frozenset({"api_keys", "download_tokens"})
+
+
 class Offload(StrEnum):
     """Where weights wait while they are not computed with."""
 
@@ -101,6 +105,13 @@ class Settings(BaseSettings):
             raise ValueError("must be host=token, separated by commas")
         return {host.strip().lower(): token.strip() for host, _, token in pairs}
 
+    @field_validator("device")
+    @classmethod
+    def _check_device(cls, value: str) -> str:
+        if not any(part.strip() for part in value.split(",")):
+            raise ValueError("must name a device: auto, cpu, cuda or cuda:N")
+        return value
+
     @field_validator("public_url")
     @classmethod
     def _check_public_url(cls, value: str | None) -> str | None:
@@ -110,7 +121,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_auth(self) -> Self:
-        if not (self.is_loopback or self.no_auth or self.all_api_keys()):
+        keys = self.all_api_keys()
+        if not (self.is_loopback or self.no_auth or keys):
             raise ValueError(
                 f"{self.host} can be reached by others: set {PREFIX}API_KEYS (or "
                 f"{PREFIX}API_KEYS_FILE), or say --no-auth to serve everybody"
@@ -163,5 +175,6 @@ def _first_problem(exc: ValidationError) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if not error["loc"]:
         return message
-    name = PREFIX + str(error["loc"][0]).upper()
-    return f"{name}={error['input']!r}: {message}"
+    field = str(error["loc"][0])
+    shown = "" if field in SECRET_FIELDS else f"={error['input']!r}"
+    return f"{PREFIX}{field.upper()}{shown}: {message}"

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pipelines.lora.cache import LoraCache
+from pipelines.lora.cache import DEVICE_BYTES, HOST_BYTES, LoraCache
 
 
 class AdaptableLinear(nn.Linear):
@@ -36,14 +36,25 @@ class AdaptableLinear(nn.Linear):
 class LoraEngine:
     """The linear layers of one transformer, ready to take adapters. For one thread."""
 
-    def __init__(self, transformer: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        transformer: nn.Module,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        host_bytes: int = HOST_BYTES,
+        device_bytes: int = DEVICE_BYTES,
+    ) -> None:
+        """Parsed files may hold `host_bytes`, composed adapters `device_bytes` on the device."""
         self._layers: dict[str, AdaptableLinear] = {}
         for name, module in transformer.named_modules():
             if type(module) is nn.Linear:
                 module.__class__ = AdaptableLinear
             if isinstance(module, AdaptableLinear):
                 self._layers[name] = module
-        self._cache = LoraCache(self.linears, device, dtype)
+        self._cache = LoraCache(
+            self.linears, device, dtype, host_bytes=host_bytes, device_bytes=device_bytes
+        )
 
     @property
     def linears(self) -> dict[str, tuple[int, int]]:

@@ -114,6 +114,23 @@ def update(connection: sqlite3.Connection, job: Job, expected: Sequence[JobStatu
     return cursor.rowcount == 1
 
 
+def requeue(connection: sqlite3.Connection, job_id: str, now: float) -> Job:
+    """Put a running job back at its place, one attempt poorer, or end it if it was to be left.
+
+    One transaction, so that a cancel comes either before it, and ends the job, or after it.
+    """
+    row = connection.execute(
+        "UPDATE jobs SET status = iif(cancel_requested, 'canceled', 'queued'),"
+        " finished_at = iif(cancel_requested, ?, NULL),"
+        " attempts = attempts + iif(cancel_requested, 0, 1)"
+        " WHERE id = ? AND status = 'running' RETURNING *",
+        (now, job_id),
+    ).fetchone()
+    job = _job(row) if row else get(connection, job_id)
+    assert job is not None, "a job that was running is in the table"
+    return job
+
+
 def delete(connection: sqlite3.Connection, job_id: str) -> bool:
     """Remove a final job's row."""
     cursor = connection.execute(

@@ -1,4 +1,4 @@
-"""What the server says of itself: `/health` and `/v1/capabilities`. No keys, no secrets."""
+"""What the server says of itself: `/health` and `/v1/capabilities`."""
 
 from typing import Literal
 
@@ -107,52 +107,42 @@ class Capabilities(BaseModel):
     checks_safety: bool
 
 
-def router(
-    queue: JobQueue,
-    executor: Executor,
-    catalog: Catalog,
-    choice: ModelChoice,
-    *,
-    version: str,
-) -> tuple[APIRouter, APIRouter]:
-    """The open routes, and those that need a key where keys are set."""
-    open_routes, keyed_routes = APIRouter(tags=["status"]), APIRouter(tags=["status"])
+def health_router(queue: JobQueue, executor: Executor, choice: ModelChoice) -> APIRouter:
+    """`/health`, which is open to all: it names the model, and no path."""
+    routes = APIRouter(tags=["status"])
 
-    def model_view() -> ModelView:
-        loaded = executor.model
-        return ModelView(
-            name=loaded.model.name if loaded else choice.path.name,
-            path=str(choice.path),
-            why=choice.why,
-            is_demo=choice.is_demo,
-            warning=DEMO_WARNING if choice.is_demo else None,
-            device=loaded.device if loaded else None,
-            device_name=loaded.device_name if loaded else None,
-            dtype=loaded.dtype if loaded else None,
-        )
-
-    @open_routes.get("/health")
+    @routes.get("/health")
     async def health() -> Health:
         """Whether jobs can be run. Always 200: the status says it."""
+        model = _model_view(executor, choice)
         return Health(
             status=executor.state,
-            model=ModelName.model_validate(model_view(), from_attributes=True),
+            model=ModelName.model_validate(model, from_attributes=True),
             waiting=await queue.count(JobStatus.QUEUED),
             running=await queue.count(JobStatus.RUNNING),
             error=executor.failure,
         )
 
-    @keyed_routes.get("/v1/capabilities")
+    return routes
+
+
+def capabilities_router(
+    executor: Executor, catalog: Catalog, choice: ModelChoice, *, version: str
+) -> APIRouter:
+    """`/v1/capabilities`."""
+    routes = APIRouter(tags=["status"])
+
+    @routes.get("/v1/capabilities")
     def capabilities() -> Capabilities:
         """The model, what a request may ask for, and the LoRAs found."""
-        loaded = executor.model
+        spec = executor.model.model if executor.model else None
         return Capabilities(
             version=version,
-            model=model_view(),
+            model=_model_view(executor, choice),
             profile=Profile(
                 name="quality",
-                num_inference_steps=loaded.model.num_inference_steps if loaded else None,
-                true_cfg_scale=loaded.model.true_cfg_scale if loaded else None,
+                num_inference_steps=spec.num_inference_steps if spec else None,
+                true_cfg_scale=spec.true_cfg_scale if spec else None,
             ),
             bounds=_bounds(),
             loras=[
@@ -161,7 +151,21 @@ def router(
             checks_safety=False,
         )
 
-    return open_routes, keyed_routes
+    return routes
+
+
+def _model_view(executor: Executor, choice: ModelChoice) -> ModelView:
+    loaded = executor.model
+    return ModelView(
+        name=loaded.model.name if loaded else choice.path.name,
+        path=str(choice.path),
+        why=choice.why,
+        is_demo=choice.is_demo,
+        warning=DEMO_WARNING if choice.is_demo else None,
+        device=loaded.device if loaded else None,
+        device_name=loaded.device_name if loaded else None,
+        dtype=loaded.dtype if loaded else None,
+    )
 
 
 def _bounds() -> Bounds:

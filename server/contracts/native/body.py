@@ -1,0 +1,72 @@
+"""POST /v1/edits takes JSON, or a form with files; FastAPI can declare one of the two."""
+
+from typing import Any
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.datastructures import FormData, UploadFile
+
+from server.contracts.native.schemas import EditRequest, LoraItem
+from server.errors import InvalidRequest
+
+
+async def read_body(request: Request) -> tuple[EditRequest, list[bytes]]:
+    """The request from JSON, or from a form whose `image` parts are files."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    try:
+        if kind == "application/json":
+            return EditRequest.model_validate_json(await request.body()), []
+        if kind == "multipart/form-data":
+            async with request.form() as form:
+                body = EditRequest.model_validate(_form_fields(form))
+                parts = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
+                return body, [await part.read() for part in parts]
+    except ValidationError as exc:
+        raise RequestValidationError(exc.errors()) from exc
+    raise InvalidRequest(
+        f"the body must be application/json or multipart/form-data, got {kind or 'neither'}",
+        field="content-type",
+    )
+
+
+def _form_fields(form: FormData) -> dict[str, Any]:
+    """The text parts: `images` and `loras` may repeat; a LoRA is written `path` or `path:scale`."""
+    fields: dict[str, Any] = {}
+    for name, value in form.multi_items():
+        if isinstance(value, UploadFile):
+            continue
+        if name in ("images", "loras"):
+            fields.setdefault(name, []).append(_lora(value) if name == "loras" else value)
+        else:
+            fields[name] = value
+    return fields
+
+
+def _lora(text: str) -> dict[str, str]:
+    path, colon, scale = text.rpartition(":")
+    if colon and scale.replace(".", "", 1).removeprefix("-").isdigit():
+        return {"path": path, "scale": scale}
+    return {"path": text}
+
+
+def request_body() -> dict[str, Any]:
+    """The OpenAPI of the two body types, which FastAPI cannot derive from one parameter."""
+    schema = EditRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+    schema.pop("$defs", None)
+    schema["properties"]["loras"]["items"] = LoraItem.model_json_schema()
+    form = {
+        **schema,
+        "properties": {
+            **schema["properties"],
+            "image": {"type": "array", "items": {"type": "string", "format": "binary"}},
+            "loras": {"type": "array", "items": {"type": "string"}, "description": "path:scale"},
+        },
+    }
+    content = {"application/json": schema, "multipart/form-data": form}
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {kind: {"schema": value} for kind, value in content.items()},
+        }
+    }

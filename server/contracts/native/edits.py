@@ -1,0 +1,101 @@
+"""`/v1/edits`: submit, list, look, follow, cancel, delete."""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import JSONResponse
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+
+from server.client_request import base_url, unless_hung_up
+from server.contracts.native.body import read_body, request_body
+from server.contracts.native.schemas import EditPage, EditView, edit_view
+from server.edit_service import EditService, Submission
+from server.job import JobStatus
+from server.job_queue import JobState
+from server.problem import Problem
+from server.store.jobs import JobFilter
+
+NAME = "native"
+ENDPOINT = "edits"
+MAX_WAIT_S = 600.0
+
+View = Callable[[Request, JobState], EditView]
+
+
+def router(service: EditService, *, public_url: str | None) -> APIRouter:
+    """The routes of this contract."""
+    routes = APIRouter(prefix="/v1", tags=["native"])
+
+    def view(request: Request, state: JobState) -> EditView:
+        return edit_view(state, base_url(request, public_url))
+
+    _add_submit_and_list(routes, service, view)
+    _add_single_edit(routes, service, view)
+    return routes
+
+
+def _add_submit_and_list(routes: APIRouter, service: EditService, view: View) -> None:
+    @routes.post("/edits", status_code=201, openapi_extra=request_body())
+    async def create_edit(
+        request: Request, wait: Annotated[float, Query(ge=0, le=MAX_WAIT_S)] = 0
+    ) -> EditView:
+        """Queue an edit. With `wait`, answer when it is done or after so many seconds.
+
+        A client that hangs up while it waits cancels the job.
+        """
+        body, files = await read_body(request)
+        job = await service.submit(
+            Submission(NAME, ENDPOINT, body.params(), [*body.images, *files], body.output_format)
+        )
+        if wait:
+            waited = await unless_hung_up(request, service.wait(job.id, wait))
+            job = waited or await service.cancel(job.id)
+        return view(request, await service.state_of(job))
+
+    @routes.get("/edits")
+    async def list_edits(
+        request: Request,
+        status: Annotated[list[JobStatus] | None, Query()] = None,
+        limit: Annotated[int, Query(ge=1, le=100)] = 20,
+        offset: Annotated[int, Query(ge=0, le=2**31)] = 0,
+    ) -> EditPage:
+        """The jobs of every contract, newest first."""
+        wanted = JobFilter(statuses=tuple(status) if status else None)
+        jobs, total = await service.search(wanted, limit=limit, offset=offset)
+        items = [view(request, await service.state_of(job)) for job in jobs]
+        return EditPage(items=items, total=total, limit=limit, offset=offset)
+
+
+def _add_single_edit(routes: APIRouter, service: EditService, view: View) -> None:
+    async def found(edit_id: str) -> JobState:
+        return await service.state(edit_id)
+
+    @routes.get("/edits/{edit_id}")
+    async def get_edit(request: Request, state: Annotated[JobState, Depends(found)]) -> EditView:
+        """One job as it is now."""
+        return view(request, state)
+
+    @routes.get("/edits/{edit_id}/events", response_class=EventSourceResponse)
+    async def stream_edit(
+        request: Request, state: Annotated[JobState, Depends(found)]
+    ) -> AsyncIterator[ServerSentEvent]:
+        """The job as it is now and after each change, the last event being its end."""
+        async for update in service.watch(state.job.id):
+            yield ServerSentEvent(event="edit", data=view(request, update))
+
+    @routes.delete("/edits/{edit_id}", responses={204: {"description": "Deleted"}})
+    async def delete_edit(request: Request, state: Annotated[JobState, Depends(found)]) -> Response:
+        """Cancel an unfinished job (202), or delete a finished one with its files (204)."""
+        if state.job.status.is_final:
+            await service.delete(state.job)
+            return Response(status_code=204)
+        job = await service.cancel(state.job.id)
+        answer = view(request, await service.state_of(job))
+        return JSONResponse(answer.model_dump(mode="json"), 202)
+
+
+def render(problem: Problem) -> JSONResponse:
+    """An error in this contract's shape."""
+    error = {"code": problem.code, "message": problem.message, "field": problem.field}
+    return JSONResponse({"error": error}, problem.status, headers=problem.headers)

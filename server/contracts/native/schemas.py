@@ -1,0 +1,153 @@
+"""What the native contract's clients send and receive."""
+
+import secrets
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipelines.params import (
+    CFG_RANGE,
+    LORA_SCALE_RANGE,
+    MAX_LORAS,
+    MAX_OUTPUTS,
+    SEED_RANGE,
+    STEPS_RANGE,
+    EditParams,
+    LoraRef,
+)
+from pipelines.sizes import SizeBounds, parse_size
+from server.edit_service import output_url
+from server.job import Job, JobStatus, OutputFormat
+from server.job_queue import JobState
+
+BOUNDS = SizeBounds(256, 1536)
+
+
+class LoraItem(BaseModel):
+    """One LoRA: a file name under weights/loras or a URL, and its strength."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: str = Field(min_length=1)
+    scale: Annotated[
+        float, Field(ge=LORA_SCALE_RANGE[0], le=LORA_SCALE_RANGE[1], allow_inf_nan=False)
+    ] = 1.0
+
+
+class EditRequest(BaseModel):
+    """The body of POST /v1/edits. An unknown field is refused: a typo must not pass unseen."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    prompt: str = Field(min_length=1)
+    images: list[str] = Field(default=[], description="1–3 of: URL, data URI, base64")
+    negative_prompt: str | None = None
+    size: str | None = Field(None, description="W*H, each 256–1536; absent: the last image's")
+    loras: list[LoraItem] = Field(default=[], max_length=MAX_LORAS)
+    seed: int | None = Field(None, ge=-1, le=SEED_RANGE[1], description="-1 or absent draws one")
+    n: int = Field(1, ge=1, le=MAX_OUTPUTS, description="Outputs, with seeds seed, seed+1, …")
+    num_inference_steps: int | None = Field(None, ge=STEPS_RANGE[0], le=STEPS_RANGE[1])
+    true_cfg_scale: float | None = Field(None, ge=CFG_RANGE[0], le=CFG_RANGE[1])
+    output_format: OutputFormat = OutputFormat.PNG
+
+    def params(self) -> EditParams:
+        """What the engine needs; a random seed is drawn here, once, so that it can be kept."""
+        drawn = secrets.randbelow(SEED_RANGE[1] + 1) if self.seed in (None, -1) else self.seed
+        return EditParams(
+            prompt=self.prompt,
+            seed=drawn or 0,
+            negative_prompt=self.negative_prompt,
+            size=parse_size(self.size, BOUNDS) if self.size else None,
+            bounds=BOUNDS,
+            num_inference_steps=self.num_inference_steps,
+            true_cfg_scale=self.true_cfg_scale,
+            num_outputs=self.n,
+            loras=tuple(LoraRef(lora.path, lora.scale) for lora in self.loras),
+        )
+
+
+class OutputView(BaseModel):
+    """One finished picture."""
+
+    url: str
+    content_type: str
+    size_bytes: int
+    width: int
+    height: int
+    seed: int
+
+
+class ErrorView(BaseModel):
+    """Why a job failed."""
+
+    code: str
+    message: str
+
+
+class EditView(BaseModel):
+    """A job. `position` counts the waiting jobs ahead; `step` of `steps` are done while it runs."""
+
+    id: str
+    status: JobStatus
+    contract: str
+    model: str
+    prompt: str
+    seed: int
+    position: int | None
+    stage: str | None
+    step: int | None
+    steps: int | None
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+    seconds: dict[str, float]
+    outputs: list[OutputView]
+    error: ErrorView | None
+
+
+class EditPage(BaseModel):
+    """A page of jobs, newest first."""
+
+    items: list[EditView]
+    total: int
+    limit: int
+    offset: int
+
+
+def edit_view(state: JobState, base: str) -> EditView:
+    """The job as this contract shows it. `base` is the server's address as the client knows it."""
+    job, progress = state.job, state.progress
+    steps = job.num_inference_steps
+    total = steps * job.params.num_outputs if steps else None
+    return EditView(
+        id=job.id,
+        status=job.status,
+        contract=job.contract,
+        model=job.endpoint,
+        prompt=job.params.prompt,
+        seed=job.params.seed,
+        position=state.position,
+        stage=progress.stage if progress else None,
+        step=progress.step if progress else total,
+        steps=progress.total if progress else total,
+        created_at=job.created_at,
+        started_at=job.started_at,
+        finished_at=job.finished_at,
+        seconds=dict(job.seconds),
+        outputs=_outputs(job, base),
+        error=ErrorView(code=job.error.code, message=job.error.message) if job.error else None,
+    )
+
+
+def _outputs(job: Job, base: str) -> list[OutputView]:
+    return [
+        OutputView(
+            url=output_url(base, output),
+            content_type=output.content_type,
+            size_bytes=output.size_bytes,
+            width=output.width,
+            height=output.height,
+            seed=output.seed,
+        )
+        for output in job.outputs
+    ]

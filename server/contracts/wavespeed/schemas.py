@@ -1,0 +1,135 @@
+"""What WaveSpeed's clients send and receive."""
+
+import secrets
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from pipelines.params import (
+    CFG_RANGE,
+    LORA_SCALE_RANGE,
+    MAX_LORAS,
+    SEED_RANGE,
+    STEPS_RANGE,
+    EditParams,
+    LoraRef,
+)
+from pipelines.sizes import SizeBounds, parse_size
+from server.inputs import is_inline, is_url
+from server.job import OutputFormat
+
+BOUNDS = SizeBounds(256, 1536)
+
+
+class Status(StrEnum):
+    """The provider's words; while a task is unfinished, clients know the first two only."""
+
+    CREATED = "created"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+
+class LoraItem(BaseModel):
+    """One LoRA: a file name under weights/loras or a URL, and its strength."""
+
+    path: str = Field(min_length=1)
+    scale: Annotated[
+        float, Field(ge=LORA_SCALE_RANGE[0], le=LORA_SCALE_RANGE[1], allow_inf_nan=False)
+    ] = 1.0
+
+
+class SubmitRequest(BaseModel):
+    """The body of a submit. Unknown fields are tolerated, a null or "" counts as absent."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    prompt: str = Field(min_length=1)
+    images: list[str] = Field(default=[], description="1–3 of: URL, data URI, base64")
+    image: str | None = Field(None, description="The same as images with this one entry")
+    size: str | None = Field(None, description="W*H, each 256–1536; absent: the last image's")
+    loras: list[LoraItem] = Field(default=[], max_length=MAX_LORAS)
+    seed: int = Field(-1, ge=-1, le=SEED_RANGE[1], description="-1 draws one")
+    output_format: OutputFormat = OutputFormat.JPEG
+    enable_base64_output: bool = False
+    enable_sync_mode: bool = False
+    negative_prompt: str | None = None
+    num_inference_steps: int | None = Field(None, ge=STEPS_RANGE[0], le=STEPS_RANGE[1])
+    guidance_scale: float | None = Field(
+        None, ge=CFG_RANGE[0], le=CFG_RANGE[1], description="The true CFG scale"
+    )
+    webhook_url: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_blanks(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        return {
+            key: value
+            for key, value in data.items()
+            if key == "prompt" or (value is not None and value != "")
+        }
+
+    def references(self) -> list[str]:
+        """The input pictures: `images`, or the lone `image` where that is what can be meant.
+
+        One client sends a path of its own machine in `images` beside a usable `image`.
+        """
+        if self.image and not (self.images and _is_reference(self.images[0])):
+            return [self.image]
+        return self.images
+
+    def params(self) -> EditParams:
+        """What the engine needs; a random seed is drawn here, once, so that it can be kept."""
+        return EditParams(
+            prompt=self.prompt,
+            seed=secrets.randbelow(SEED_RANGE[1] + 1) if self.seed == -1 else self.seed,
+            negative_prompt=self.negative_prompt,
+            size=parse_size(self.size, BOUNDS) if self.size else None,
+            bounds=BOUNDS,
+            num_inference_steps=self.num_inference_steps,
+            true_cfg_scale=self.guidance_scale,
+            loras=tuple(LoraRef(lora.path, lora.scale) for lora in self.loras),
+        )
+
+
+class Urls(BaseModel):
+    """Where to ask for the prediction."""
+
+    get: str
+
+
+class Timings(BaseModel):
+    """Milliseconds."""
+
+    inference: int
+
+
+class Prediction(BaseModel):
+    """A task as the provider shows it; the order of the fields is the provider's."""
+
+    id: str
+    model: str
+    outputs: list[str]
+    urls: Urls
+    has_nsfw_contents: list[bool]
+    status: Status
+    created_at: str
+    error: str
+    executionTime: int  # noqa: N815 - the wire's name
+    timings: Timings
+    code: int = Field(0, description="Business code: 0, or why a task failed or is not done yet")
+
+
+class Envelope(BaseModel):
+    """What every success is wrapped in."""
+
+    code: int = 200
+    message: str = "success"
+    data: Prediction
+
+
+def _is_reference(text: str) -> bool:
+    return is_url(text) or is_inline(text)
