@@ -27,7 +27,8 @@ help:
 	@echo '  PYTHON=python3.12   a Python 3.11 or newer; python3 when not given'
 	@echo '  MODEL=NAME          what `make demo` runs: demo (default), a name under'
 	@echo '                      weights/models, a directory or a cached hub id'
-	@echo '  ARGS="--port 9000"  more options for `make serve` and `make bench`'
+	@echo '  ARGS="--port 9000"  more options for `make serve`; for `make bench` the names'
+	@echo '                      of benchmarks: ARGS="http polling lora"'
 	@echo '  TORCH_INDEX=URL     where torch comes from. Without a GPU, this saves several GB:'
 	@echo '                      make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu'
 
