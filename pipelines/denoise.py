@@ -5,6 +5,7 @@ Our own, because the stock call has no cancel that leaves nothing behind, encode
 for each output, and keeps its schedule in the shared pipeline object.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -94,11 +95,12 @@ def denoise(
     steps: int,
     cfg_scale: float,
     seed: int,
-    on_step: Callable[[int], None],
+    on_step: Callable[[int, Callable[[], torch.Tensor]], None],
 ) -> torch.Tensor:
     """From noise to packed latents (1, tokens, 64) of a picture of `size` (multiples of 16).
 
-    `on_step(k)` is called after step k of `steps`; what it raises ends the loop.
+    `on_step(k, estimate)` is called after step k of `steps`; what it raises ends the loop.
+    `estimate()` gives the latents that the loop would end at if it went straight on from there.
     """
     grid = (1, size[1] // PIXELS_PER_TOKEN, size[0] // PIXELS_PER_TOKEN)
     latents = starting_noise(pipe, grid, seed, conditions.positive.dtype)
@@ -125,8 +127,16 @@ def denoise(
             negative = predict(conditions.negative, "uncond", timestep)
             velocity = guide(velocity, negative, cfg_scale)
         latents = scheduler.step(velocity, moment, latents, return_dict=False)[0]
-        on_step(index + 1)
+        rest = scheduler.sigmas[index + 1]
+        on_step(index + 1, functools.partial(_straight_on, latents, velocity, rest))
     return latents
+
+
+def _straight_on(
+    latents: torch.Tensor, velocity: torch.Tensor, noise_left: torch.Tensor
+) -> torch.Tensor:
+    """The noise-free latents if the velocity stayed: a flow leads straight to the picture."""
+    return (latents.float() - noise_left.to(latents.device) * velocity.float()).to(latents.dtype)
 
 
 def guide(positive: torch.Tensor, negative: torch.Tensor, scale: float) -> torch.Tensor:

@@ -15,6 +15,7 @@ from pipelines.params import EditParams, LoraRef
 class Stage(StrEnum):
     """Where an edit is, inside the worker."""
 
+    EXTEND = "extend"
     ENCODE = "encode"
     DENOISE = "denoise"
     DECODE = "decode"
@@ -65,6 +66,8 @@ class Ready:
     device: str
     device_name: str
     dtype: str
+    can_extend_prompts: bool
+    checks_safety: bool
     linears: Mapping[str, tuple[int, int]] = field(repr=False)
 
 
@@ -87,8 +90,22 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class Preview:
+    """The first output as it would be if it ended at this step: preview `index`, from 0."""
+
+    job_id: str
+    index: int
+    width: int
+    height: int
+    rgb: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Image:
-    """One finished output: `rgb` holds height × width × 3 bytes."""
+    """One finished output: `rgb` holds height × width × 3 bytes.
+
+    `is_unsafe` is what the safety checker says of it, False where the operator named none.
+    """
 
     job_id: str
     index: int
@@ -96,16 +113,22 @@ class Image:
     width: int
     height: int
     rgb: bytes = field(repr=False)
+    is_unsafe: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """All images were sent. Seconds spent per stage, and the values the model filled in."""
+    """All images were sent. Seconds spent per stage, and the values the model filled in.
+
+    `prompt` is what the model was given in the end: cut, or rewritten if `is_extended`.
+    """
 
     job_id: str
     seconds: Mapping[Stage, float]
     num_inference_steps: int
     true_cfg_scale: float
+    prompt: str
+    is_extended: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,5 +147,5 @@ class Canceled:
     job_id: str
 
 
-JobEvent = Step | Image | Done | Failed | Canceled
+JobEvent = Step | Preview | Image | Done | Failed | Canceled
 FromWorker = Ready | LoadFailed | JobEvent

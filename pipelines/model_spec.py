@@ -19,7 +19,8 @@ class ModelSpec:
 
     Areas are in pixels: each reference picture is resized to `reference_area` for the VAE and to
     `condition_area` for the text encoder, an output without a size has `output_area`.
-    `num_inference_steps` and `true_cfg_scale` apply when a request names none.
+    `num_inference_steps` and `true_cfg_scale` apply when a request names none. `can_write` says
+    that the text encoder has learnt to write, and so can rewrite prompts.
     """
 
     name: str
@@ -28,6 +29,7 @@ class ModelSpec:
     output_area: int = 1024 * 1024
     num_inference_steps: int = 40
     true_cfg_scale: float = 4.0
+    can_write: bool = True
 
     @property
     def is_demo(self) -> bool:
@@ -41,6 +43,7 @@ DEMO_SPEC = ModelSpec(
     condition_area=112 * 112,
     output_area=256 * 256,
     num_inference_steps=8,
+    can_write=False,
 )
 
 

@@ -9,6 +9,7 @@ from pipelines.sizes import SizeBounds
 MAX_REFERENCES = 3
 MAX_LORAS = 3
 MAX_OUTPUTS = 6
+MAX_PREVIEWS = 3
 LORA_SCALE_RANGE = (0.0, 4.0)
 CFG_RANGE = (0.0, 20.0)
 # One step divides zero by zero in the published schedule (shift_terminal) and gives a NaN picture.
@@ -37,7 +38,10 @@ class EditParams:
     """One edit, but for its pictures.
 
     `None` leaves a value to the model: `size` to the last picture's aspect, the steps and the CFG
-    scale to the model's own defaults. Output k of `num_outputs` uses seed + k.
+    scale to the model's own defaults. Output k of `num_outputs` uses seed + k. A prompt beyond
+    `max_prompt_tokens` of the model's tokenizer is cut, where that is given. `extend_prompt` lets
+    the model rewrite the prompt first, where it can. `num_previews` pictures are decoded on the
+    way of the first output.
     Raises InvalidParameter, which names the field.
     """
 
@@ -50,6 +54,9 @@ class EditParams:
     true_cfg_scale: float | None = None
     num_outputs: int = 1
     loras: tuple[LoraRef, ...] = ()
+    max_prompt_tokens: int | None = None
+    extend_prompt: bool = False
+    num_previews: int = 0
 
     def __post_init__(self) -> None:
         _check(bool(self.prompt.strip()), "prompt", "must not be empty")
@@ -59,6 +66,7 @@ class EditParams:
             _check(length <= MAX_PROMPT_CHARS, name, allowed)
         _check_range("seed", self.seed, SEED_RANGE)
         _check_range("num_outputs", self.num_outputs, (1, MAX_OUTPUTS))
+        _check_range("num_previews", self.num_previews, (0, MAX_PREVIEWS))
         if self.size is not None:
             got = "*".join(map(str, self.size))
             _check(

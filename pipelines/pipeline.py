@@ -10,7 +10,7 @@ import PIL.Image
 import torch
 from diffusers import QwenImageEditPlusPipeline
 
-from pipelines import denoise, loading
+from pipelines import denoise, loading, prompts
 from pipelines.errors import OutOfDeviceMemory
 from pipelines.loading import Offload
 from pipelines.lora import LoraEngine
@@ -31,12 +31,21 @@ class Progress:
 
 @dataclass(slots=True)
 class EditResult:
-    """The outputs in order, seconds per stage, and the values the model filled in."""
+    """The outputs in order, seconds per stage, and the values the model filled in.
+
+    `prompt` is what was encoded in the end: cut, or rewritten if `is_extended`.
+    """
 
     num_inference_steps: int
     true_cfg_scale: float
+    prompt: str
+    is_extended: bool = False
     images: list[PIL.Image.Image] = field(default_factory=list)
     seconds: dict[Stage, float] = field(default_factory=dict)
+
+
+OnProgress = Callable[[Progress], None]
+OnPreview = Callable[[int, PIL.Image.Image], None]
 
 
 class EditPipeline:
@@ -90,7 +99,8 @@ class EditPipeline:
         self,
         params: EditParams,
         references: Sequence[PIL.Image.Image],
-        on_progress: Callable[[Progress], None] = lambda progress: None,
+        on_progress: OnProgress = lambda progress: None,
+        on_preview: OnPreview = lambda index, picture: None,
     ) -> EditResult:
         """Make `params.num_outputs` pictures from one to three RGB references.
 
@@ -99,9 +109,10 @@ class EditPipeline:
         one. Raises InvalidParameter, LoraNotFound, LoraInvalid, OutOfDeviceMemory.
         """
         stack = [(Path(lora.path), lora.scale) for lora in params.loras]
+        run = _Run(self, params, references, on_progress, on_preview)
         try:
             with self._loras.active(stack):
-                return self._edit(params, references, on_progress)
+                return run.make()
         except torch.OutOfMemoryError as exc:
             raise OutOfDeviceMemory(
                 f"{self.device} has too little memory for this edit. Ask for a smaller size, fewer "
@@ -110,71 +121,115 @@ class EditPipeline:
         finally:
             self._pipe.maybe_free_model_hooks()
 
-    def _edit(
+
+class _Run:
+    """One edit on its way: prompt, encode, then denoise and decode for each output."""
+
+    def __init__(
         self,
+        pipeline: EditPipeline,
         params: EditParams,
         references: Sequence[PIL.Image.Image],
-        on_progress: Callable[[Progress], None],
-    ) -> EditResult:
-        asked = params.size or auto_size(
-            self.spec.output_area, *references[-1].size, bounds=params.bounds
+        on_progress: OnProgress,
+        on_preview: OnPreview,
+    ) -> None:
+        self._pipe = pipeline._pipe
+        self._spec = pipeline.spec
+        self._device = pipeline.device
+        self._params = params
+        self._references = references
+        self._on_progress = on_progress
+        self._on_preview = on_preview
+        cfg_scale = params.true_cfg_scale
+        self._result = EditResult(
+            params.num_inference_steps or self._spec.num_inference_steps,
+            self._spec.true_cfg_scale if cfg_scale is None else cfg_scale,
+            params.prompt,
         )
-        size = token_size(*asked)
-        result = EditResult(
-            params.num_inference_steps or self.spec.num_inference_steps,
-            self.spec.true_cfg_scale if params.true_cfg_scale is None else params.true_cfg_scale,
+        self._asked_size = params.size or auto_size(
+            self._spec.output_area, *references[-1].size, bounds=params.bounds
         )
-        steps = result.num_inference_steps
-        total = steps * params.num_outputs
+        self._size = token_size(*self._asked_size)
 
-        on_progress(Progress(Stage.ENCODE, 0, total))
-        with self._timed(result, Stage.ENCODE):
-            conditions = self._encode(params, references, cfg=result.true_cfg_scale > 1)
-        for index in range(params.num_outputs):
-            done = index * steps
+    def make(self) -> EditResult:
+        """Make all outputs."""
+        self._prepare_prompt()
+        with self._stage(Stage.ENCODE, 0):
+            conditions = self._encode()
+        for index in range(self._params.num_outputs):
+            steps_before = index * self._result.num_inference_steps
+            with self._stage(Stage.DENOISE, steps_before):
+                latents = self._denoise(conditions, index)
+            with self._stage(Stage.DECODE, steps_before + self._result.num_inference_steps):
+                self._result.images.append(self._decode(latents))
+        return self._result
 
-            def step_done(step: int, done: int = done) -> None:
-                on_progress(Progress(Stage.DENOISE, done + step, total))
+    def _prepare_prompt(self) -> None:
+        result, limit = self._result, self._params.max_prompt_tokens
+        if limit is not None:
+            result.prompt = prompts.cut_prompt(self._pipe, result.prompt, limit)
+        if not (self._params.extend_prompt and self._spec.can_write):
+            return
+        with self._stage(Stage.EXTEND, 0):
+            extended = prompts.extend_prompt(
+                self._pipe,
+                result.prompt,
+                self._references,
+                self._spec,
+                on_token=lambda: self._report(Stage.EXTEND, 0),
+            )
+        if extended is not None:
+            result.prompt, result.is_extended = extended, True
 
-            step_done(0)
-            with self._timed(result, Stage.DENOISE):
-                latents = denoise.denoise(
-                    self._pipe,
-                    conditions,
-                    size,
-                    steps=steps,
-                    cfg_scale=result.true_cfg_scale,
-                    seed=params.seed + index,
-                    on_step=step_done,
-                )
-            on_progress(Progress(Stage.DECODE, done + steps, total))
-            with self._timed(result, Stage.DECODE):
-                picture = denoise.decode(self._pipe, latents, size)
-                result.images.append(_crop_centred(picture, asked))
-        return result
-
-    def _encode(
-        self, params: EditParams, references: Sequence[PIL.Image.Image], *, cfg: bool
-    ) -> denoise.Conditions:
-        pipe, spec = self._pipe, self.spec
-        positive = denoise.encode_prompt(pipe, params.prompt, references, spec)
+    def _encode(self) -> denoise.Conditions:
+        pipe, references, spec = self._pipe, self._references, self._spec
+        positive = denoise.encode_prompt(pipe, self._result.prompt, references, spec)
         negative = None
-        if cfg:
+        if self._result.true_cfg_scale > 1:
             # The published recipe guides away from a blank prompt when none is given.
-            blank = params.negative_prompt or " "
+            blank = self._params.negative_prompt or " "
             negative = denoise.encode_prompt(pipe, blank, references, spec)
-        return denoise.Conditions(
-            positive, negative, denoise.encode_references(pipe, references, spec)
+        encoded = denoise.encode_references(pipe, references, spec)
+        return denoise.Conditions(positive, negative, encoded)
+
+    def _denoise(self, conditions: denoise.Conditions, index: int) -> torch.Tensor:
+        steps = self._result.num_inference_steps
+        count = self._params.num_previews if index == 0 else 0
+        preview_steps = [round(steps * (k + 1) / (count + 1)) for k in range(count)]
+
+        def step_done(step: int, estimate: Callable[[], torch.Tensor]) -> None:
+            self._report(Stage.DENOISE, index * steps + step)
+            if step in preview_steps and step < steps:
+                self._on_preview(preview_steps.index(step), self._decode(estimate()))
+
+        return denoise.denoise(
+            self._pipe,
+            conditions,
+            self._size,
+            steps=steps,
+            cfg_scale=self._result.true_cfg_scale,
+            seed=self._params.seed + index,
+            on_step=step_done,
         )
+
+    def _decode(self, latents: torch.Tensor) -> PIL.Image.Image:
+        picture = denoise.decode(self._pipe, latents, self._size)
+        return _crop_centred(picture, self._asked_size)
+
+    def _report(self, stage: Stage, step: int) -> None:
+        total = self._result.num_inference_steps * self._params.num_outputs
+        self._on_progress(Progress(stage, step, total))
 
     @contextmanager
-    def _timed(self, result: EditResult, stage: Stage) -> Iterator[None]:
-        """Add the seconds of the block to `stage`, the device's queued work included."""
+    def _stage(self, stage: Stage, step: int) -> Iterator[None]:
+        """Say that a stage begins, and add its seconds, the device's queued work included."""
+        self._report(stage, step)
         start = time.perf_counter()
         yield
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        result.seconds[stage] = result.seconds.get(stage, 0.0) + time.perf_counter() - start
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        seconds = self._result.seconds
+        seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
 def _crop_centred(picture: PIL.Image.Image, size: tuple[int, int]) -> PIL.Image.Image:

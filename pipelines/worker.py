@@ -30,6 +30,7 @@ from pipelines.messages import (
     Image,
     LoadFailed,
     Preload,
+    Preview,
     Ready,
     Run,
     Step,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     import torch
 
     from pipelines.pipeline import EditPipeline, Progress
+    from pipelines.safety import SafetyChecker
 
 logger = logging.getLogger(__name__)
 
@@ -98,10 +100,17 @@ class Inbox:
 class Worker:
     """Serves one model, one job at a time."""
 
-    def __init__(self, connection: Connection, inbox: Inbox, pipeline: "EditPipeline") -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        inbox: Inbox,
+        pipeline: "EditPipeline",
+        safety: "SafetyChecker | None",
+    ) -> None:
         self._connection = connection
         self._inbox = inbox
         self._pipeline = pipeline
+        self._safety = safety
 
     def serve(self) -> None:
         """Work until told to stop."""
@@ -128,14 +137,31 @@ class Worker:
                 raise EditCanceled
             self._send(Step(run.job_id, progress.stage, progress.step, progress.total))
 
+        def show(index: int, picture: PIL.Image.Image) -> None:
+            self._send(Preview(run.job_id, index, *picture.size, _rgb_bytes(picture)))
+
         references = [_open_rgb(data) for data in run.references]
-        result = self._pipeline.edit(run.params, references, report)
+        result = self._pipeline.edit(run.params, references, report, show)
         for index, image in enumerate(result.images):
-            seed = run.params.seed + index
-            rgb = image.convert("RGB").tobytes()
-            self._send(Image(run.job_id, index, seed, image.width, image.height, rgb))
+            self._send(
+                Image(
+                    run.job_id,
+                    index,
+                    run.params.seed + index,
+                    *image.size,
+                    _rgb_bytes(image),
+                    is_unsafe=self._safety is not None and self._safety.is_unsafe(image),
+                )
+            )
         self._send(
-            Done(run.job_id, result.seconds, result.num_inference_steps, result.true_cfg_scale)
+            Done(
+                run.job_id,
+                result.seconds,
+                result.num_inference_steps,
+                result.true_cfg_scale,
+                result.prompt,
+                result.is_extended,
+            )
         )
 
     def _send(self, message: FromWorker) -> None:
@@ -154,7 +180,7 @@ def main() -> None:
     inbox = Inbox(connection)
     inbox.start()
     try:
-        pipeline, ready = _load(args)
+        pipeline, safety, ready = _load(args)
     except EngineError as exc:
         connection.send(LoadFailed(exc.code, str(exc)))
         return
@@ -164,13 +190,13 @@ def main() -> None:
         return
     inbox.preload_with(pipeline.preload)
     connection.send(ready)
-    Worker(connection, inbox, pipeline).serve()
+    Worker(connection, inbox, pipeline, safety).serve()
     logging.shutdown()
     # Torch's own teardown takes seconds, and there is nothing to save.
     os._exit(0)
 
 
-def _load(args: argparse.Namespace) -> tuple["EditPipeline", Ready]:
+def _load(args: argparse.Namespace) -> tuple["EditPipeline", "SafetyChecker | None", Ready]:
     # Imported here, in the one process that needs them, behind the inbox thread.
     import torch
     from diffusers.utils import logging as diffusers_logging
@@ -179,6 +205,7 @@ def _load(args: argparse.Namespace) -> tuple["EditPipeline", Ready]:
     from pipelines import demo
     from pipelines.loading import Offload
     from pipelines.pipeline import EditPipeline
+    from pipelines.safety import SafetyChecker
 
     diffusers_logging.set_verbosity_error()
     diffusers_logging.disable_progress_bar()
@@ -191,7 +218,17 @@ def _load(args: argparse.Namespace) -> tuple["EditPipeline", Ready]:
     pipeline = EditPipeline.load(args.model, device=device, dtype=dtype, offload=offload)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     dtype_name = str(pipeline.dtype).removeprefix("torch.")
-    return pipeline, Ready(pipeline.spec, str(device), name, dtype_name, pipeline.linears)
+    safety = SafetyChecker(args.safety_checker, device) if args.safety_checker else None
+    ready = Ready(
+        pipeline.spec,
+        str(device),
+        name,
+        dtype_name,
+        can_extend_prompts=pipeline.spec.can_write,
+        checks_safety=safety is not None,
+        linears=pipeline.linears,
+    )
+    return pipeline, safety, ready
 
 
 def _pick_device(name: str) -> "torch.device":
@@ -208,6 +245,10 @@ def _pick_dtype(device: "torch.device") -> "torch.dtype":
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
+def _rgb_bytes(picture: PIL.Image.Image) -> bytes:
+    return picture.convert("RGB").tobytes()
+
+
 def _open_rgb(data: bytes) -> PIL.Image.Image:
     return PIL.Image.open(io.BytesIO(data)).convert("RGB")
 
@@ -220,6 +261,7 @@ def _parse_args() -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--offload", default="none")
+    parser.add_argument("--safety-checker", help="an image-classification model")
     return parser.parse_args()
 
 

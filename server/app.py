@@ -37,7 +37,7 @@ from server.middleware import BodyLimit, ModelHeader
 from server.outputs import ROUTE, OutputStore
 from server.preparer import Preparer
 from server.problem import Problem, problem_of
-from server.settings import Settings
+from server.settings import SafetyMode, Settings
 from server.store.database import Database, DataFolderLock
 from server.worker_process import WorkerOptions
 
@@ -89,10 +89,7 @@ def build_parts(settings: Settings, choice: ModelChoice, catalog: Catalog) -> Pa
         fetch_timeout_s=settings.fetch_timeout_s,
     )
     executor = LocalExecutor(
-        [
-            WorkerOptions(choice.path, choice.is_demo, device, settings.dtype, settings.offload)
-            for device in settings.devices
-        ]
+        [_worker_options(settings, choice, device) for device in settings.devices]
     )
     library = _build_library(settings, catalog, fetcher, executor, queue)
     preparer = Preparer(queue, inputs, library)
@@ -105,6 +102,7 @@ def build_parts(settings: Settings, choice: ModelChoice, catalog: Catalog) -> Pa
         job_timeout_s=settings.job_timeout_s,
         keep_inputs=settings.keep_inputs,
         embed_prompt=settings.embed_prompt,
+        blocks_unsafe=settings.safety_mode is SafetyMode.BLOCK,
     )
     service = EditService(
         queue,
@@ -121,6 +119,17 @@ def build_parts(settings: Settings, choice: ModelChoice, catalog: Catalog) -> Pa
         settings, choice, catalog, database, fetcher, inputs, outputs, library, queue, executor,
         preparer, dispatcher, service,
     )  # fmt: skip
+
+
+def _worker_options(settings: Settings, choice: ModelChoice, device: str) -> WorkerOptions:
+    return WorkerOptions(
+        model=choice.path,
+        build_demo=choice.is_demo,
+        device=device,
+        dtype=settings.dtype,
+        offload=settings.offload,
+        safety_checker=settings.safety_checker,
+    )
 
 
 def _build_library(

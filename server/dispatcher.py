@@ -8,9 +8,9 @@ import time
 from collections.abc import AsyncIterator
 
 from pipelines.errors import EngineError
-from pipelines.messages import Canceled, Done, Failed, Image, Stage, Step
+from pipelines.messages import Canceled, Done, Failed, Image, Preview, Stage, Step
 from pipelines.params import EditParams
-from server.errors import JobTimeout, ServerError, WorkerLost
+from server.errors import ContentBlocked, JobTimeout, ServerError, WorkerLost
 from server.executor import Executor
 from server.inputs import InputStore
 from server.job import Job, JobError, JobStatus
@@ -42,6 +42,7 @@ class Dispatcher:
         job_timeout_s: float,
         keep_inputs: bool,
         embed_prompt: bool,
+        blocks_unsafe: bool,
     ) -> None:
         self._queue = queue
         self._executor = executor
@@ -51,6 +52,7 @@ class Dispatcher:
         self._job_timeout_s = job_timeout_s
         self._keep_inputs = keep_inputs
         self._embed_prompt = embed_prompt
+        self._blocks_unsafe = blocks_unsafe
         self._leaving: set[str] = set()
         self._overdue: set[str] = set()
         self._deliveries: set[asyncio.Task[None]] = set()
@@ -104,6 +106,8 @@ class Dispatcher:
                         if job.id in self._leaving:
                             # asked for before the worker had the job: say it again
                             await self._executor.cancel(job.id)
+                    case Preview():
+                        self._queue.show(job.id, event)
                     case Image():
                         images.append(event)
                     case Done():
@@ -154,6 +158,9 @@ class Dispatcher:
 
     async def _deliver(self, job: Job, images: list[Image], done: Done) -> None:
         """Write the outputs and finish the job."""
+        if self._blocks_unsafe and any(image.is_unsafe for image in images):
+            await self._fail(job, JobError(ContentBlocked.code, str(ContentBlocked())))
+            return
         started = time.perf_counter()
         facts: dict[str, object] = {
             "model": self._executor.model.model.name if self._executor.model else "unknown",
@@ -170,6 +177,8 @@ class Dispatcher:
                     job.output_format,
                     seed=image.seed,
                     facts=facts,
+                    watermark=job.watermark,
+                    is_unsafe=image.is_unsafe,
                 )
                 for image in images
             ]
@@ -192,6 +201,8 @@ class Dispatcher:
             seconds=seconds,
             num_inference_steps=done.num_inference_steps,
             true_cfg_scale=done.true_cfg_scale,
+            used_prompt=done.prompt,
+            is_prompt_extended=done.is_extended,
         )
 
     async def _end_left_job(self, job: Job) -> None:

@@ -1,6 +1,5 @@
 """What every contract does with jobs: submit, look, wait, watch, cancel, delete, read outputs."""
 
-import dataclasses
 import logging
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -16,7 +15,7 @@ from server.job import Job, Output, OutputFormat
 from server.job_queue import JobQueue, JobState
 from server.lora_library import LoraLibrary
 from server.outputs import ROUTE, OutputStore
-from server.pictures import PictureLimits
+from server.pictures import MAX_BYTES
 from server.preparer import Preparer
 from server.store.jobs import JobFilter
 
@@ -33,7 +32,9 @@ class Submission:
     images: Sequence[str | bytes]
     output_format: OutputFormat
     base64_output: bool = False
-    limits: PictureLimits = dataclasses.field(default_factory=PictureLimits)
+    max_image_bytes: int = MAX_BYTES
+    watermark: str | None = None
+    webhook: str | None = None
 
 
 class EditService:
@@ -77,7 +78,9 @@ class EditService:
             for index, lora in enumerate(submission.params.loras)
         ]
         job_id = uuid.uuid4().hex
-        images = await self._inputs.store_inline(job_id, submission.images, submission.limits)
+        images = await self._inputs.store_inline(
+            job_id, submission.images, submission.max_image_bytes
+        )
         is_prepared = all(loras_here) and all(url is None for url in images)
         now = self._clock()
         job = Job(
@@ -90,6 +93,9 @@ class EditService:
             prepared_at=now if is_prepared else None,
             output_format=submission.output_format,
             base64_output=submission.base64_output,
+            max_image_bytes=submission.max_image_bytes,
+            watermark=submission.watermark,
+            webhook=submission.webhook,
         )
         try:
             await self._queue.submit(job)

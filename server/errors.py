@@ -12,6 +12,7 @@ ServerError
 ├── FetchFailed           (fails the job; 400 where known at once)  an address gave nothing usable
 ├── WorkerLost            (fails the job)  the worker process died twice over the same job
 ├── ServerLost            (fails the job)  the server was stopped ten times over the same job
+├── ContentBlocked        (fails the job)  the safety checker does not let an output through
 └── JobTimeout            (fails the job)  the job ran longer than allowed
 
 `status` is the HTTP status where the error answers a request; `code` is what a failed job keeps.
@@ -107,6 +108,12 @@ class ServerLost(ServerError):
     """The server was stopped ten times while it ran this job; it is not tried again."""
 
     code = "server_lost"
+
+
+class ContentBlocked(ServerError):
+    """The safety checker found an output that it does not let through."""
+
+    code = "content_blocked"
 
 
 class JobTimeout(ServerError):

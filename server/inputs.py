@@ -15,13 +15,12 @@ from pathlib import Path
 
 from server.errors import InvalidPicture, NotFound
 from server.fetch import Fetcher
-from server.pictures import PictureLimits, check_bytes, to_rgb_png
+from server.pictures import MAX_BYTES, check_bytes, to_rgb_png
 
 # Decoding a large picture takes a core for a second; two at once leave one for the answers.
 DECODING_THREADS = 2
 _URL = re.compile(r"https?://", re.IGNORECASE)
 _BASE64_START = re.compile(r"[A-Za-z0-9+/_\-\s=]+")
-_PLAIN_LIMITS = PictureLimits()
 
 
 class InputStore:
@@ -47,7 +46,7 @@ class InputStore:
         self._threads.shutdown(wait=True)
 
     async def store_inline(
-        self, job_id: str, images: Sequence[str | bytes], limits: PictureLimits
+        self, job_id: str, images: Sequence[str | bytes], max_bytes: int
     ) -> tuple[str | None, ...]:
         """Check and store what the request itself carries; give the URLs still to fetch.
 
@@ -57,13 +56,13 @@ class InputStore:
         sources = []
         try:
             for index, image in enumerate(images):
-                sources.append(await self._store_unless_url(job_id, index, image, limits))
+                sources.append(await self._store_unless_url(job_id, index, image, max_bytes))
         except BaseException:
             await self.delete(job_id)
             raise
         return tuple(sources)
 
-    async def fetch(self, job_id: str, index: int, url: str, limits: PictureLimits) -> None:
+    async def fetch(self, job_id: str, index: int, url: str, max_bytes: int) -> None:
         """Fetch, check and store a picture. An address of this server's own is read from disk.
 
         Raises FetchFailed, InvalidPicture, PayloadTooLarge.
@@ -74,7 +73,7 @@ class InputStore:
             data = await asyncio.to_thread(own.read_bytes)
         else:
             data = await self._fetcher.read(
-                url, max_bytes=limits.max_bytes, timeout_s=self._fetch_timeout_s, field=field
+                url, max_bytes=max_bytes, timeout_s=self._fetch_timeout_s, field=field
             )
         await self._store(job_id, index, data, field)
 
@@ -95,7 +94,7 @@ class InputStore:
         return [path.name for path in self._folder.iterdir()] if self._folder.is_dir() else []
 
     async def _store_unless_url(
-        self, job_id: str, index: int, image: str | bytes, limits: PictureLimits
+        self, job_id: str, index: int, image: str | bytes, max_bytes: int
     ) -> str | None:
         field = f"images/{index}"
         if isinstance(image, str) and is_url(image):
@@ -105,10 +104,10 @@ class InputStore:
             return url
         loop = asyncio.get_running_loop()
         if isinstance(image, str):
-            data = await loop.run_in_executor(self._threads, decode_text, image, limits, field)
+            data = await loop.run_in_executor(self._threads, decode_text, image, max_bytes, field)
         else:
             data = image
-            check_bytes(len(data), limits, field)
+            check_bytes(len(data), max_bytes, field)
         await self._store(job_id, index, data, field)
         return None
 
@@ -136,7 +135,7 @@ def is_inline(text: str) -> bool:
     return start[:5].lower() == "data:" or bool(_BASE64_START.fullmatch(start))
 
 
-def decode_text(text: str, limits: PictureLimits = _PLAIN_LIMITS, field: str = "image") -> bytes:
+def decode_text(text: str, max_bytes: int = MAX_BYTES, field: str = "image") -> bytes:
     """The bytes of a data URI or of naked base64; the declared media type is not believed.
 
     Raises InvalidPicture when it is neither, PayloadTooLarge before anything is decoded.
@@ -148,11 +147,11 @@ def decode_text(text: str, limits: PictureLimits = _PLAIN_LIMITS, field: str = "
             raise InvalidPicture(f"{field} is a data URI without data.", field=field)
         if not head.lower().endswith(";base64"):
             data = urllib.parse.unquote_to_bytes(payload)
-            check_bytes(len(data), limits, field)
+            check_bytes(len(data), max_bytes, field)
             return data
         if "%" in payload:
             payload = urllib.parse.unquote(payload)
-    check_bytes(len(payload) * 3 // 4, limits, field)
+    check_bytes(len(payload) * 3 // 4, max_bytes, field)
     compact = "".join(payload.split()).rstrip("=").translate(str.maketrans("-_", "+/"))
     try:
         return base64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)

@@ -60,6 +60,7 @@ class Output:
     width: int
     height: int
     seed: int
+    is_unsafe: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,9 @@ class Job:
     """One job as it stands on disk.
 
     `contract` and `endpoint` say which wire contract asked, and under which model id. `images`
-    has one entry per input picture: the URL to fetch it from, or None when the request carried it.
+    has one entry per input picture: the URL to fetch it from, or None when the request carried it;
+    one may have `max_image_bytes`. `watermark` is drawn into the outputs. `webhook` is told when
+    the job has ended. `used_prompt` is what the model was given in the end, cut or rewritten.
     Times are Unix seconds; `seconds` has the duration of each stage. `starts` counts how often it
     was handed to a worker, `attempts` how often a worker died over it.
     """
@@ -88,6 +91,9 @@ class Job:
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     output_format: OutputFormat = OutputFormat.PNG
     base64_output: bool = False
+    max_image_bytes: int = 20 * 1024 * 1024
+    watermark: str | None = None
+    webhook: str | None = None
     status: JobStatus = JobStatus.QUEUED
     prepared_at: float | None = None
     started_at: float | None = None
@@ -97,6 +103,8 @@ class Job:
     attempts: int = 0
     num_inference_steps: int | None = None
     true_cfg_scale: float | None = None
+    used_prompt: str | None = None
+    is_prompt_extended: bool = False
     seconds: Mapping[str, float] = field(default_factory=dict)
     outputs: tuple[Output, ...] = ()
     error: JobError | None = None

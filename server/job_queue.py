@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from pipelines.messages import Preview
 from server.errors import NotFound, QueueFull, ServerLost
 from server.job import Job, JobError, JobStatus
 from server.store import jobs
@@ -33,11 +34,12 @@ class JobProgress:
 
 @dataclass(frozen=True, slots=True)
 class JobState:
-    """A job with what only memory knows: its place in the queue (0 is next), or its progress."""
+    """A job with what only memory knows: its place in the queue (0 is next), or how far it is."""
 
     job: Job
     position: int | None
     progress: JobProgress | None
+    previews: tuple[Preview, ...] = ()
 
 
 class JobQueue:
@@ -48,6 +50,7 @@ class JobQueue:
         self._max_waiting = max_waiting
         self._clock = clock
         self._progress: dict[str, JobProgress] = {}
+        self._previews: dict[str, tuple[Preview, ...]] = {}
         self._watchers: dict[str, set[asyncio.Event]] = {}
         self._work = asyncio.Event()
         self._closing = False
@@ -116,7 +119,8 @@ class JobQueue:
         place = None
         if job.status is JobStatus.QUEUED:
             place = await self._database.read(partial(jobs.position, job_id=job.id))
-        return JobState(job, place, self._progress.get(job.id))
+        previews = self._previews.get(job.id, ())
+        return JobState(job, place, self._progress.get(job.id), previews)
 
     async def search(self, wanted: JobFilter, *, limit: int, offset: int) -> tuple[list[Job], int]:
         """A page of jobs, newest first, and how many there are."""
@@ -165,9 +169,14 @@ class JobQueue:
         self._progress[job_id] = progress
         self._wake(job_id)
 
+    def show(self, job_id: str, preview: Preview) -> None:
+        """Keep a preview of a running job for those who watch it."""
+        self._previews[job_id] = (*self._previews.get(job_id, ()), preview)
+        self._wake(job_id)
+
     async def requeue(self, job: Job) -> None:
         """Put a running job back at its place, or end it if it was to be left: its worker died."""
-        self._progress.pop(job.id, None)
+        self._forget_progress(job.id)
         requeued = await self._database.write(
             partial(jobs.requeue, job_id=job.id, now=self._clock())
         )
@@ -178,7 +187,7 @@ class JobQueue:
     async def finish(self, job: Job, status: JobStatus, **result: object) -> Job:
         """Write how a job ended. A job that has ended already stays as it is."""
         finished = await self._change(job, status=status, finished_at=self._clock(), **result)
-        self._progress.pop(job.id, None)
+        self._forget_progress(job.id)
         self._wake(job.id)
         return finished
 
@@ -242,6 +251,10 @@ class JobQueue:
             self._wake_all()
         self._wake(job.id)
         return wanted
+
+    def _forget_progress(self, job_id: str) -> None:
+        self._progress.pop(job_id, None)
+        self._previews.pop(job_id, None)
 
     async def _full(self, waiting: int) -> QueueFull:
         mean = await self._database.read(jobs.recent_run_seconds)

@@ -14,6 +14,7 @@ import PIL.Image
 from PIL import PngImagePlugin
 
 from server.job import Output, OutputFormat
+from server.watermark import draw_watermark
 
 ROUTE = "/outputs"
 QUALITY = 95
@@ -43,17 +44,21 @@ class OutputStore:
         *,
         seed: int,
         facts: Mapping[str, object],
+        watermark: str | None = None,
+        is_unsafe: bool = False,
     ) -> Output:
         """Encode the raw picture and write it; `facts` go into its metadata as JSON."""
 
         def encode_and_write() -> Output:
-            picture = PIL.Image.frombuffer("RGB", size, rgb)
+            picture = PIL.Image.frombytes("RGB", size, rgb)
+            if watermark is not None:
+                draw_watermark(picture, watermark)
             data = encode(picture, image_format, {**facts, "seed": seed})
             name = f"{secrets.token_hex(16)}.{image_format}"
             unfinished = self._folder / f"{name}.part"
             unfinished.write_bytes(data)
             unfinished.rename(self._folder / name)
-            return Output(name, f"image/{image_format}", len(data), *size, seed)
+            return Output(name, f"image/{image_format}", len(data), *size, seed, is_unsafe)
 
         return await asyncio.get_running_loop().run_in_executor(self._threads, encode_and_write)
 

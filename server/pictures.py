@@ -5,7 +5,6 @@ channel converted, the first frame of an animation.
 """
 
 import io
-from dataclasses import dataclass
 
 import numpy as np
 import PIL.Image
@@ -17,18 +16,12 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
 MIN_SIDE = 16
 MAX_ASPECT = 16
 MAX_PIXELS = 64_000_000
+MAX_BYTES = 20 * 1024 * 1024
 
 # Pillow warns from 89 million pixels on; ours is the lower bound, checked before any is decoded.
 PIL.Image.MAX_IMAGE_PIXELS = None
 # Else Pillow knows only its five commonest formats until it meets another one.
 PIL.Image.init()
-
-
-@dataclass(frozen=True, slots=True)
-class PictureLimits:
-    """What a contract allows of one input picture, in encoded bytes."""
-
-    max_bytes: int = 20 * 1024 * 1024
 
 
 def to_rgb_png(data: bytes, field: str) -> bytes:
@@ -43,11 +36,11 @@ def to_rgb_png(data: bytes, field: str) -> bytes:
     return file.getvalue()
 
 
-def check_bytes(size: int, limits: PictureLimits, field: str) -> None:
+def check_bytes(size: int, max_bytes: int, field: str) -> None:
     """Raise PayloadTooLarge when a picture has more than the allowed bytes."""
-    if size > limits.max_bytes:
+    if size > max_bytes:
         raise PayloadTooLarge(
-            f"{field} has {size / 2**20:.1f} MiB; at most {limits.max_bytes / 2**20:.0f} MiB are "
+            f"{field} has {size / 2**20:.1f} MiB; at most {max_bytes / 2**20:.3g} MiB are "
             f"allowed for one picture.",
             field=field,
         )

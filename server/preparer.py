@@ -9,7 +9,6 @@ from server.inputs import InputStore
 from server.job import Job, JobError, JobStatus
 from server.job_queue import JobQueue
 from server.lora_library import LoraLibrary
-from server.pictures import PictureLimits
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +60,7 @@ class Preparer:
             async with asyncio.TaskGroup() as group:
                 for index, url in enumerate(job.images):
                     if url is not None:
-                        fetch = self._inputs.fetch(job.id, index, url, PictureLimits())
+                        fetch = self._inputs.fetch(job.id, index, url, job.max_image_bytes)
                         group.create_task(fetch)
                 for index, lora in enumerate(job.params.loras):
                     group.create_task(self._loras.fetch(lora.path, f"loras/{index}/path"))

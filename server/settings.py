@@ -35,6 +35,13 @@ class Dtype(StrEnum):
     FLOAT32 = "float32"
 
 
+class SafetyMode(StrEnum):
+    """What becomes of an output that the safety checker calls unsafe."""
+
+    FLAG = "flag"
+    BLOCK = "block"
+
+
 class SettingsError(Exception):
     """A setting is unknown or malformed; the message names it."""
 
@@ -86,6 +93,13 @@ class Settings(BaseSettings):
     keep_outputs_h: float = Field(168, gt=0, description="Hours that jobs and outputs are kept")
     keep_inputs: bool = Field(False, description="Keep input pictures after their job has ended")
     embed_prompt: bool = Field(False, description="Write the prompt into the output's metadata")
+    safety_checker: str | None = Field(
+        None,
+        description="Image classifier that looks at outputs: a transformers model by path or name",
+    )
+    safety_mode: SafetyMode = Field(
+        SafetyMode.FLAG, description="What becomes of an unsafe output: flag it, or block it"
+    )
     log_prompts: bool = Field(False, description="Write prompts into the log")
 
     @field_validator("api_keys", "allow_networks", mode="before")

@@ -47,13 +47,15 @@ class WorkerOptions:
     device: str
     dtype: str
     offload: str
+    safety_checker: str | None = None
 
     def arguments(self) -> Sequence[str]:
         """The command line after `python -m pipelines.worker`."""
         demo = ["--build-demo"] if self.build_demo else []
+        safety = ["--safety-checker", self.safety_checker] if self.safety_checker else []
         return [
             "--model", str(self.model), "--device", self.device, "--dtype", self.dtype,
-            "--offload", self.offload, *demo,
+            "--offload", self.offload, *demo, *safety,
         ]  # fmt: skip
 
 

@@ -26,6 +26,7 @@ TINY_SPEC = ModelSpec(
     condition_area=56 * 56,
     output_area=256 * 256,
     num_inference_steps=3,
+    can_write=False,
 )
 
 

@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -234,6 +234,9 @@ def _dump_request(job: Job) -> str:
             "images": job.images,
             "output_format": job.output_format,
             "base64_output": job.base64_output,
+            "max_image_bytes": job.max_image_bytes,
+            "watermark": job.watermark,
+            "webhook": job.webhook,
         }
     )
 
@@ -243,6 +246,8 @@ def _dump_result(job: Job) -> str:
         {
             "num_inference_steps": job.num_inference_steps,
             "true_cfg_scale": job.true_cfg_scale,
+            "used_prompt": job.used_prompt,
+            "is_prompt_extended": job.is_prompt_extended,
             "seconds": dict(job.seconds),
             "outputs": _OUTPUTS.dump_python(job.outputs, mode="json"),
             "error": asdict(job.error) if job.error else None,
@@ -251,7 +256,7 @@ def _dump_result(job: Job) -> str:
 
 
 def _job(row: sqlite3.Row) -> Job:
-    request: Mapping[str, Any] = json.loads(row["request"])
+    request: dict[str, Any] = json.loads(row["request"])
     result: dict[str, Any] = json.loads(row["result"])
     error = result.pop("error", None)
     outputs = _OUTPUTS.validate_python(result.pop("outputs", ()))
@@ -259,10 +264,9 @@ def _job(row: sqlite3.Row) -> Job:
         id=row["id"],
         contract=row["contract"],
         endpoint=row["endpoint"],
-        params=_PARAMS.validate_python(request["params"]),
-        images=tuple(request["images"]),
-        output_format=OutputFormat(request["output_format"]),
-        base64_output=request["base64_output"],
+        params=_PARAMS.validate_python(request.pop("params")),
+        images=tuple(request.pop("images")),
+        output_format=OutputFormat(request.pop("output_format")),
         status=JobStatus(row["status"]),
         created_at=row["created_at"],
         prepared_at=row["prepared_at"],
@@ -273,5 +277,6 @@ def _job(row: sqlite3.Row) -> Job:
         attempts=row["attempts"],
         outputs=outputs,
         error=JobError(**error) if error else None,
+        **request,
         **result,
     )

@@ -157,7 +157,7 @@ def test_edit_reports_every_step_and_times_every_stage(pipeline: EditPipeline) -
     assert denoised == [0, 1, 2, 3]
     assert seen[0].stage is Stage.ENCODE
     assert seen[-1].stage is Stage.DECODE
-    assert set(result.seconds) == set(Stage)
+    assert set(result.seconds) == {Stage.ENCODE, Stage.DENOISE, Stage.DECODE}
     assert all(seconds > 0 for seconds in result.seconds.values())
     assert (result.num_inference_steps, result.true_cfg_scale) == (3, 4.0)
 
@@ -188,12 +188,13 @@ def test_edit_refuses_a_prompt_with_too_many_tokens(pipeline: EditPipeline) -> N
         pipeline.edit(params, [gradient()])
 
 
-@pytest.mark.parametrize("offload", [Offload.GROUP])
+@pytest.mark.parametrize("offload", [Offload.GROUP, Offload.MODEL])
 def test_offloaded_model_gives_the_same_picture(
     pipeline: EditPipeline, tiny_model: Path, offload: Offload
 ) -> None:
     offloaded = EditPipeline.load(tiny_model, device="cpu", dtype=torch.float32, offload=offload)
-    assert np.array_equal(edit(pipeline), edit(offloaded))
+    # where weights lie in memory may decide the order of a sum
+    assert np.abs(edit(pipeline) - edit(offloaded)).max() <= 1
 
 
 def test_bfloat16_gives_nearly_the_same_picture(pipeline: EditPipeline, tiny_model: Path) -> None:

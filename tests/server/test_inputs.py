@@ -10,14 +10,14 @@ import pytest
 from server.errors import FetchFailed, InvalidPicture, NotFound, PayloadTooLarge
 from server.fetch import Fetcher
 from server.inputs import InputStore, decode_text, is_inline, is_url
-from server.pictures import PictureLimits, to_rgb_png
+from server.pictures import MAX_BYTES, to_rgb_png
 from server.settings import Settings
 from tests.conftest import as_base64, encoded, gradient
 from tests.far_side import Answer, FarSide, far_side
 
 PICTURE = encoded(gradient())
 STORED = to_rgb_png(PICTURE, "")
-LIMITS = PictureLimits()
+LIMITS = MAX_BYTES
 # In base64 these bytes need every sign in which the two alphabets differ, and padding.
 AWKWARD = bytes(range(256)) + b"\xfb\xef\xbe\xff"
 PLAIN = base64.b64encode(AWKWARD).decode()
@@ -115,19 +115,19 @@ def test_text_at_the_size_limit_is_decoded(head: str) -> None:
     data = b"abc" * 100
     payload = data.decode() if head.endswith("png,") else as_base64(data)
 
-    assert decode_text(head + payload, PictureLimits(max_bytes=300)) == data
+    assert decode_text(head + payload, 300) == data
 
 
 @pytest.mark.parametrize("head", ["data:image/png;base64,", "data:image/png,", ""])
 def test_text_beyond_the_size_limit_is_refused(head: str) -> None:
     with pytest.raises(PayloadTooLarge, match=r"images/0 has .* MiB; at most"):
-        decode_text(head + "a" * 4000, PictureLimits(max_bytes=300), "images/0")
+        decode_text(head + "a" * 4000, 300, "images/0")
 
 
 def test_size_limit_is_checked_before_anything_is_decoded() -> None:
     # decoded, it would be refused for what it holds
     with pytest.raises(PayloadTooLarge):
-        decode_text("data:image/png;base64," + "$" * 4000, PictureLimits(max_bytes=300))
+        decode_text("data:image/png;base64," + "$" * 4000, 300)
 
 
 @pytest.mark.parametrize("text", ["http://host/a.png", "HTTPS://host/a.png", " https://host/a "])
@@ -239,7 +239,7 @@ async def test_fetch_bounds_the_size(store: InputStore, far: FarSide) -> None:
     far.answers["/a.png"] = Answer(PICTURE)
 
     with pytest.raises(PayloadTooLarge, match=r"^images/2: "):
-        await store.fetch("job", 2, far.url("/a.png"), PictureLimits(max_bytes=10))
+        await store.fetch("job", 2, far.url("/a.png"), 10)
 
 
 async def test_fetch_refuses_what_is_no_picture(store: InputStore, far: FarSide) -> None:

@@ -11,7 +11,7 @@ import pytest
 from PIL import ImageCms
 
 from server.errors import InvalidPicture, PayloadTooLarge
-from server.pictures import PictureLimits, check_bytes, to_rgb_png
+from server.pictures import MAX_BYTES, check_bytes, to_rgb_png
 from tests.conftest import encoded, gradient
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -344,12 +344,12 @@ def test_the_most_pixels_that_are_allowed_pass_the_header() -> None:
 
 
 def test_bytes_at_the_limit_are_allowed() -> None:
-    check_bytes(1000, PictureLimits(max_bytes=1000), "images/0")
+    check_bytes(1000, 1000, "images/0")
 
 
 def test_bytes_beyond_the_limit_are_refused_with_both_numbers() -> None:
     with pytest.raises(PayloadTooLarge) as caught:
-        check_bytes(22 * 2**20, PictureLimits(), "images/1")
+        check_bytes(22 * 2**20, MAX_BYTES, "images/1")
 
     assert caught.value.field == "images/1"
     assert str(caught.value) == (

@@ -46,7 +46,14 @@ def _add_submit_and_list(routes: APIRouter, service: EditService, view: View) ->
         """
         body, files = await read_body(request)
         job = await service.submit(
-            Submission(NAME, ENDPOINT, body.params(), [*body.images, *files], body.output_format)
+            Submission(
+                NAME,
+                ENDPOINT,
+                body.params(),
+                [*body.images, *files],
+                body.output_format,
+                watermark=body.watermark,
+            )
         )
         if wait:
             waited = await unless_hung_up(request, service.wait(job.id, wait))

@@ -49,6 +49,8 @@ class EditRequest(BaseModel):
     num_inference_steps: int | None = Field(None, ge=STEPS_RANGE[0], le=STEPS_RANGE[1])
     true_cfg_scale: float | None = Field(None, ge=CFG_RANGE[0], le=CFG_RANGE[1])
     output_format: OutputFormat = OutputFormat.PNG
+    prompt_extend: bool = Field(False, description="Let the model rewrite the prompt first")
+    watermark: str | None = Field(None, max_length=100, description="Text in the lower corner")
 
     def params(self) -> EditParams:
         """What the engine needs; a random seed is drawn here, once, so that it can be kept."""
@@ -63,6 +65,7 @@ class EditRequest(BaseModel):
             true_cfg_scale=self.true_cfg_scale,
             num_outputs=self.n,
             loras=tuple(LoraRef(lora.path, lora.scale) for lora in self.loras),
+            extend_prompt=self.prompt_extend,
         )
 
 
@@ -75,6 +78,7 @@ class OutputView(BaseModel):
     width: int
     height: int
     seed: int
+    is_unsafe: bool
 
 
 class ErrorView(BaseModel):
@@ -92,6 +96,7 @@ class EditView(BaseModel):
     contract: str
     model: str
     prompt: str
+    used_prompt: str | None
     seed: int
     position: int | None
     stage: str | None
@@ -125,6 +130,7 @@ def edit_view(state: JobState, base: str) -> EditView:
         contract=job.contract,
         model=job.endpoint,
         prompt=job.params.prompt,
+        used_prompt=job.used_prompt,
         seed=job.params.seed,
         position=state.position,
         stage=progress.stage if progress else None,
@@ -148,6 +154,7 @@ def _outputs(job: Job, base: str) -> list[OutputView]:
             width=output.width,
             height=output.height,
             seed=output.seed,
+            is_unsafe=output.is_unsafe,
         )
         for output in job.outputs
     ]

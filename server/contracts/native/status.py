@@ -19,7 +19,7 @@ from pipelines.sizes import SizeBounds
 from server.executor import Executor, ExecutorState
 from server.job import JobStatus, OutputFormat
 from server.job_queue import JobQueue
-from server.pictures import FORMATS, MAX_ASPECT, MAX_PIXELS, MIN_SIDE, PictureLimits
+from server.pictures import FORMATS, MAX_ASPECT, MAX_BYTES, MAX_PIXELS, MIN_SIDE
 
 DEMO_WARNING = (
     "The demo model answers: its pictures show that everything works, not what the real model "
@@ -105,6 +105,7 @@ class Capabilities(BaseModel):
     bounds: Bounds
     loras: list[LoraView]
     checks_safety: bool
+    can_extend_prompts: bool
 
 
 def health_router(queue: JobQueue, executor: Executor, choice: ModelChoice) -> APIRouter:
@@ -135,7 +136,8 @@ def capabilities_router(
     @routes.get("/v1/capabilities")
     def capabilities() -> Capabilities:
         """The model, what a request may ask for, and the LoRAs found."""
-        spec = executor.model.model if executor.model else None
+        loaded = executor.model
+        spec = loaded.model if loaded else None
         return Capabilities(
             version=version,
             model=_model_view(executor, choice),
@@ -148,7 +150,8 @@ def capabilities_router(
             loras=[
                 LoraView(name=lora.name, size_bytes=lora.size_bytes) for lora in catalog.loras()
             ],
-            checks_safety=False,
+            checks_safety=loaded is not None and loaded.checks_safety,
+            can_extend_prompts=loaded is not None and loaded.can_extend_prompts,
         )
 
     return routes
@@ -176,7 +179,7 @@ def _bounds() -> Bounds:
         image_side_min=MIN_SIDE,
         image_aspect_max=MAX_ASPECT,
         image_pixels_max=MAX_PIXELS,
-        image_bytes_max=PictureLimits().max_bytes,
+        image_bytes_max=MAX_BYTES,
         image_formats=list(FORMATS),
         loras_max=MAX_LORAS,
         lora_scale=_range(LORA_SCALE_RANGE),

@@ -21,6 +21,7 @@ class BusinessCode:
 
 
 CODES = {
+    "content_blocked": BusinessCode.MODERATED,
     "missing_parameter": BusinessCode.MISSING_PARAMETER,
     "invalid_parameter": BusinessCode.INVALID_PARAMETER,
     "lora_not_found": BusinessCode.INVALID_PARAMETER,

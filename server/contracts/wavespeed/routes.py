@@ -95,7 +95,7 @@ async def prediction(service: EditService, job: Job, base: str) -> Prediction:
         model=job.endpoint,
         outputs=outputs,
         urls=Urls(get=f"{base}/api/v3/predictions/{job.id}/result"),
-        has_nsfw_contents=[False] * len(job.outputs),
+        has_nsfw_contents=[output.is_unsafe for output in job.outputs],
         status=STATUSES[job.status],
         created_at=_iso(job.created_at),
         error=error_sentence(job),

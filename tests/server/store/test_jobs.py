@@ -130,7 +130,7 @@ def test_update_writes_every_field_that_can_change(connection: sqlite3.Connectio
     # a field added to Job must be stored, or stand here as one that never changes
     unchanging = {
         "contract", "endpoint", "params", "images", "created_at", "id", "output_format",
-        "base64_output", "starts",
+        "base64_output", "starts", "max_image_bytes", "watermark", "webhook",
     }  # fmt: skip
     changes = {
         "status": JobStatus.FAILED,
@@ -141,8 +141,10 @@ def test_update_writes_every_field_that_can_change(connection: sqlite3.Connectio
         "attempts": 5,
         "num_inference_steps": 6,
         "true_cfg_scale": 7.0,
+        "used_prompt": "a red cat",
+        "is_prompt_extended": True,
         "seconds": {"decode": 8.0},
-        "outputs": (Output("a", "b", 1, 2, 3, 4),),
+        "outputs": (Output("a", "b", 1, 2, 3, 4, True),),
         "error": JobError("code", "message"),
     }
     assert {f.name for f in dataclasses.fields(Job)} == unchanging | set(changes)
