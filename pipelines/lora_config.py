@@ -72,7 +72,7 @@ def _parse(config: Mapping[str, Any]) -> LoraConfig:
     # diffusers writes each key with the component's name before it
     plain = {key.removeprefix("transformer."): value for key, value in config.items()}
     patterns = {
-        name: {str(key): float(value) for key, value in (plain.get(name) or {}).items()}
+        name: {str(key): _finite(value) for key, value in (plain.get(name) or {}).items()}
         for name in ("rank_pattern", "alpha_pattern")
     }
     for pattern in (*patterns["rank_pattern"], *patterns["alpha_pattern"]):
@@ -96,4 +96,11 @@ def _matching(patterns: Mapping[str, float], layer: str, default: float | None) 
 
 
 def _number(value: object) -> float | None:
-    return None if value is None else float(value)  # type: ignore[arg-type]
+    return None if value is None else _finite(value)
+
+
+def _finite(value: object) -> float:
+    number = float(value)  # type: ignore[arg-type]
+    if not math.isfinite(number):
+        raise ValueError(f"{number} where a finite number is expected")
+    return number

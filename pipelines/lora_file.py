@@ -215,13 +215,13 @@ def _stranger_message(name: str, header: Header, strangers: Iterable[str], *, re
     first = ", ".join(strangers[:3]) + (" …" if len(strangers) > 3 else "")
     if all(_TEXT_ENCODER.match(key) for key in header.tensors):
         return f"{name} is for the text encoder only; this engine applies LoRAs to the transformer."
+    family = guess_family(header.shapes)
+    guess = f" It looks like one for {family}." if family else ""
     if reached == 0:
-        family = guess_family(header.tensors)
-        guess = f" It looks like one for {family}." if family else ""
         return f"{name} is no LoRA for this model: no key names a layer of it ({first}).{guess}"
     return (
         f"{name} has {len(strangers)} of {len(header.tensors)} tensors without a place in this "
-        f"model: {first}"
+        f"model: {first}.{guess if family != 'Qwen-Image' else ''}"
     )
 
 

@@ -73,7 +73,7 @@ def inspect_lora(path: Path, linears: Linears, name: str) -> LoraReport:
         name=name,
         size_bytes=path.stat().st_size,
         problem=problem,
-        family=guess_family(header.tensors),
+        family=guess_family(header.shapes),
         layout=_layout(header),
         kind=kind,
         modules=modules,

@@ -41,6 +41,11 @@ class Header:
     data_start: int
 
     @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each tensor."""
+        return {name: info.shape for name, info in self.tensors.items()}
+
+    @property
     def data_bytes(self) -> int:
         """The size of all tensors together, in bytes."""
         return max((info.end for info in self.tensors.values()), default=0)
@@ -88,7 +93,9 @@ def _parse_header(raw: bytes, name: str) -> Header:
 
 def _tensor_info(entry: Mapping[str, Any]) -> TensorInfo:
     start, end = entry["data_offsets"]
-    shape = tuple(int(n) for n in entry["shape"])
+    shape = tuple(entry["shape"])
+    if not all(type(number) is int for number in (start, end, *shape)):
+        raise ValueError("sizes are whole numbers")
     if min((start, *shape)) < 0 or end - start != math.prod(shape) * DTYPE_BYTES[entry["dtype"]]:
         raise ValueError("the byte range does not match the shape")
     return TensorInfo(entry["dtype"], shape, start, end)
@@ -96,7 +103,8 @@ def _tensor_info(entry: Mapping[str, Any]) -> TensorInfo:
 
 def _guess_format(start: bytes) -> str:
     """What a file of another format probably is, in words, from its first bytes."""
-    if start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x04")):
+    pickles = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
+    if start.startswith((b"PK\x03\x04", *pickles)):
         return " (it looks like a pickle, which can run code and is never loaded)"
     if start.lstrip().startswith(b"<"):
         return " (it looks like a web page)"

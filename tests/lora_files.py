@@ -1,12 +1,40 @@
 """Writes LoRA files in the layouts that trainers write, over random matrices."""
 
 import json
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+
+Linears = Mapping[str, tuple[int, int]]
+
+# What trainers put before a layer's name, and whether they join the name with underscores.
+PREFIXES = {
+    "none": ("", False),
+    "diffusers": ("transformer.", False),
+    "ai-toolkit": ("diffusion_model.", False),
+    "comfy": ("model.diffusion_model.", False),
+    "peft": ("base_model.model.", False),
+    "peft wrapped": ("base_model.model.transformer.", False),
+    "diffsynth": ("pipe.dit.", False),
+    "kohya": ("lora_unet_", True),
+    "onetrainer": ("lora_transformer_", True),
+    "onetrainer dotted": ("lora_transformer_", False),
+    "onetrainer all dotted": ("lora_transformer.", False),
+    "lycoris": ("lycoris_", True),
+}
+# How they end the names of the two matrices.
+SUFFIXES = {
+    "A and B": (".lora_A.weight", ".lora_B.weight"),
+    "default": (".lora_A.default.weight", ".lora_B.default.weight"),
+    "default_0": (".lora_A.default_0.weight", ".lora_B.default_0.weight"),
+    "default twice": (".lora_A.default_0.default.weight", ".lora_B.default_0.default.weight"),
+    "down and up": (".lora_down.weight", ".lora_up.weight"),
+    "dotted down and up": (".lora.down.weight", ".lora.up.weight"),
+}
 
 
 @dataclass(frozen=True)
@@ -26,7 +54,7 @@ class Pair:
 
 
 def random_pairs(
-    linears: Mapping[str, tuple[int, int]],
+    linears: Linears,
     modules: Sequence[str],
     *,
     rank: int = 4,
@@ -45,6 +73,25 @@ def random_pairs(
     return pairs
 
 
+def lora_tensors(
+    pairs: Mapping[str, Pair],
+    *,
+    prefix: str = "transformer.",
+    flat: bool = False,
+    down: str = ".lora_A.weight",
+    up: str = ".lora_B.weight",
+) -> dict[str, torch.Tensor]:
+    """The matrices by key. `flat` joins a module's name with underscores, as kohya does."""
+    tensors = {}
+    for module, pair in pairs.items():
+        stem = prefix + (module.replace(".", "_") if flat else module)
+        tensors[stem + down] = pair.down.contiguous()
+        tensors[stem + up] = pair.up.contiguous()
+        if pair.alpha is not None:
+            tensors[stem + ".alpha"] = torch.tensor(pair.alpha)
+    return tensors
+
+
 def write_lora(
     path: Path,
     pairs: Mapping[str, Pair],
@@ -55,19 +102,23 @@ def write_lora(
     up: str = ".lora_B.weight",
     metadata: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write a LoRA. `flat` joins a module's name with underscores, as kohya does."""
-    tensors = {}
-    for module, pair in pairs.items():
-        stem = prefix + (module.replace(".", "_") if flat else module)
-        tensors[stem + down] = pair.down.contiguous()
-        tensors[stem + up] = pair.up.contiguous()
-        if pair.alpha is not None and metadata is None:
-            tensors[stem + ".alpha"] = torch.tensor(pair.alpha)
+    """Write a LoRA. With `metadata`, alphas are not written: they stand there."""
+    tensors = lora_tensors(pairs, prefix=prefix, flat=flat, down=down, up=up)
+    if metadata is not None:
+        tensors = {key: value for key, value in tensors.items() if not key.endswith(".alpha")}
     save_file(tensors, path, dict(metadata) if metadata else None)
     return path
 
 
-def adapter_metadata(rank: int, alpha: float) -> dict[str, str]:
+def adapter_metadata(rank: int, alpha: float | None, **more: object) -> dict[str, str]:
     """The metadata that diffusers writes beside a PEFT adapter."""
-    config = {"transformer.r": rank, "transformer.lora_alpha": alpha}
-    return {"format": "pt", "lora_adapter_metadata": json.dumps(config)}
+    config = {"r": rank, "lora_alpha": alpha, **more}
+    named = {f"transformer.{key}": value for key, value in config.items()}
+    return {"format": "pt", "lora_adapter_metadata": json.dumps(named)}
+
+
+def write_raw(path: Path, header: object, data: bytes = b"") -> Path:
+    """A safetensors file with this header, right or wrong. Bytes are taken as they are."""
+    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(raw)) + raw + data)
+    return path

@@ -1,6 +1,7 @@
 """Parsed LoRAs in host memory and composed adapters on the device, each bounded, oldest out."""
 
 import contextlib
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
@@ -13,6 +14,7 @@ import torch
 from pipelines.errors import LoraNotFound
 from pipelines.lora.compose import Adapter, compose, size_bytes
 from pipelines.lora.tensors import Lora, read_lora
+from pipelines.lora_config import PEFT_CONFIG, PEFT_WEIGHTS
 from pipelines.lora_file import Linears
 
 V = TypeVar("V")
@@ -127,4 +129,16 @@ def _identity(path: Path) -> Hashable:
         stat = path.stat()
     except OSError as exc:
         raise LoraNotFound(f"The LoRA file {path.name} is gone.") from exc
-    return str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino
+    return str(path), *_version(stat), *_config_version(path)
+
+
+def _version(stat: os.stat_result) -> tuple[int, int, int]:
+    return stat.st_size, stat.st_mtime_ns, stat.st_ino
+
+
+def _config_version(path: Path) -> tuple[int, ...]:
+    """That of PEFT's configuration beside the file, which counts as a part of it."""
+    beside = path.with_name(PEFT_CONFIG)
+    if path.name != PEFT_WEIGHTS or not beside.is_file():
+        return ()
+    return _version(beside.stat())

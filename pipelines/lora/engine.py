@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from pipelines.lora.cache import DEVICE_BYTES, HOST_BYTES, LoraCache
+from pipelines.lora.compose import Adapter
 
 
 class AdaptableLinear(nn.Linear):
@@ -46,11 +47,16 @@ class LoraEngine:
         device_bytes: int = DEVICE_BYTES,
     ) -> None:
         """Parsed files may hold `host_bytes`, composed adapters `device_bytes` on the device."""
+        self._transformer = transformer
+        self._device = device
+        self._dtype = dtype
         self._layers: dict[str, AdaptableLinear] = {}
         for name, module in transformer.named_modules():
             if type(module) is nn.Linear:
                 module.__class__ = AdaptableLinear
             if isinstance(module, AdaptableLinear):
+                # In the instance from the start: torch.compile guards on whether it is there.
+                module.adapter = None
                 self._layers[name] = module
         self._cache = LoraCache(
             self.linears, device, dtype, host_bytes=host_bytes, device_bytes=device_bytes
@@ -74,6 +80,8 @@ class LoraEngine:
         Raises LoraNotFound, LoraInvalid before any layer is touched.
         """
         adapter = self._cache.adapter(stack)
+        if adapter and any(m._compiled_call_impl for m in self._transformer.modules()):
+            adapter = self._uniform(adapter)
         try:
             for name, pair in adapter.items():
                 self._layers[name].adapter = pair
@@ -81,3 +89,27 @@ class LoraEngine:
         finally:
             for name in adapter:
                 self._layers[name].adapter = None
+
+    def _uniform(self, adapter: Adapter) -> Adapter:
+        """The adapter in the one shape that torch.compile need not trace anew for any other.
+
+        Each layer has one, of zeros where the LoRAs have none: present and absent are two graphs.
+        Ranks are at least 2 and marked as dynamic: 1 is compiled as a constant, and ranks that
+        are equal at warm-up as one and the same. No tensor serves two layers: that is guarded too.
+        """
+        pairs: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        for name, layer in self._layers.items():
+            down, up = adapter.get(name) or (
+                torch.zeros(0, layer.in_features, device=self._device, dtype=self._dtype),
+                torch.zeros(layer.out_features, 0, device=self._device, dtype=self._dtype),
+            )
+            missing = max(0, 2 - down.shape[0])
+            if missing:
+                down, up = (
+                    functional.pad(down, (0, 0, 0, missing)),
+                    functional.pad(up, (0, missing)),
+                )
+            torch._dynamo.maybe_mark_dynamic(down, 0)
+            torch._dynamo.maybe_mark_dynamic(up, 1)
+            pairs[name] = down, up
+        return pairs
