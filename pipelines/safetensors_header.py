@@ -6,6 +6,7 @@ JSON, then the tensors. The library's own reader would bring torch or numpy with
 
 import json
 import math
+import shutil
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -78,6 +79,25 @@ def read_header(path: Path, name: str | None = None) -> Header:
     if not header.tensors:
         raise LoraInvalid(f"{name} holds no tensors.")
     return header
+
+
+def add_metadata(path: Path, key: str, text: str) -> None:
+    """Write `text` under `key` into the file's metadata; the tensors stay as they are.
+
+    Written beside the file and renamed. Raises LoraInvalid when it is no safetensors file.
+    """
+    header = read_header(path)
+    unfinished = path.with_name(path.name + ".unfinished")
+    with path.open("rb") as old, unfinished.open("wb") as new:
+        old.seek(8)
+        entries = json.loads(old.read(header.data_start - 8))
+        entries["__metadata__"] = {**header.metadata, key: text}
+        raw = json.dumps(entries).encode()
+        # the tensors begin at a multiple of 8, as the format wants it
+        raw += b" " * (-len(raw) % 8)
+        new.write(struct.pack("<Q", len(raw)) + raw)
+        shutil.copyfileobj(old, new)
+    unfinished.replace(path)
 
 
 def _parse_header(raw: bytes, name: str) -> Header:

@@ -4,13 +4,16 @@ Everything here blocks; call it in a thread. The library reads HF_ENDPOINT, HF_T
 and HF_HUB_CACHE itself.
 """
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import huggingface_hub
 from huggingface_hub import constants, errors
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from pipelines.catalog import HubLora
+from pipelines.errors import LoraInvalid
+from pipelines.lora_config import METADATA_KEY, PEFT_CONFIG, PEFT_WEIGHTS
+from pipelines.safetensors_header import add_metadata
 from server.errors import FetchFailed
 
 WEIGHT_SUFFIX = ".safetensors"
@@ -23,9 +26,12 @@ def cached_file(lora: HubLora) -> Path | None:
         found = huggingface_hub.try_to_load_from_cache(
             lora.repo, lora.filename, revision=lora.revision
         )
-        return Path(found) if isinstance(found, str) else None
-    files = _cached_weights(lora)
-    return files[0] if len(files) == 1 else None
+        files = [Path(found)] if isinstance(found, str) else []
+    else:
+        files = _cached_weights(lora)
+    if len(files) != 1 or not _is_whole(files[0]):
+        return None
+    return files[0]
 
 
 def download(lora: HubLora, folder: Path, field: str) -> Path:
@@ -36,18 +42,41 @@ def download(lora: HubLora, folder: Path, field: str) -> Path:
     disable_progress_bars()
     try:
         filename = lora.filename or _only_weight_file(lora, field)
-        path = huggingface_hub.hf_hub_download(
+        path = _download_file(lora, filename, folder)
+        if path.name == PEFT_WEIGHTS:
+            _add_peft_config(lora, filename, path, folder)
+    except (FetchFailed, LoraInvalid):
+        raise
+    except Exception as exc:  # the library's errors have no common root
+        raise FetchFailed(f"{field}: {_sentence(lora, exc)}", field=field) from exc
+    return path
+
+
+def _download_file(lora: HubLora, filename: str, folder: Path) -> Path:
+    return Path(
+        huggingface_hub.hf_hub_download(
             lora.repo,
             filename,
             revision=lora.revision,
             local_dir=folder,
             etag_timeout=REQUEST_TIMEOUT_S,
         )
-    except FetchFailed:
-        raise
-    except Exception as exc:  # the library's errors have no common root
-        raise FetchFailed(f"{field}: {_sentence(lora, exc)}", field=field) from exc
-    return Path(path)
+    )
+
+
+def _add_peft_config(lora: HubLora, filename: str, path: Path, folder: Path) -> None:
+    """Put PEFT's configuration, which lies beside its weights, into them: alone they lack alpha."""
+    beside = str(PurePosixPath(filename).with_name(PEFT_CONFIG))
+    try:
+        config = _download_file(lora, beside, folder).read_text()
+    except errors.RemoteEntryNotFoundError:
+        return
+    add_metadata(path, METADATA_KEY, config)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a cached file has its configuration beside it, where it needs one."""
+    return path.name != PEFT_WEIGHTS or path.with_name(PEFT_CONFIG).is_file()
 
 
 def _only_weight_file(lora: HubLora, field: str) -> str:

@@ -1,5 +1,6 @@
 """LoRAs from a hub, over a live server and a stand-in for the hub on loopback."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,10 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeHub]:
         "owner/many": {"a.safetensors": first, "sub dir/b.safetensors": second},
         "owner/none": {"README.md": b"#"},
         "private/lora": {"lora.safetensors": third},
+        "owner/peft": {
+            "adapter_model.safetensors": first,
+            "adapter_config.json": json.dumps({"r": 4, "lora_alpha": 12}).encode(),
+        },
     }
     with fake_hub(repositories) as running:
         yield running
@@ -98,6 +103,18 @@ def test_fetched_lora_is_not_asked_for_again(hub_server: LiveServer, hub: FakeHu
     count = len(hub.requests)
     edit(hub_server, "owner/one")
     assert len(hub.requests) == count
+
+
+def test_configuration_beside_peft_weights_counts(hub_server: LiveServer) -> None:
+    """Alpha 12 at rank 4 is three times the strength of the same matrices without an alpha."""
+    path = hub_server.weights_dir / "loras" / "same.safetensors"
+    pairs = random_pairs(LINEARS, ["proj_out"], seed=0, alpha=12.0)
+    write_lora(path, pairs)
+
+    fetched = pixels(hub_server, edit(hub_server, "owner/peft"))
+
+    assert fetched == pixels(hub_server, edit(hub_server, "same"))
+    assert fetched != pixels(hub_server, edit(hub_server, "owner/one"))
 
 
 def test_private_repository_is_fetched_with_the_token(hub_server: LiveServer) -> None:
