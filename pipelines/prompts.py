@@ -36,8 +36,9 @@ def cut_prompt(pipe: QwenImageEditPlusPipeline, prompt: str, max_tokens: int) ->
     offsets = pipe.tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
     if len(offsets) <= max_tokens:
         return prompt
-    end: int = offsets[max_tokens - 1][1]
-    return prompt[:end]
+    # Where the first token too many begins: a character of several tokens is left out whole.
+    end: int = offsets[max_tokens][0]
+    return prompt[:end].rstrip()
 
 
 @torch.no_grad()
