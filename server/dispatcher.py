@@ -178,6 +178,7 @@ class Dispatcher:
                     seed=image.seed,
                     facts=facts,
                     watermark=job.watermark,
+                    quality=job.quality,
                     is_unsafe=image.is_unsafe,
                 )
                 for image in images

@@ -1,8 +1,9 @@
 """What every contract does with jobs: submit, look, wait, watch, cancel, delete, read outputs."""
 
+import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from pipelines.errors import EngineError
@@ -24,7 +25,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """An edit as a contract understood it. `images` are references, or bytes of uploaded files."""
+    """An edit as a contract understood it. `images` are references, or bytes of uploaded files.
+
+    `webhook_field` is what the client calls the webhook; `base_url` the server's address as it
+    knows it, for the URLs in what the webhook is told.
+    """
 
     contract: str
     endpoint: str
@@ -34,7 +39,10 @@ class Submission:
     base64_output: bool = False
     max_image_bytes: int = MAX_BYTES
     watermark: str | None = None
+    quality: int | None = None
     webhook: str | None = None
+    webhook_field: str = "webhook"
+    base_url: str = ""
 
 
 class EditService:
@@ -50,6 +58,7 @@ class EditService:
         loras: LoraLibrary,
         outputs: OutputStore,
         *,
+        check_address: Callable[[str, str], Awaitable[None]],
         clock: Callable[[], float],
         log_prompts: bool = False,
     ) -> None:
@@ -60,8 +69,11 @@ class EditService:
         self._inputs = inputs
         self._loras = loras
         self._outputs = outputs
+        self._check_address = check_address
         self._clock = clock
         self._log_prompts = log_prompts
+        # jobs that were deleted and that a worker may still have
+        self._doomed: dict[str, asyncio.Task[None]] = {}
 
     async def submit(self, submission: Submission) -> Job:
         """Check what can be known now, and queue the job; it is on disk when this returns.
@@ -72,6 +84,8 @@ class EditService:
         if self._executor.failure is not None:
             raise Unavailable(f"No model is loaded: {self._executor.failure}")
         _check_count(len(submission.images))
+        if submission.webhook is not None:
+            await self._check_address(submission.webhook, submission.webhook_field)
         await self._queue.check_room()
         loras_here = [
             await self._check_lora(lora.path, f"loras/{index}/path")
@@ -95,7 +109,9 @@ class EditService:
             base64_output=submission.base64_output,
             max_image_bytes=submission.max_image_bytes,
             watermark=submission.watermark,
+            quality=submission.quality,
             webhook=submission.webhook,
+            base_url=submission.base_url,
         )
         try:
             await self._queue.submit(job)
@@ -110,6 +126,8 @@ class EditService:
 
     async def state(self, job_id: str) -> JobState:
         """The job with its position or progress. Raises NotFound."""
+        if job_id in self._doomed:
+            raise NotFound(f"There is no job {job_id}.")
         return await self._queue.state(job_id)
 
     async def state_of(self, job: Job) -> JobState:
@@ -126,7 +144,8 @@ class EditService:
 
     async def search(self, wanted: JobFilter, *, limit: int, offset: int) -> tuple[list[Job], int]:
         """A page of jobs, newest first, and how many there are."""
-        return await self._queue.search(wanted, limit=limit, offset=offset)
+        jobs, total = await self._queue.search(wanted, limit=limit, offset=offset)
+        return [job for job in jobs if job.id not in self._doomed], total
 
     async def cancel(self, job_id: str) -> Job:
         """Cancel an unfinished job: at once while it waits, at its next step while it runs."""
@@ -137,6 +156,31 @@ class EditService:
         if await self._queue.delete(job.id):
             await self._outputs.delete(job.outputs)
             await self._inputs.delete(job.id)
+
+    async def delete_any(self, job_id: str) -> None:
+        """Forget a job and its files, also an unfinished one, and tell its webhook nothing.
+
+        A running one is cancelled and out of sight at once; its files go when its worker has left
+        it, at the next step. Raises NotFound.
+        """
+        job = (await self.state(job_id)).job
+        # out of sight first, so that no webhook tells of the end that this brings about
+        deletion = asyncio.create_task(self._delete_when_ended(job_id))
+        self._doomed[job_id] = deletion
+        if not job.status.is_final:
+            job = await self.cancel(job_id)
+        if job.status.is_final:
+            await asyncio.shield(deletion)
+
+    async def _delete_when_ended(self, job_id: str) -> None:
+        try:
+            job = await self.wait(job_id)
+            if job.status.is_final:
+                await self.delete(job)
+        except NotFound:
+            return  # deleted twice at once
+        finally:
+            self._doomed.pop(job_id, None)
 
     async def read_output(self, output: Output) -> bytes:
         """The bytes of a finished picture."""

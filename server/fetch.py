@@ -1,15 +1,12 @@
 """One bounded download: addresses checked and pinned, redirects checked again, size and time bound.
 
-A URL in a request is a stranger's wish. The host is resolved once, every address it has must be
-public (or in a network that the operator allowed), and the connection goes to the address that
-was checked, so that no second answer of the name server can lead elsewhere.
+A URL in a request is a stranger's wish: `server.addresses` says where one may lead.
 """
 
 import asyncio
 import http.cookiejar
-import ipaddress
-import socket
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,20 +14,20 @@ from typing import Any
 import httpcore2
 import httpx2
 
-from server.errors import FetchFailed, PayloadTooLarge
+from server.addresses import AddressRefused, IpNetwork, PinnedTransport, check_address, resolve
+from server.errors import FetchFailed, InvalidRequest, PayloadTooLarge
 
-IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
-IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")
-IPV4_COMPATIBLE = ipaddress.IPv6Network("::/96")
 MAX_REDIRECTS = 5
 # Without a byte for so long, the far side is taken for gone.
 STALL_TIMEOUT_S = 30.0
 DOWNLOAD_ATTEMPTS = 5
+# A submit waits for no name server longer than this; the address is checked again when used.
+RESOLVE_TIMEOUT_S = 2.0
 # Browsers and curl are let in where an unknown name is not.
 USER_AGENT = "qwen-edit-server"
+MAX_PORT = 65535
+# A name, or an address of either kind.
+_HOST = re.compile(r"[0-9A-Za-z._:-]+")
 
 
 class _NoCookies(http.cookiejar.CookieJar):
@@ -40,17 +37,14 @@ class _NoCookies(http.cookiejar.CookieJar):
         """Forget it."""
 
 
-class AddressRefused(Exception):
-    """A host's address is not one that requests may name."""
-
-
 class Fetcher:
     """Downloads what URLs in requests name. One per server; close it at the end."""
 
     def __init__(self, allowed: Sequence[IpNetwork], *, offline: bool = False) -> None:
+        self._allowed = allowed
         self._offline = offline
         self._client = httpx2.AsyncClient(
-            transport=_PinnedTransport(allowed),
+            transport=PinnedTransport(allowed),
             headers={"User-Agent": USER_AGENT},
             follow_redirects=True,
             max_redirects=MAX_REDIRECTS,
@@ -110,19 +104,25 @@ class Fetcher:
         self, url: str, timeout_s: float, field: str, headers: Mapping[str, str]
     ) -> AsyncIterator[httpx2.Response]:
         """The response to a GET; `timeout_s` bounds the whole block. Raises FetchFailed."""
+        async with self._send("GET", url, timeout_s, field, headers=headers) as response:
+            if response.status_code == 416 and "Range" in headers:
+                raise _RangeRefused
+            if response.status_code not in ((200, 206) if "Range" in headers else (200,)):
+                status = response.status_code
+                raise FetchFailed(f"{field}: {url} answered {status}.", field=field)
+            yield response
+
+    @asynccontextmanager
+    async def _send(
+        self, method: str, url: str, timeout_s: float, field: str, **options: Any
+    ) -> AsyncIterator[httpx2.Response]:
+        """The response to a request; `timeout_s` bounds the whole block. Raises FetchFailed."""
         self.check_online(url, field)
         try:
             async with (
                 asyncio.timeout(timeout_s),
-                self._client.stream(
-                    "GET", url, timeout=STALL_TIMEOUT_S, headers=headers
-                ) as response,
+                self._client.stream(method, url, timeout=STALL_TIMEOUT_S, **options) as response,
             ):
-                if response.status_code == 416 and "Range" in headers:
-                    raise _RangeRefused
-                if response.status_code not in ((200, 206) if "Range" in headers else (200,)):
-                    status = response.status_code
-                    raise FetchFailed(f"{field}: {url} answered {status}.", field=field)
                 yield response
         except TimeoutError as exc:
             raise FetchFailed(
@@ -133,6 +133,41 @@ class Fetcher:
         except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as exc:
             reason = str(exc) or type(exc).__name__
             raise _Broken(f"{field}: {url} cannot be fetched: {reason}", field=field) from exc
+
+    async def check_address(self, url: str, field: str) -> None:
+        """Raise InvalidRequest for an address that `post` would refuse.
+
+        A name that cannot be resolved just now passes: it is looked up again when it is used.
+        """
+        try:
+            parsed = httpx2.URL(url)
+        except (httpx2.InvalidURL, ValueError) as exc:
+            raise InvalidRequest(f"{field} is no address: {exc}", field=field) from exc
+        host = parsed.raw_host.decode("ascii")
+        if parsed.scheme not in ("http", "https") or not host:
+            raise InvalidRequest(f"{field} must be an http(s) URL, got {url!r}", field=field)
+        if not _HOST.fullmatch(host) or (parsed.port or 0) > MAX_PORT:
+            raise InvalidRequest(f"{field} is no address: {url!r}", field=field)
+        self.check_online(url, field)
+        try:
+            async with asyncio.timeout(RESOLVE_TIMEOUT_S):
+                for address in await resolve(host, parsed.port or 0):
+                    check_address(address, self._allowed)
+        except (TimeoutError, httpcore2.ConnectError):
+            return
+        except AddressRefused as exc:
+            raise InvalidRequest(f"{field}: {url} is refused: {exc}", field=field) from exc
+
+    async def post(
+        self, url: str, body: bytes, headers: Mapping[str, str], *, timeout_s: float, field: str
+    ) -> int:
+        """Send `body` to `url` and give the status of the answer; no redirect is followed.
+
+        Raises FetchFailed.
+        """
+        options = {"content": body, "headers": headers, "follow_redirects": False}
+        async with self._send("POST", url, timeout_s, field, **options) as response:
+            return response.status_code
 
     def check_online(self, url: str, field: str) -> None:
         """Raise FetchFailed when the server was told to fetch nothing."""
@@ -187,82 +222,3 @@ async def _bounded(
                 field=field,
             )
         yield chunk
-
-
-class _PinnedTransport(httpx2.AsyncHTTPTransport):
-    """httpx2's transport over connections that go to checked addresses only."""
-
-    def __init__(self, allowed: Sequence[IpNetwork]) -> None:
-        super().__init__(trust_env=False)
-        self._pool = httpcore2.AsyncConnectionPool(
-            ssl_context=httpx2.create_ssl_context(),
-            network_backend=_PinnedBackend(allowed),
-        )
-
-
-class _PinnedBackend(httpcore2.AsyncNetworkBackend):
-    """Resolves, checks, and connects to what was checked. TLS still verifies the host's name."""
-
-    def __init__(self, allowed: Sequence[IpNetwork]) -> None:
-        self._allowed = allowed
-        self._backend = httpcore2.AnyIOBackend()
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore2.AsyncNetworkStream:
-        addresses = await resolve(host, port)
-        for address in addresses:
-            check_address(address, self._allowed)
-        failure: Exception | None = None
-        for address in addresses:
-            try:
-                return await self._backend.connect_tcp(
-                    str(address), port, timeout, local_address, socket_options
-                )
-            except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as exc:
-                failure = exc
-        raise failure or httpcore2.ConnectError(f"{host} has no address")
-
-    async def sleep(self, seconds: float) -> None:
-        await self._backend.sleep(seconds)
-
-
-async def resolve(host: str, port: int) -> list[IpAddress]:
-    """The addresses of `host`, in the resolver's order. Raises httpcore2.ConnectError."""
-    loop = asyncio.get_running_loop()
-    try:
-        infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as exc:
-        raise httpcore2.ConnectError(f"the name {host} cannot be resolved") from exc
-    names = (str(info[4][0]).partition("%")[0] for info in infos)
-    return list(dict.fromkeys(ipaddress.ip_address(name) for name in names))
-
-
-def check_address(address: IpAddress, allowed: Sequence[IpNetwork]) -> None:
-    """Raise AddressRefused unless `address` is public or in an allowed network."""
-    if any(address.version == net.version and address in net for net in allowed):
-        return
-    if isinstance(address, ipaddress.IPv6Address) and (embedded := _embedded_address(address)):
-        check_address(embedded, allowed)
-        return
-    is_local = isinstance(address, ipaddress.IPv6Address) and (
-        address.is_site_local or address in LOCAL_NAT64
-    )
-    if is_local or not address.is_global or address.is_multicast:
-        raise AddressRefused(
-            f"{address} is not a public address. The operator can allow its network with "
-            f"QWEN_EDIT_ALLOW_NETWORKS."
-        )
-
-
-def _embedded_address(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    """The IPv4 address that packets to this one end at: mapped, 6to4, NAT64, IPv4-compatible."""
-    is_own = address.is_loopback or address.is_unspecified
-    if address in NAT64 or (address in IPV4_COMPATIBLE and not is_own):
-        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    return address.ipv4_mapped or address.sixtofour

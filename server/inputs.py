@@ -70,6 +70,7 @@ class InputStore:
         field = f"images/{index}"
         own = self._own_file(url)
         if own is not None:
+            check_bytes(own.stat().st_size, max_bytes, field)
             data = await asyncio.to_thread(own.read_bytes)
         else:
             data = await self._fetcher.read(

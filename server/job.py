@@ -77,8 +77,10 @@ class Job:
 
     `contract` and `endpoint` say which wire contract asked, and under which model id. `images`
     has one entry per input picture: the URL to fetch it from, or None when the request carried it;
-    one may have `max_image_bytes`. `watermark` is drawn into the outputs. `webhook` is told when
-    the job has ended. `used_prompt` is what the model was given in the end, cut or rewritten.
+    one may have `max_image_bytes`. `watermark` is drawn into the outputs; `quality` is that of
+    JPEG and WebP, None for the usual one. `webhook` is told when the job has ended, with URLs under
+    `base_url`, the server's address as the client knew it. `used_prompt` is what the model was
+    given in the end, cut or rewritten.
     Times are Unix seconds; `seconds` has the duration of each stage. `starts` counts how often it
     was handed to a worker, `attempts` how often a worker died over it.
     """
@@ -93,7 +95,9 @@ class Job:
     base64_output: bool = False
     max_image_bytes: int = 20 * 1024 * 1024
     watermark: str | None = None
+    quality: int | None = None
     webhook: str | None = None
+    base_url: str = ""
     status: JobStatus = JobStatus.QUEUED
     prepared_at: float | None = None
     started_at: float | None = None

@@ -12,7 +12,7 @@ from functools import partial
 from pipelines.messages import Preview
 from server.errors import NotFound, QueueFull, ServerLost
 from server.job import Job, JobError, JobStatus
-from server.store import jobs
+from server.store import endings, jobs, webhooks
 from server.store.database import Database
 from server.store.jobs import JobFilter
 
@@ -54,6 +54,8 @@ class JobQueue:
         self._watchers: dict[str, set[asyncio.Event]] = {}
         self._work = asyncio.Event()
         self._closing = False
+        # set whenever a webhook has become due
+        self.webhook_added = asyncio.Event()
 
     async def open(self) -> list[Job]:
         """Put the jobs that ran when the last server ended back; give all that are unprepared.
@@ -61,6 +63,7 @@ class JobQueue:
         A job that was handed to a worker ten times without an end fails instead.
         """
         await self._database.write(jobs.create_table)
+        await self._database.write(webhooks.create_table)
         for job in await self._database.read(partial(jobs.with_status, status=JobStatus.RUNNING)):
             if job.cancel_requested:
                 await self._change(job, status=JobStatus.CANCELED, finished_at=self._clock())
@@ -178,8 +181,9 @@ class JobQueue:
         """Put a running job back at its place, or end it if it was to be left: its worker died."""
         self._forget_progress(job.id)
         requeued = await self._database.write(
-            partial(jobs.requeue, job_id=job.id, now=self._clock())
+            partial(endings.requeue, job_id=job.id, now=self._clock())
         )
+        self.webhook_added.set()
         logger.info("job %s %s", job.id, requeued.status)
         self._wake_all()
         self._work.set()
@@ -209,8 +213,8 @@ class JobQueue:
         return job
 
     async def delete(self, job_id: str) -> bool:
-        """Forget a final job."""
-        return await self._database.write(partial(jobs.delete, job_id=job_id))
+        """Forget a final job, and the webhook that may still wait."""
+        return await self._database.write(partial(endings.delete, job_id=job_id))
 
     async def wait(self, job_id: str, timeout_s: float | None = None) -> Job:
         """The job when it is final, or as it is after `timeout_s` or when the server closes."""
@@ -242,9 +246,11 @@ class JobQueue:
     async def _change(self, job: Job, **changes: object) -> Job:
         """Write `changes` if the job on disk still has the status it had; give what is on disk."""
         wanted = job.evolve(**changes)
-        write = partial(jobs.update, job=wanted, expected=[job.status])
+        write = partial(endings.update, job=wanted, expected=[job.status])
         if not await self._database.write(write):
             return await self.get(job.id)
+        if wanted.status.is_final:
+            self.webhook_added.set()
         if wanted.status != job.status:
             logger.info("job %s %s", job.id, wanted.status)
             # the jobs behind it may have moved

@@ -45,6 +45,7 @@ class OutputStore:
         seed: int,
         facts: Mapping[str, object],
         watermark: str | None = None,
+        quality: int | None = None,
         is_unsafe: bool = False,
     ) -> Output:
         """Encode the raw picture and write it; `facts` go into its metadata as JSON."""
@@ -53,7 +54,7 @@ class OutputStore:
             picture = PIL.Image.frombytes("RGB", size, rgb)
             if watermark is not None:
                 draw_watermark(picture, watermark)
-            data = encode(picture, image_format, {**facts, "seed": seed})
+            data = encode(picture, image_format, {**facts, "seed": seed}, quality)
             name = f"{secrets.token_hex(16)}.{image_format}"
             unfinished = self._folder / f"{name}.part"
             unfinished.write_bytes(data)
@@ -94,9 +95,12 @@ class OutputStore:
 
 
 def encode(
-    picture: PIL.Image.Image, image_format: OutputFormat, facts: Mapping[str, object]
+    picture: PIL.Image.Image,
+    image_format: OutputFormat,
+    facts: Mapping[str, object],
+    quality: int | None = None,
 ) -> bytes:
-    """The picture as a file: JPEG 95 without chroma subsampling, WebP 95, or PNG."""
+    """The picture as a file: JPEG without chroma subsampling, WebP, both 95 by default, or PNG."""
     text = json.dumps(dict(facts))
     file = io.BytesIO()
     if image_format is OutputFormat.PNG:
@@ -110,5 +114,6 @@ def encode(
     exif[_EXIF_SOFTWARE] = "qwen-edit-server"
     exif[_EXIF_DESCRIPTION] = text
     options = {"subsampling": "4:4:4"} if image_format is OutputFormat.JPEG else {}
-    picture.save(file, image_format.upper(), quality=QUALITY, exif=exif, **options)
+    quality = QUALITY if quality is None else quality
+    picture.save(file, image_format.upper(), quality=quality, exif=exif, **options)
     return file.getvalue()

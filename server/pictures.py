@@ -5,6 +5,7 @@ channel converted, the first frame of an animation.
 """
 
 import io
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -34,6 +35,15 @@ def to_rgb_png(data: bytes, field: str) -> bytes:
     # level 1: these files live for one job, and the default level takes four times as long
     picture.save(file, "PNG", compress_level=1, icc_profile=None)
     return file.getvalue()
+
+
+def media_type(path: Path) -> str | None:
+    """What a file is by its own bytes (`image/png`), or None when it is no picture."""
+    try:
+        with PIL.Image.open(path, formats=FORMATS) as picture:
+            return picture.get_format_mimetype()
+    except (OSError, ValueError, SyntaxError):
+        return None
 
 
 def check_bytes(size: int, max_bytes: int, field: str) -> None:

@@ -40,7 +40,8 @@ class Preparer:
             try:
                 await self._prepare(job)
             except NotFound:
-                continue  # canceled and deleted while it waited here
+                # canceled and deleted while it waited here, or while its pictures came
+                await self._inputs.delete(job.id)
             except (EngineError, ServerError) as exc:
                 await self._fail(job, JobError(exc.code, str(exc)))
             except Exception:

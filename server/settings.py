@@ -15,7 +15,7 @@ CLIENT_VARIABLES = frozenset({"QWEN_EDIT_SERVER", "QWEN_EDIT_KEY"})
 
 
 # Their values are never repeated in a message.
-SECRET_FIELDS = frozenset({"api_keys", "download_tokens"})
+SECRET_FIELDS = frozenset({"api_keys", "download_tokens", "webhook_secret"})
 
 
 class Offload(StrEnum):
@@ -75,6 +75,11 @@ class Settings(BaseSettings):
     public_url: str | None = Field(
         None, description="Base of the URLs in answers, when a proxy hides it (https://host/path)"
     )
+    tls_cert: Path | None = Field(None, description="Certificate chain (PEM), to serve https")
+    tls_key: Path | None = Field(None, description="Its private key (PEM)")
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Web pages that may call the server from a browser (origins, or *)"
+    )
     allow_networks: Annotated[tuple[IPvAnyNetwork, ...], NoDecode] = Field(
         (), description="Private networks (CIDR) that URLs in requests may name"
     )
@@ -91,6 +96,7 @@ class Settings(BaseSettings):
         description="Tokens for LoRA downloads: host=token, separated by commas (civitai.com=…)",
     )
     keep_outputs_h: float = Field(168, gt=0, description="Hours that jobs and outputs are kept")
+    keep_uploads_h: float = Field(24, gt=0, description="Hours that uploaded files are kept")
     keep_inputs: bool = Field(False, description="Keep input pictures after their job has ended")
     embed_prompt: bool = Field(False, description="Write the prompt into the output's metadata")
     safety_checker: str | None = Field(
@@ -100,9 +106,15 @@ class Settings(BaseSettings):
     safety_mode: SafetyMode = Field(
         SafetyMode.FLAG, description="What becomes of an unsafe output: flag it, or block it"
     )
+    webhook_secret: str | None = Field(
+        None,
+        min_length=16,
+        description="Secret that webhooks are signed with; by default one is drawn and kept in the "
+        "data folder",
+    )
     log_prompts: bool = Field(False, description="Write prompts into the log")
 
-    @field_validator("api_keys", "allow_networks", mode="before")
+    @field_validator("api_keys", "allow_networks", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):
@@ -132,6 +144,15 @@ class Settings(BaseSettings):
         if value is not None and not value.startswith(("http://", "https://")):
             raise ValueError("must begin with http:// or https://")
         return value.rstrip("/") if value else None
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError(f"{PREFIX}TLS_CERT and {PREFIX}TLS_KEY go together")
+        for path in (self.tls_cert, self.tls_key):
+            if path is not None and not path.is_file():
+                raise ValueError(f"{path} is no file; {PREFIX}TLS_CERT and _KEY name PEM files")
+        return self
 
     @model_validator(mode="after")
     def _check_auth(self) -> Self:

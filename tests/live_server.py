@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -28,6 +29,7 @@ class LiveServer:
         folder: Path,
         *,
         environment: Mapping[str, str] | None = None,
+        verify: bool | ssl.SSLContext = True,
         **settings: object,
     ) -> None:
         self.folder = folder
@@ -39,7 +41,7 @@ class LiveServer:
         self._log_path = folder / "server.log"
         self._process: subprocess.Popen[bytes] | None = None
         self.url = ""
-        self.http = httpx2.Client(timeout=30)
+        self.http = httpx2.Client(timeout=30, verify=verify)
 
     def start(self, *, wait_ready: bool = True) -> "LiveServer":
         """Start the process and wait until it listens, or until the model is loaded."""
@@ -61,7 +63,7 @@ class LiveServer:
                 stdout=log,
                 stderr=log,
             )
-        pattern = re.compile(r"listens on (http://\S+)")
+        pattern = re.compile(r"listens on (https?://\S+)")
         self.url = until(lambda: self._find(pattern, start))
         if wait_ready:
             until(lambda: self.health()["status"] == "ready")

@@ -15,8 +15,9 @@ import uvicorn
 
 from pipelines.catalog import Catalog, ModelChoice
 from pipelines.errors import ModelNotFound
-from server.app import VERSION, build_parts, choose_model, create_app, lock_data_folder
+from server.app import VERSION, choose_model, create_app, lock_data_folder
 from server.cli.console import print_error
+from server.parts import build_parts
 from server.settings import Dtype, Offload, Settings, SettingsError, read_settings
 from server.store.database import DataFolderInUse
 
@@ -34,6 +35,8 @@ def serve(
     dtype: Annotated[Dtype | None, typer.Option(help="What the model computes in [auto]")] = None,
     offload: Annotated[Offload | None, typer.Option(help="Keep weights in host memory")] = None,
     public_url: Annotated[str | None, typer.Option(help="Base of URLs in answers")] = None,
+    tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain, for https")] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its private key")] = None,
     no_auth: Annotated[bool | None, typer.Option("--no-auth", help="Serve without keys")] = None,
     offline: Annotated[bool | None, typer.Option("--offline", help="Fetch nothing")] = None,
 ) -> None:
@@ -61,9 +64,12 @@ async def _serve(settings: Settings, catalog: Catalog, choice: ModelChoice) -> N
         port=settings.port,
         log_level="warning",
         timeout_graceful_shutdown=SHUTDOWN_GRACE_S,
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
     )
     sock = _bind(settings)
-    address = f"http://{settings.host}:{sock.getsockname()[1]}"
+    scheme = "https" if settings.tls_cert else "http"
+    address = f"{scheme}://{settings.host}:{sock.getsockname()[1]}"
     logging.getLogger(__name__).info("qwen-edit-server %s listens on %s", VERSION, address)
     await StoppableServer(config, parts.queue.close).serve(sockets=[sock])
 

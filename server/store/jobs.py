@@ -236,7 +236,9 @@ def _dump_request(job: Job) -> str:
             "base64_output": job.base64_output,
             "max_image_bytes": job.max_image_bytes,
             "watermark": job.watermark,
+            "quality": job.quality,
             "webhook": job.webhook,
+            "base_url": job.base_url,
         }
     )
 

@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from server.errors import FetchFailed, PayloadTooLarge
+from server.errors import FetchFailed, InvalidRequest, PayloadTooLarge
 from server.fetch import MAX_REDIRECTS, AddressRefused, Fetcher, IpNetwork, check_address
 from tests.far_side import Answer, FarSide, far_side
+from tests.webhook_receiver import webhook_receiver
 
 LOOPBACK = ipaddress.ip_network("127.0.0.0/8")
 FIRST_ONLY = ipaddress.ip_network("127.0.0.1/32")
@@ -97,6 +98,53 @@ async def test_redirect_to_a_file_is_refused(fetcher: Fetcher, far: FarSide) -> 
     far.answers["/file"] = Answer(status=302, headers={"Location": "file:///etc/passwd"})
 
     assert "cannot be fetched" in await refusal(fetcher, far.url("/file", "127.0.0.1"))
+
+
+async def test_post_gives_the_status_and_follows_no_redirect(fetcher: Fetcher) -> None:
+    with webhook_receiver() as receiver:
+        receiver.statuses = [204, 302, 500]
+        receiver.location = receiver.url
+        statuses = [
+            await fetcher.post(receiver.url, b"{}", {"X-A": "b"}, timeout_s=10, field="webhook")
+            for _ in range(3)
+        ]
+
+        assert statuses == [204, 302, 500]
+        assert [(came.headers["X-A"], came.body) for came in receiver.received] == [
+            ("b", b"{}")
+        ] * 3
+
+
+async def test_post_to_a_private_address_is_refused() -> None:
+    fetcher = Fetcher([])
+    with webhook_receiver() as receiver, pytest.raises(FetchFailed, match="not a public address"):
+        await fetcher.post(receiver.url, b"{}", {}, timeout_s=10, field="webhook")
+    assert receiver.received == []
+    await fetcher.close()
+
+
+async def test_post_that_nobody_answers_ends_after_its_time(fetcher: Fetcher) -> None:
+    silent = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+    with pytest.raises(FetchFailed, match=r"took longer than 0\.2 seconds"):
+        await fetcher.post(url, b"{}", {}, timeout_s=0.2, field="webhook")
+    silent.close()
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1/", "http://localhost:1/a?b", "https://[::1]/"])
+async def test_address_in_no_allowed_network_is_refused_before_it_is_used(url: str) -> None:
+    fetcher = Fetcher([])
+    with pytest.raises(InvalidRequest, match="not a public address") as caught:
+        await fetcher.check_address(url, "webhook")
+    assert caught.value.field == "webhook"
+    await fetcher.close()
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1/", "https://name.invalid/", "http://a_b.test/"])
+async def test_address_that_is_allowed_or_unknown_just_now_passes(
+    fetcher: Fetcher, url: str
+) -> None:
+    await fetcher.check_address(url, "webhook")
 
 
 async def test_redirects_in_a_circle_end(fetcher: Fetcher, far: FarSide) -> None:

@@ -1,9 +1,13 @@
 """WaveSpeed's v3 contract.
 
 Source: the provider's public documentation and published clients; each rule that a client relies
-on has a test in `tests/server/contracts/test_wavespeed.py`.
+on has a test in `tests/server/contracts/test_wavespeed*.py` or `test_webhooks.py`.
 """
 
-from server.contracts.wavespeed.routes import render, router
+from server.contracts.wavespeed.codes import NAME
+from server.contracts.wavespeed.media import upload_router
+from server.contracts.wavespeed.problems import render
+from server.contracts.wavespeed.routes import router
+from server.contracts.wavespeed.webhooks import webhook_format
 
-__all__ = ["render", "router"]
+__all__ = ["NAME", "render", "router", "upload_router", "webhook_format"]

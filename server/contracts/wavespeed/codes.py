@@ -3,6 +3,12 @@
 from server.contracts.wavespeed.schemas import Status
 from server.job import Job, JobStatus
 
+NAME = "wavespeed"
+# Whichever is named, the loaded model answers.
+MODELS = tuple(
+    f"wavespeed-ai/qwen-image/{name}"
+    for name in ("edit-plus-lora", "edit-plus", "edit-2511", "edit-2511-lora")
+)
 CANCELED_MESSAGE = "The task was canceled."
 
 

@@ -1,15 +1,18 @@
 """What WaveSpeed's clients send and receive."""
 
+import datetime
 import secrets
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from pipelines.params import (
     CFG_RANGE,
     LORA_SCALE_RANGE,
     MAX_LORAS,
+    MAX_REFERENCES,
     SEED_RANGE,
     STEPS_RANGE,
     EditParams,
@@ -20,6 +23,10 @@ from server.inputs import is_inline, is_url
 from server.job import OutputFormat
 
 BOUNDS = SizeBounds(256, 1536)
+# Beyond it, a page's place is no number for the database.
+MAX_PAGE = 10**9
+
+T = TypeVar("T")
 
 
 class Status(StrEnum):
@@ -40,13 +47,32 @@ class LoraItem(BaseModel):
     ] = 1.0
 
 
-class SubmitRequest(BaseModel):
-    """The body of a submit. Unknown fields are tolerated, a null or "" counts as absent."""
+class LenientModel(BaseModel):
+    """Unknown fields are tolerated; a null or "" counts as absent."""
 
     model_config = ConfigDict(extra="ignore")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_blanks(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        return {
+            key: value
+            for key, value in data.items()
+            if key == "prompt" or (value is not None and value != "")
+        }
+
+
+class SubmitRequest(LenientModel):
+    """The body of a submit."""
+
     prompt: str = Field(min_length=1)
-    images: list[str] = Field(default=[], description="1–3 of: URL, data URI, base64")
+    images: list[str] = Field(
+        default=[],
+        description="1–3 of: URL, data URI, base64",
+        json_schema_extra={"minItems": 1, "maxItems": MAX_REFERENCES},
+    )
     image: str | None = Field(None, description="The same as images with this one entry")
     size: str | None = Field(None, description="W*H, each 256–1536; absent: the last image's")
     loras: list[LoraItem] = Field(default=[], max_length=MAX_LORAS)
@@ -60,17 +86,6 @@ class SubmitRequest(BaseModel):
         None, ge=CFG_RANGE[0], le=CFG_RANGE[1], description="The true CFG scale"
     )
     webhook_url: str | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_blanks(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        return {
-            key: value
-            for key, value in data.items()
-            if key == "prompt" or (value is not None and value != "")
-        }
 
     def references(self) -> list[str]:
         """The input pictures: `images`, or the lone `image` where that is what can be meant.
@@ -123,12 +138,54 @@ class Prediction(BaseModel):
     code: int = Field(0, description="Business code: 0, or why a task failed or is not done yet")
 
 
-class Envelope(BaseModel):
+class Envelope(BaseModel, Generic[T]):
     """What every success is wrapped in."""
 
     code: int = 200
     message: str = "success"
-    data: Prediction
+    data: T
+
+
+class HistoryRequest(LenientModel):
+    """Which predictions to list."""
+
+    page: int = Field(1, ge=1, le=MAX_PAGE)
+    page_size: int = Field(20, ge=1, le=100)
+    model: str | None = None
+    status: Status | None = None
+    created_after: datetime.datetime | None = Field(
+        None, description="ISO 8601; without a zone it is UTC"
+    )
+    created_before: datetime.datetime | None = None
+    include_inputs: bool = False
+
+
+class HistoryItem(Prediction):
+    """A prediction in the list; outputs are URLs also where base64 was asked for."""
+
+    inputs: dict[str, Any] | SkipJsonSchema[None] = Field(
+        None, exclude_if=lambda value: value is None
+    )
+
+
+class History(BaseModel):
+    """A page of predictions, and how many there are on all pages."""
+
+    page: int
+    items: list[HistoryItem]
+    total: int
+
+
+class DeleteRequest(BaseModel):
+    """Which predictions to delete."""
+
+    ids: list[str] = Field(min_length=1, max_length=1000)
+
+
+class Deleted(BaseModel):
+    """How many predictions were there to be deleted."""
+
+    deleted_count: int
 
 
 def _is_reference(text: str) -> bool:

@@ -412,7 +412,7 @@ BAD_BODIES: list[tuple[dict[str, Any], str, str]] = [
     ({"output_format": "gif"}, "/output_format", "'jpeg', 'png' or 'webp', got 'gif'"),
     ({"num_inference_steps": 1}, "/num_inference_steps", "or equal to 2, got 1"),
     ({"guidance_scale": 21}, "/guidance_scale", "or equal to 20, got 21"),
-    ({"webhook_url": "https://a.example/"}, "/webhook", "not served yet"),
+    ({"webhook_url": "http://127.0.0.1/"}, "/webhook_url", "is not a public address"),
     (
         {"webhook_url": "https://a.example/", "enable_base64_output": True},
         "/enable_base64_output",

@@ -80,6 +80,11 @@ def full_request() -> Job:
         prepared_at=None,
         output_format=OutputFormat.WEBP,
         base64_output=True,
+        quality=0,
+        max_image_bytes=1000,
+        watermark="Qwen-Image",
+        webhook="https://host/hook?a=1",
+        base_url="https://edit.example.org/base",
     )
 
 
@@ -130,7 +135,8 @@ def test_update_writes_every_field_that_can_change(connection: sqlite3.Connectio
     # a field added to Job must be stored, or stand here as one that never changes
     unchanging = {
         "contract", "endpoint", "params", "images", "created_at", "id", "output_format",
-        "base64_output", "starts", "max_image_bytes", "watermark", "webhook",
+        "base64_output", "starts", "max_image_bytes", "watermark", "quality", "webhook",
+        "base_url",
     }  # fmt: skip
     changes = {
         "status": JobStatus.FAILED,

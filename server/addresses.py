@@ -1,0 +1,105 @@
+"""Which addresses requests may name, and connections that go to checked addresses only.
+
+A host is resolved once, every address it has must be public (or in a network that the operator
+allowed), and the connection goes to the address that was checked, so that no second answer of the
+name server can lead elsewhere.
+"""
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import httpcore2
+import httpx2
+
+IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")
+IPV4_COMPATIBLE = ipaddress.IPv6Network("::/96")
+
+
+class AddressRefused(Exception):
+    """A host's address is not one that requests may name."""
+
+
+class PinnedTransport(httpx2.AsyncHTTPTransport):
+    """httpx2's transport over connections that go to checked addresses only."""
+
+    def __init__(self, allowed: Sequence[IpNetwork]) -> None:
+        super().__init__(trust_env=False)
+        self._pool = httpcore2.AsyncConnectionPool(
+            ssl_context=httpx2.create_ssl_context(),
+            network_backend=_PinnedBackend(allowed),
+        )
+
+
+class _PinnedBackend(httpcore2.AsyncNetworkBackend):
+    """Resolves, checks, and connects to what was checked. TLS still verifies the host's name."""
+
+    def __init__(self, allowed: Sequence[IpNetwork]) -> None:
+        self._allowed = allowed
+        self._backend = httpcore2.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore2.AsyncNetworkStream:
+        addresses = await resolve(host, port)
+        for address in addresses:
+            check_address(address, self._allowed)
+        failure: Exception | None = None
+        for address in addresses:
+            try:
+                return await self._backend.connect_tcp(
+                    str(address), port, timeout, local_address, socket_options
+                )
+            except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as exc:
+                failure = exc
+        raise failure or httpcore2.ConnectError(f"{host} has no address")
+
+    async def sleep(self, seconds: float) -> None:
+        await self._backend.sleep(seconds)
+
+
+async def resolve(host: str, port: int) -> list[IpAddress]:
+    """The addresses of `host`, in the resolver's order. Raises httpcore2.ConnectError."""
+    loop = asyncio.get_running_loop()
+    try:
+        infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as exc:
+        raise httpcore2.ConnectError(f"the name {host} cannot be resolved") from exc
+    names = (str(info[4][0]).partition("%")[0] for info in infos)
+    return list(dict.fromkeys(ipaddress.ip_address(name) for name in names))
+
+
+def check_address(address: IpAddress, allowed: Sequence[IpNetwork]) -> None:
+    """Raise AddressRefused unless `address` is public or in an allowed network."""
+    if any(address.version == net.version and address in net for net in allowed):
+        return
+    if isinstance(address, ipaddress.IPv6Address) and (embedded := _embedded_address(address)):
+        check_address(embedded, allowed)
+        return
+    is_local = isinstance(address, ipaddress.IPv6Address) and (
+        address.is_site_local or address in LOCAL_NAT64
+    )
+    if is_local or not address.is_global or address.is_multicast:
+        raise AddressRefused(
+            f"{address} is not a public address. The operator can allow its network with "
+            f"QWEN_EDIT_ALLOW_NETWORKS."
+        )
+
+
+def _embedded_address(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address that packets to this one end at: mapped, 6to4, NAT64, IPv4-compatible."""
+    is_own = address.is_loopback or address.is_unspecified
+    if address in NAT64 or (address in IPV4_COMPATIBLE and not is_own):
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour

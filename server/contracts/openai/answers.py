@@ -1,0 +1,101 @@
+"""A finished job, and one on its way, in OpenAI's words."""
+
+import asyncio
+import base64
+
+import PIL.Image
+
+from pipelines.messages import Preview
+from pipelines.sizes import PIXELS_PER_TOKEN, token_size
+from server.contracts.openai.schemas import (
+    CompletedEvent,
+    ImagesResponse,
+    PartialImageEvent,
+    Picture,
+    Usage,
+)
+from server.edit_service import EditService, output_url
+from server.job import Job, Output
+from server.outputs import encode
+
+
+async def images_response(service: EditService, job: Job, base: str) -> bytes:
+    """The body for a succeeded job, as JSON. `base` is the server's address for the client."""
+    files = [] if not job.base64_output else [await service.read_output(o) for o in job.outputs]
+
+    def write() -> bytes:
+        revised = _revised_prompt(job)
+        if job.base64_output:
+            data = [Picture(b64_json=_base64(file), revised_prompt=revised) for file in files]
+        else:
+            data = [
+                Picture(url=output_url(base, output), revised_prompt=revised)
+                for output in job.outputs
+            ]
+        answer = ImagesResponse(
+            created=round(job.finished_at or job.created_at),
+            data=data,
+            output_format=job.output_format,
+            size=_size(job.outputs[0]),
+            usage=usage(job.outputs),
+        )
+        return answer.model_dump_json(exclude_none=True).encode()
+
+    # up to 30 MB of text: a long time for an event loop
+    return await asyncio.to_thread(write)
+
+
+async def partial_image(job: Job, preview: Preview, now: float) -> str:
+    """The data of an event with a preview, in the format of the outputs."""
+
+    def write() -> str:
+        size = preview.width, preview.height
+        picture = PIL.Image.frombytes("RGB", size, preview.rgb)
+        file = encode(picture, job.output_format, {"preview": preview.index}, job.quality)
+        return PartialImageEvent(
+            b64_json=_base64(file),
+            created_at=round(now),
+            size=f"{preview.width}x{preview.height}",
+            output_format=job.output_format,
+            partial_image_index=preview.index,
+        ).model_dump_json()
+
+    return await asyncio.to_thread(write)
+
+
+async def completed(service: EditService, job: Job, output: Output) -> str:
+    """The data of an event with a finished output."""
+    file = await service.read_output(output)
+
+    def write() -> str:
+        return CompletedEvent(
+            b64_json=_base64(file),
+            created_at=round(job.finished_at or job.created_at),
+            size=_size(output),
+            output_format=job.output_format,
+            usage=usage((output,)),
+            revised_prompt=_revised_prompt(job),
+        ).model_dump_json(exclude_none=True)
+
+    return await asyncio.to_thread(write)
+
+
+def usage(outputs: tuple[Output, ...]) -> Usage:
+    """What these outputs count: the model makes tokens of 16×16 pixels."""
+    tokens = 0
+    for output in outputs:
+        width, height = token_size(output.width, output.height)
+        tokens += (width // PIXELS_PER_TOKEN) * (height // PIXELS_PER_TOKEN)
+    return Usage(output_tokens=tokens, total_tokens=tokens)
+
+
+def _revised_prompt(job: Job) -> str | None:
+    return job.used_prompt if job.is_prompt_extended else None
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
+
+
+def _size(output: Output) -> str:
+    return f"{output.width}x{output.height}"

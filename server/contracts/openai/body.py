@@ -1,0 +1,185 @@
+"""The form, or the JSON, of an edit: its pictures in order of appearance, and its fields."""
+
+import re
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from pydantic_core import from_json
+from starlette.datastructures import FormData, UploadFile
+
+from server.contracts.openai.schemas import EditRequest, LoraItem
+from server.errors import InvalidRequest
+from server.pictures import MAX_BYTES
+
+JSON = "application/json"
+FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
+# Starlette's own limit for a text part is 1 MiB; a data URI is a third longer than its picture.
+MAX_TEXT_BYTES = MAX_BYTES * 4 // 3 + 1024
+# `image` from the SDK for one file, `image[]` for a list; others repeat `image` or number it.
+_PICTURE = re.compile(r"(?:images?|url|image_url)(?:\[[0-9]*\])?")
+_LORA = re.compile(r"loras\[([0-9]{0,3})\](?:\[(\w+)\])?")
+_MASK = "mask"
+
+
+async def read_body(request: Request) -> tuple[EditRequest, list[str | bytes]]:
+    """The fields and the pictures (references, or bytes of files).
+
+    Raises InvalidRequest and RequestValidationError.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    pictures: list[str | bytes]
+    if kind == JSON:
+        fields = _json_object(await request.body())
+        pictures = [picture for name, value in fields.items() for picture in _listed(name, value)]
+    elif kind in FORMS:
+        async with request.form(max_part_size=MAX_TEXT_BYTES) as form:
+            pictures = [picture async for picture in _form_pictures(form)]
+            fields = _form_fields(form)
+    else:
+        raise InvalidRequest(
+            f"the body must be multipart/form-data or {JSON}, got {kind or 'neither'}",
+            field="content-type",
+        )
+    _refuse_mask(fields)
+    fields["loras"] = _loras(fields.get("loras"))
+    try:
+        return EditRequest.model_validate(fields), pictures
+    except ValidationError as exc:
+        raise RequestValidationError(exc.errors()) from exc
+
+
+async def _form_pictures(form: FormData) -> AsyncIterator[str | bytes]:
+    for name, part in form.multi_items():
+        if not _PICTURE.fullmatch(name):
+            continue
+        if isinstance(part, UploadFile):
+            yield await part.read()
+        elif part.strip():
+            yield part
+
+
+def _form_fields(form: FormData) -> dict[str, Any]:
+    """The text parts; a mask stands for itself, and LoRAs are put together."""
+    fields: dict[str, Any] = {}
+    loras: list[tuple[str, str]] = []
+    for name, part in form.multi_items():
+        if isinstance(part, UploadFile):
+            if name == _MASK and part.size:
+                fields[_MASK] = part
+        elif _LORA.fullmatch(name):
+            loras.append((name, part))
+        else:
+            fields[name] = part
+    if loras:
+        fields["loras"] = _bracketed_loras(loras)
+    return fields
+
+
+def _bracketed_loras(parts: list[tuple[str, str]]) -> list[dict[str, str]]:
+    """LoRAs from `loras[0][path]`, or from the SDK's `loras[][path]`, all paths before all scales.
+
+    Without numbers, which LoRA a scale belongs to is known only where each has one, or none has.
+    """
+    numbered: dict[int, dict[str, str]] = {}
+    columns: dict[str, list[str]] = {}
+    for name, value in parts:
+        match = _LORA.fullmatch(name)
+        assert match is not None, "the caller has matched it"
+        key = match[2] or "path"
+        if match[1]:
+            numbered.setdefault(int(match[1]), {})[key] = value
+        else:
+            columns.setdefault(key, []).append(value)
+    paths, scales = columns.get("path", []), columns.get("scale", [])
+    if scales and len(scales) != len(paths):
+        raise InvalidRequest(
+            f"loras[] must have a scale for each path or none at all, got {len(paths)} paths and "
+            f"{len(scales)} scales; or send loras as one field of JSON",
+            field="loras",
+        )
+    items = [{"path": path} for path in paths]
+    for item, scale in zip(items, scales, strict=False):
+        item["scale"] = scale
+    return [*items, *(numbered[index] for index in sorted(numbered))]
+
+
+def _loras(value: Any) -> Any:
+    """LoRAs as a list; a string holds JSON."""
+    if isinstance(value, str) and value.strip():
+        try:
+            value = from_json(value)
+        except ValueError as exc:
+            raise InvalidRequest(
+                'loras must be a JSON list, [{"path": "my-style", "scale": 0.8}] say; got '
+                f"{value[:60]!r}",
+                field="loras",
+            ) from exc
+    return [value] if isinstance(value, dict) else value
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
+    try:
+        # unlike the standard library's, it refuses half a surrogate pair and endless nesting
+        fields = from_json(body)
+    except ValueError as exc:
+        raise InvalidRequest(f"the body is not JSON: {exc}", field="body") from exc
+    if not isinstance(fields, dict):
+        raise InvalidRequest("the body must be a JSON object", field="body")
+    return fields
+
+
+def _listed(name: str, value: Any) -> Iterator[str]:
+    """The references in a JSON field: one or a list, each text or an object with a `url`."""
+    if not _PICTURE.fullmatch(name):
+        return
+    for index, item in enumerate(value if isinstance(value, list) else [value]):
+        found = item.get("image_url", item.get("url")) if isinstance(item, dict) else item
+        if isinstance(found, str):
+            if found.strip():
+                yield found
+        elif item is not None:
+            raise InvalidRequest(
+                f"{name}/{index} must be a URL, a data URI or base64, or an object with image_url",
+                field=name,
+            )
+
+
+def _refuse_mask(fields: dict[str, Any]) -> None:
+    if fields.get(_MASK):
+        raise InvalidRequest(
+            "mask is not supported: the model has no mask input. Leave it out, and say in the "
+            "prompt what is to change.",
+            field=_MASK,
+        )
+
+
+def request_body() -> dict[str, Any]:
+    """The OpenAPI of the body types, which FastAPI cannot derive from one parameter."""
+    schema = EditRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+    schema.pop("$defs", None)
+    schema["properties"]["loras"]["items"] = LoraItem.model_json_schema()
+    schema["properties"]["output_format"] = {"enum": ["jpeg", "png", "webp"], "default": "png"}
+    schema["required"] = ["prompt", "image"]
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "multipart/form-data": {"schema": _with_images(schema, {"format": "binary"})},
+                JSON: {"schema": _with_images(schema, {})},
+            },
+        }
+    }
+
+
+def _with_images(schema: dict[str, Any], kind: dict[str, str]) -> dict[str, Any]:
+    image = {
+        "type": "array",
+        "items": {"type": "string", **kind},
+        "minItems": 1,
+        "maxItems": 3,
+        "description": "1–3 of: file, URL, data URI, base64; as image, image[], url or url[]",
+    }
+    return {**schema, "properties": {**schema["properties"], "image": image}}

@@ -1,0 +1,112 @@
+"""OpenAI's edit of images and its list of models, over the one job model."""
+
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from server.client_request import base_url, unless_hung_up
+from server.contracts.openai.answers import images_response
+from server.contracts.openai.body import read_body, request_body
+from server.contracts.openai.problems import REQUEST_ID, problem_of_job, render
+from server.contracts.openai.schemas import (
+    EditRequest,
+    ErrorBody,
+    ImagesResponse,
+    ModelList,
+    ModelView,
+)
+from server.contracts.openai.stream import EditStream
+from server.edit_service import EditService, Submission
+from server.job import Job, JobStatus
+from server.problem import Problem
+
+NAME = "openai"
+SHOWN_MODEL_CHARS = 200
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"model": ImagesResponse, "content": {"text/event-stream": {}}},
+    **{status: {"model": ErrorBody} for status in (400, 401, 413, 429, 500, 503)},
+}
+
+
+def router(
+    service: EditService,
+    *,
+    public_url: str | None,
+    model_name: Callable[[], str],
+    clock: Callable[[], float],
+    shows_previews: bool,
+) -> APIRouter:
+    """The routes of this contract.
+
+    `shows_previews` is false where nothing unchecked may leave the server: no partial images then.
+    """
+    routes = APIRouter(prefix="/v1", tags=["OpenAI"])
+
+    @routes.post(
+        "/images/edits",
+        openapi_extra=request_body(),
+        responses=RESPONSES,
+    )
+    async def edit_images(request: Request) -> Response:
+        """Edit one to three pictures; the answer comes when the edit is done, or as a stream.
+
+        A client that hangs up cancels the job: its retry would else be a second one.
+        """
+        body, pictures = await read_body(request)
+        job = await service.submit(
+            Submission(
+                contract=NAME,
+                endpoint=_endpoint(body),
+                params=body.params(shows_previews=shows_previews),
+                images=pictures,
+                output_format=body.output_format,
+                base64_output=body.stream or body.response_format == "b64_json",
+                quality=body.output_compression,
+            )
+        )
+        if body.stream:
+            return EditStream(service, job, clock)
+        ended = await unless_hung_up(request, service.wait(job.id))
+        return await _answer(service, ended or job, base_url(request, public_url))
+
+    _add_models(routes, model_name, created=round(clock()))
+    return routes
+
+
+async def _answer(service: EditService, job: Job, base: str) -> Response:
+    if not job.status.is_final:
+        # the client is gone, or the server stops: nobody can come for the outputs later
+        await service.cancel(job.id)
+    if job.status is not JobStatus.SUCCEEDED:
+        return render(problem_of_job(job), job.id, is_final=job.status.is_final)
+    content = await images_response(service, job, base)
+    return Response(content, media_type="application/json", headers={REQUEST_ID: job.id})
+
+
+def _add_models(routes: APIRouter, model_name: Callable[[], str], created: int) -> None:
+    def model() -> ModelView:
+        return ModelView(id=model_name(), created=created)
+
+    @routes.get("/models")
+    async def list_models(response: Response) -> ModelList:
+        """The loaded model."""
+        response.headers[REQUEST_ID] = uuid.uuid4().hex
+        return ModelList(data=[model()])
+
+    @routes.get(
+        "/models/{model_id:path}", response_model=ModelView, responses={404: {"model": ErrorBody}}
+    )
+    async def get_model(response: Response, model_id: str) -> ModelView | Response:
+        """The loaded model, under its own name only."""
+        response.headers[REQUEST_ID] = uuid.uuid4().hex
+        if model_id != model_name():
+            message = f"There is no model {model_id!r}; {model_name()} is loaded."
+            return render(Problem(404, "model_not_found", message, "model"))
+        return model()
+
+
+def _endpoint(body: EditRequest) -> str:
+    """What the list of jobs shows as the model asked for."""
+    return str(body.model)[:SHOWN_MODEL_CHARS] if body.model else "images/edits"

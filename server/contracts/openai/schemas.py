@@ -1,0 +1,187 @@
+"""What OpenAI's clients send and receive."""
+
+import secrets
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from pipelines.params import (
+    CFG_RANGE,
+    LORA_SCALE_RANGE,
+    MAX_LORAS,
+    MAX_OUTPUTS,
+    MAX_PREVIEWS,
+    SEED_RANGE,
+    STEPS_RANGE,
+    EditParams,
+    LoraRef,
+)
+from pipelines.sizes import SizeBounds, parse_size
+from server.job import OutputFormat
+
+BOUNDS = SizeBounds(256, 1536)
+CfgScale = Annotated[float, Field(ge=CFG_RANGE[0], le=CFG_RANGE[1], allow_inf_nan=False)]
+
+
+class LoraItem(BaseModel):
+    """One LoRA: a file name under weights/loras or a URL, and its strength."""
+
+    path: str = Field(min_length=1)
+    scale: Annotated[
+        float, Field(ge=LORA_SCALE_RANGE[0], le=LORA_SCALE_RANGE[1], allow_inf_nan=False)
+    ] = 1.0
+
+
+class EditRequest(BaseModel):
+    """The fields beside the pictures. Unknown ones are tolerated, a null or "" counts as absent.
+
+    `quality`, `background`, `input_fidelity`, `moderation` and `user` are among the unknown ones:
+    the model has nothing that they could choose.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+    prompt: str = Field(min_length=1)
+    model: Any = Field(None, description="Echoed in the server's list of jobs; one model answers")
+    n: int = Field(1, ge=1, le=MAX_OUTPUTS, description="Outputs, with seeds seed, seed+1, …")
+    size: str | None = Field(
+        None, description="auto, or WxH, each 256–1536; auto or absent: the last image's aspect"
+    )
+    response_format: Literal["b64_json", "url"] = "b64_json"
+    output_format: OutputFormat = OutputFormat.PNG
+    output_compression: int | None = Field(
+        None, ge=0, le=100, description="Quality of JPEG and WebP; absent: 95"
+    )
+    stream: bool = False
+    partial_images: int = Field(
+        0, ge=0, le=MAX_PREVIEWS, description="Previews of the first output, with stream"
+    )
+    seed: int = Field(-1, ge=-1, le=SEED_RANGE[1], description="-1 or absent draws one")
+    negative_prompt: str | None = None
+    num_inference_steps: int | None = Field(None, ge=STEPS_RANGE[0], le=STEPS_RANGE[1])
+    true_cfg_scale: CfgScale | None = None
+    guidance_scale: CfgScale | None = Field(None, description="The same as true_cfg_scale")
+    loras: list[LoraItem] = Field(default=[], max_length=MAX_LORAS)
+    prompt_extend: bool = Field(False, description="Let the model rewrite the prompt first")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_blanks(cls, data: dict[str, Any]) -> dict[str, Any]:
+        return {
+            key: value
+            for key, value in data.items()
+            if key == "prompt" or (value is not None and value != "")
+        }
+
+    def params(self, *, shows_previews: bool) -> EditParams:
+        """What the engine needs; a random seed is drawn here, once, so that it can be kept."""
+        has_size = self.size is not None and self.size.strip().lower() != "auto"
+        cfg_scale = self.guidance_scale if self.true_cfg_scale is None else self.true_cfg_scale
+        return EditParams(
+            prompt=self.prompt,
+            seed=secrets.randbelow(SEED_RANGE[1] + 1) if self.seed == -1 else self.seed,
+            negative_prompt=self.negative_prompt,
+            size=parse_size(self.size, BOUNDS) if self.size and has_size else None,
+            bounds=BOUNDS,
+            num_inference_steps=self.num_inference_steps,
+            true_cfg_scale=cfg_scale,
+            num_outputs=self.n,
+            loras=tuple(LoraRef(lora.path, lora.scale) for lora in self.loras),
+            extend_prompt=self.prompt_extend,
+            num_previews=self.partial_images if self.stream and shows_previews else 0,
+        )
+
+
+class InputTokens(BaseModel):
+    """Always 0: what a request carries is not counted."""
+
+    image_tokens: int = 0
+    text_tokens: int = 0
+
+
+class Usage(BaseModel):
+    """Tokens of the outputs, 16×16 pixels each. Nothing is billed; clients want the fields."""
+
+    input_tokens: int = 0
+    input_tokens_details: InputTokens = InputTokens()
+    output_tokens: int
+    total_tokens: int
+
+
+class Picture(BaseModel):
+    """One output; `revised_prompt` is there when the model rewrote the prompt."""
+
+    b64_json: str | None = None
+    url: str | None = None
+    revised_prompt: str | None = None
+
+
+class ImagesResponse(BaseModel):
+    """A finished edit."""
+
+    created: int
+    data: list[Picture]
+    output_format: OutputFormat
+    size: str
+    usage: Usage
+
+
+class _PictureEvent(BaseModel):
+    b64_json: str
+    created_at: int
+    size: str
+    quality: Literal["auto"] = "auto"
+    background: Literal["opaque"] = "opaque"
+    output_format: OutputFormat
+
+
+class PartialImageEvent(_PictureEvent):
+    """The first output as it would be if it ended at this step."""
+
+    type: Literal["image_edit.partial_image"] = "image_edit.partial_image"
+    partial_image_index: int
+
+
+class CompletedEvent(_PictureEvent):
+    """One finished output, and its own tokens."""
+
+    type: Literal["image_edit.completed"] = "image_edit.completed"
+    usage: Usage
+    revised_prompt: str | None = None
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong; `param` is the field it is about."""
+
+    message: str
+    type: Literal["invalid_request_error", "authentication_error", "server_error"]
+    param: str | None
+    code: str
+
+
+class ErrorBody(BaseModel):
+    """What every error is wrapped in: the SDK shows the message of no other shape."""
+
+    error: ErrorDetail
+
+
+class ErrorEvent(ErrorBody):
+    """An error after a stream has begun."""
+
+    type: Literal["error"] = "error"
+
+
+class ModelView(BaseModel):
+    """The model that answers."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "qwen-edit-server"
+
+
+class ModelList(BaseModel):
+    """The models that can be asked for: the loaded one."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelView]

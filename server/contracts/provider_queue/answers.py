@@ -1,0 +1,226 @@
+"""What the queue's clients receive."""
+
+import base64
+from typing import Literal
+
+from pydantic import BaseModel
+
+from server.contracts.provider_queue.codes import STATUSES, ErrorType, failure_of
+from server.edit_service import EditService, output_url
+from server.job import Job, JobStatus, Output
+from server.job_queue import JobState
+
+INFERENCE_STAGES = ("encode", "denoise", "decode")
+
+
+class Submitted(BaseModel):
+    """The answer to a submit. All its URLs are absolute: fal's Python client uses them as is."""
+
+    request_id: str
+    response_url: str
+    status_url: str
+    cancel_url: str
+    queue_position: int
+    status: Literal["IN_QUEUE"] = "IN_QUEUE"
+
+
+class InQueue(BaseModel):
+    """The request waits: `queue_position` others are ahead, the running one not counted."""
+
+    status: Literal["IN_QUEUE"] = "IN_QUEUE"
+    request_id: str
+    queue_position: int
+    response_url: str
+    status_url: str
+    cancel_url: str
+    logs: None = None
+
+
+class InProgress(BaseModel):
+    """The request runs."""
+
+    status: Literal["IN_PROGRESS"] = "IN_PROGRESS"
+    request_id: str
+    response_url: str
+    logs: list[str] = []
+
+
+class Metrics(BaseModel):
+    """Seconds."""
+
+    inference_time: float
+
+
+class Completed(BaseModel):
+    """The request has its pictures."""
+
+    status: Literal["COMPLETED"] = "COMPLETED"
+    request_id: str
+    response_url: str
+    logs: list[str] = []
+    metrics: Metrics
+
+
+class CompletedInVain(BaseModel):
+    """The request failed or was cancelled; `error` is what tells."""
+
+    status: Literal["COMPLETED"] = "COMPLETED"
+    request_id: str
+    response_url: str
+    logs: list[str] = []
+    error: str
+    error_type: ErrorType
+
+
+StatusAnswer = InQueue | InProgress | Completed | CompletedInVain
+
+
+class OutputItem(BaseModel):
+    """A picture as the provider shows it."""
+
+    type: Literal["image"] = "image"
+    url: str
+    content_type: str
+    file_name: str
+    width: int
+    height: int
+
+
+class ImageItem(BaseModel):
+    """A picture as fal shows it."""
+
+    url: str
+    content_type: str
+    file_name: str
+    file_size: int
+    width: int
+    height: int
+
+
+class Metadata(BaseModel):
+    """The prompt that the model was given, and whether the model wrote it itself."""
+
+    prompt: str
+    prompt_extended: bool
+
+
+class Timings(BaseModel):
+    """Seconds."""
+
+    inference: float
+
+
+class Result(BaseModel):
+    """The provider's result first, fal's after it."""
+
+    request_id: str
+    outputs: list[OutputItem]
+    metadata: Metadata
+    images: list[ImageItem]
+    seed: int
+    has_nsfw_concepts: list[bool]
+    prompt: str
+    timings: Timings
+
+
+class Failure(BaseModel):
+    """What stands in a result's place when there is none."""
+
+    detail: str
+    message: str
+    error_type: ErrorType
+
+
+class CancelAnswer(BaseModel):
+    """What became of the wish to cancel."""
+
+    status: Literal["CANCELLATION_REQUESTED", "ALREADY_COMPLETED", "NOT_FOUND"]
+
+
+def submitted(state: JobState, url: str) -> Submitted:
+    """The answer to a submit. `url` is the request's own, without a slash at the end."""
+    return Submitted(
+        request_id=state.job.id,
+        response_url=f"{url}/response",
+        status_url=f"{url}/status",
+        cancel_url=f"{url}/cancel",
+        queue_position=state.position or 0,
+    )
+
+
+def status_answer(state: JobState, url: str) -> StatusAnswer:
+    """Where a request is, in one of the three words that clients know."""
+    job, response_url = state.job, f"{url}/response"
+    if job.status is JobStatus.QUEUED:
+        return InQueue(
+            request_id=job.id,
+            queue_position=state.position or 0,
+            response_url=response_url,
+            status_url=f"{url}/status",
+            cancel_url=f"{url}/cancel",
+        )
+    if job.status is JobStatus.RUNNING:
+        return InProgress(request_id=job.id, response_url=response_url)
+    failure = failure_of(job)
+    if failure is None:
+        metrics = Metrics(inference_time=_inference_s(job))
+        return Completed(request_id=job.id, response_url=response_url, metrics=metrics)
+    kind, message = failure
+    return CompletedInVain(
+        request_id=job.id, response_url=response_url, error=message, error_type=kind
+    )
+
+
+async def outcome(service: EditService, job: Job, base: str) -> tuple[int, Result | Failure]:
+    """A final job as HTTP status and body. `base` is the server's address to the client."""
+    failure = failure_of(job)
+    if failure is None:
+        return 200, await _result(service, job, base)
+    kind, message = failure
+    return STATUSES[kind], Failure(detail=message, message=message, error_type=kind)
+
+
+async def _result(service: EditService, job: Job, base: str) -> Result:
+    urls = [await _url(service, job, output, base) for output in job.outputs]
+    pairs = list(zip(job.outputs, urls, strict=True))
+    prompt = job.params.prompt if job.used_prompt is None else job.used_prompt
+    return Result(
+        request_id=job.id,
+        outputs=[
+            OutputItem(
+                url=url,
+                content_type=output.content_type,
+                file_name=output.name,
+                width=output.width,
+                height=output.height,
+            )
+            for output, url in pairs
+        ],
+        metadata=Metadata(prompt=prompt, prompt_extended=job.is_prompt_extended),
+        images=[
+            ImageItem(
+                url=url,
+                content_type=output.content_type,
+                file_name=output.name,
+                file_size=output.size_bytes,
+                width=output.width,
+                height=output.height,
+            )
+            for output, url in pairs
+        ],
+        seed=job.params.seed,
+        has_nsfw_concepts=[output.is_unsafe for output in job.outputs],
+        prompt=prompt,
+        timings=Timings(inference=_inference_s(job)),
+    )
+
+
+async def _url(service: EditService, job: Job, output: Output, base: str) -> str:
+    if not job.base64_output:
+        return output_url(base, output)
+    data = base64.b64encode(await service.read_output(output)).decode("ascii")
+    return f"data:{output.content_type};base64,{data}"
+
+
+def _inference_s(job: Job) -> float:
+    return round(sum(job.seconds.get(stage, 0.0) for stage in INFERENCE_STAGES), 3)

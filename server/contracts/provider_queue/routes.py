@@ -1,0 +1,250 @@
+"""Submit, status, result and cancel over the one job model, and fal's synchronous runs."""
+
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import APIRouter, Depends, HTTPException, Request, Response
+from fastapi.responses import JSONResponse
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from pydantic import BaseModel
+
+from server.client_request import base_url, unless_hung_up
+from server.contracts.provider_queue.answers import (
+    CancelAnswer,
+    Failure,
+    Result,
+    StatusAnswer,
+    Submitted,
+    outcome,
+    status_answer,
+    submitted,
+)
+from server.contracts.provider_queue.codes import NAME, REQUEST_ID_HEADER
+from server.contracts.provider_queue.schemas import WATERMARK, EditRequest, FalEditRequest
+from server.edit_service import EditService, Submission
+from server.errors import InvalidRequest, NotFound, ServerError
+from server.job import Job, JobStatus, OutputFormat
+
+MOUNTS = ("/v1/queue", "/model/v1/queue")
+PLAIN = "qwen_image_edit_plus"
+FAL = ("fal-ai/qwen-image-edit-plus", "fal-ai/qwen-image-edit-plus-lora")
+# fal's clients reach these at the root too; a catch-all /{owner}/{app} would swallow other routes
+FAL_PREFIX = "/fal-ai"
+RUN_PREFIX = "/run"
+PRIORITY_HEADER = "x-fal-queue-priority"
+MAX_IMAGE_BYTES = 10_000_000
+METHODS = ["GET", "POST", "PUT"]
+
+
+def router(service: EditService, *, public_url: str | None) -> APIRouter:
+    """The routes of this contract. The OpenAPI document shows one of the two mounts."""
+    routes = APIRouter(tags=["provider queue"])
+    for mount in MOUNTS:
+        shown = mount == MOUNTS[0]
+        for name in (PLAIN, *FAL):
+            queue = Endpoint(service, public_url, mount, name)
+            submit = queue.submit if name == PLAIN else queue.submit_fal
+            _add(routes, "POST", queue.path, submit, {200: Submitted}, shown=shown)
+            _add_requests(routes, queue, shown=shown)
+    for name in FAL:
+        queue = Endpoint(service, public_url, "", name)
+        run = {200: Result, 410: Failure, 500: Failure}
+        _add(routes, "POST", queue.path, queue.submit_or_run, run, shown=True)
+        _add(routes, "POST", f"{RUN_PREFIX}{queue.path}", queue.run, run, shown=True)
+        _add_requests(routes, queue, shown=False)
+    for prefix in (*MOUNTS, FAL_PREFIX, f"{RUN_PREFIX}{FAL_PREFIX}"):
+        path = f"{prefix}/{{app:path}}"
+        routes.add_api_route(path, _unknown, methods=METHODS, include_in_schema=False)
+    return routes
+
+
+class Endpoint:
+    """What one endpoint does under one mount."""
+
+    def __init__(self, service: EditService, public_url: str | None, mount: str, name: str) -> None:
+        self._service = service
+        self._public_url = public_url
+        self._name = name
+        self.path = f"{mount}/{name}"
+
+    async def submit(
+        self, request: Request, body: EditRequest, fal_webhook: str | None = None
+    ) -> JSONResponse:
+        """Queue an edit."""
+        _refuse_webhook(fal_webhook)
+        return await self._queued(request, await self._submit(request, body))
+
+    async def submit_fal(
+        self, request: Request, body: FalEditRequest, fal_webhook: str | None = None
+    ) -> JSONResponse:
+        """Queue an edit, and tell `fal_webhook` how it ended."""
+        return await self._queued(request, await self._submit_fal(request, body, fal_webhook))
+
+    async def submit_or_run(
+        self, request: Request, body: FalEditRequest, fal_webhook: str | None = None
+    ) -> JSONResponse:
+        """Queue an edit if the header x-fal-queue-priority is there, else run it."""
+        if PRIORITY_HEADER in request.headers:
+            return await self.submit_fal(request, body, fal_webhook)
+        return await self.run(request, body, fal_webhook)
+
+    async def run(
+        self, request: Request, body: FalEditRequest, fal_webhook: str | None = None
+    ) -> JSONResponse:
+        """Answer with the result when it is there. A client that hangs up cancels its job."""
+        _refuse_webhook(fal_webhook)
+        job = await self._submit_fal(request, body, None)
+        waited = await unless_hung_up(request, self._service.wait(job.id))
+        return await self._result(request, waited or await self._service.cancel(job.id))
+
+    async def status(self, request: Request, request_id: str) -> JSONResponse:
+        """Where the request is."""
+        state = await self._service.state(request_id)
+        return _answer(200, status_answer(state, self._url(request, request_id)), request_id)
+
+    async def stream(self, request: Request, request_id: str) -> AsyncIterator[ServerSentEvent]:
+        """The status now and after each change, until it is COMPLETED."""
+        last: StatusAnswer | None = None
+        async for state in self._service.watch(request_id):
+            answer = status_answer(state, self._url(request, request_id))
+            if answer != last:
+                yield ServerSentEvent(data=answer)
+            last = answer
+
+    async def check(self, request_id: str, response: Response) -> None:
+        """Raise NotFound before a stream begins, and give it its header."""
+        await self._service.state(request_id)
+        response.headers[REQUEST_ID_HEADER] = request_id
+
+    async def result(self, request: Request, request_id: str) -> JSONResponse:
+        """The result, or 202 with the status while there is none yet."""
+        return await self._result(request, (await self._service.state(request_id)).job)
+
+    async def cancel(self, request_id: str) -> JSONResponse:
+        """Cancel an unfinished request: at once while it waits, at its next step while it runs."""
+        try:
+            before = (await self._service.state(request_id)).job
+            job = before if before.status.is_final else await self._service.cancel(request_id)
+        except NotFound:
+            # a fresh id: what stands in the path may be anything, and a header cannot carry that
+            return _answer(404, CancelAnswer(status="NOT_FOUND"), uuid.uuid4().hex)
+        if job is before or job.status in (JobStatus.SUCCEEDED, JobStatus.FAILED):
+            return _answer(400, CancelAnswer(status="ALREADY_COMPLETED"), request_id)
+        return _answer(202, CancelAnswer(status="CANCELLATION_REQUESTED"), request_id)
+
+    async def _submit_fal(self, request: Request, body: FalEditRequest, webhook: str | None) -> Job:
+        return await self._submit(
+            request,
+            body,
+            output_format=body.output_format,
+            data_uris=body.sync_mode,
+            webhook=webhook,
+        )
+
+    async def _submit(
+        self,
+        request: Request,
+        body: EditRequest,
+        *,
+        output_format: OutputFormat = OutputFormat.PNG,
+        data_uris: bool = False,
+        webhook: str | None = None,
+    ) -> Job:
+        submission = Submission(
+            contract=NAME,
+            endpoint=self._name,
+            params=body.params(),
+            images=body.references(),
+            output_format=output_format,
+            base64_output=data_uris,
+            max_image_bytes=MAX_IMAGE_BYTES,
+            watermark=WATERMARK if body.watermark else None,
+            webhook=webhook,
+            webhook_field="fal_webhook",
+            base_url=base_url(request, self._public_url),
+        )
+        try:
+            return await self._service.submit(submission)
+        except ServerError as exc:
+            if exc.field and exc.field.startswith("images"):
+                exc.field = exc.field.replace("images", body.images_field, 1)
+            raise
+
+    async def _queued(self, request: Request, job: Job) -> JSONResponse:
+        state = await self._service.state_of(job)
+        return _answer(200, submitted(state, self._url(request, job.id)), job.id)
+
+    async def _result(self, request: Request, job: Job) -> JSONResponse:
+        if job.status.is_final:
+            base = base_url(request, self._public_url)
+            return _answer(*await outcome(self._service, job, base), job.id)
+        state = await self._service.state_of(job)
+        return _answer(202, status_answer(state, self._url(request, job.id)), job.id)
+
+    def _url(self, request: Request, request_id: str) -> str:
+        """The request's own address."""
+        return f"{base_url(request, self._public_url)}{self.path}/requests/{request_id}"
+
+
+def _add_requests(routes: APIRouter, queue: Endpoint, *, shown: bool) -> None:
+    path = f"{queue.path}/requests/{{request_id}}"
+    results = {200: Result, 202: StatusAnswer, 410: Failure, 422: Failure, 500: Failure}
+    _add(routes, "GET", f"{path}/status", queue.status, {200: StatusAnswer}, shown=shown)
+    _add(routes, "GET", f"{path}/response", queue.result, results, shown=shown)
+    _add(routes, "GET", path, queue.result, results, shown=shown)
+    cancels = {202: CancelAnswer, 400: CancelAnswer, 404: CancelAnswer}
+    _add(routes, "PUT", f"{path}/cancel", queue.cancel, cancels, shown=shown)
+    routes.add_api_route(
+        f"{path}/status/stream",
+        queue.stream,
+        methods=["GET"],
+        response_class=EventSourceResponse,
+        dependencies=[Depends(queue.check)],
+        include_in_schema=shown,
+    )
+
+
+def _add(
+    routes: APIRouter,
+    method: str,
+    path: str,
+    handler: Any,
+    answers: dict[int, Any],
+    *,
+    shown: bool,
+) -> None:
+    declared: dict[int | str, dict[str, Any]] = {
+        status: {"model": model} for status, model in answers.items()
+    }
+    status = min(answers)
+    routes.add_api_route(
+        path,
+        handler,
+        methods=[method],
+        status_code=status,
+        response_model=None,
+        responses=declared,
+        include_in_schema=shown,
+    )
+
+
+async def _unknown(request: Request, app: str) -> None:
+    """There is no such app, or the app has no such call."""
+    path = request.url.path
+    for prefix in (*MOUNTS, RUN_PREFIX):
+        path = path.removeprefix(prefix)
+    name = path.removeprefix("/").partition("/requests/")[0]
+    if name in (PLAIN, *FAL):
+        raise HTTPException(405)
+    raise NotFound(f"App not found: {name}")
+
+
+def _answer(status: int, body: BaseModel, request_id: str) -> JSONResponse:
+    headers = {REQUEST_ID_HEADER: request_id}
+    return JSONResponse(body.model_dump(mode="json"), status, headers=headers)
+
+
+def _refuse_webhook(url: str | None) -> None:
+    if url is not None:
+        raise InvalidRequest("webhook not supported")

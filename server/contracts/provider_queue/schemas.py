@@ -1,0 +1,186 @@
+"""What the queue's clients send: the provider's fields, and fal's on fal's endpoints."""
+
+import dataclasses
+import secrets
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    model_validator,
+)
+
+from pipelines.params import (
+    CFG_RANGE,
+    LORA_SCALE_RANGE,
+    MAX_LORAS,
+    MAX_OUTPUTS,
+    MAX_PROMPT_CHARS,
+    MAX_REFERENCES,
+    SEED_RANGE,
+    STEPS_RANGE,
+    EditParams,
+    LoraRef,
+)
+from pipelines.sizes import PIXELS_PER_TOKEN, SizeBounds, parse_size
+from server.job import OutputFormat
+
+BOUNDS = SizeBounds(512, 2048)
+MAX_PROMPT_TOKENS = 800
+MAX_NEGATIVE_CHARS = 500
+MAX_FAL_IMAGES = 4
+WATERMARK = "Qwen-Image"
+NAMED_SIZES = {
+    "square_hd": (1024, 1024),
+    "square": (512, 512),
+    "portrait_4_3": (768, 1024),
+    "portrait_16_9": (576, 1024),
+    "landscape_4_3": (1024, 768),
+    "landscape_16_9": (1024, 576),
+}
+References = Annotated[list[str], Field(max_length=MAX_REFERENCES)]
+Side = Annotated[int, Field(ge=BOUNDS.min_side, le=BOUNDS.max_side)]
+
+
+class LoraItem(BaseModel):
+    """One LoRA: a file name under weights/loras or a URL, and its strength."""
+
+    path: str = Field(min_length=1)
+    scale: Annotated[
+        float, Field(ge=LORA_SCALE_RANGE[0], le=LORA_SCALE_RANGE[1], allow_inf_nan=False)
+    ] = 1.0
+
+
+class ImageSize(BaseModel):
+    """Pixels, adjusted to the nearest multiple of 16."""
+
+    width: Side
+    height: Side
+
+
+class EditRequest(BaseModel):
+    """The body of a submit. Unknown fields are tolerated, a null or "" counts as absent."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    prompt: str = Field(min_length=1, description="Cut beyond 800 tokens")
+    images: References = Field(default=[], description="1–3 of: URL, data URI, base64")
+    negative_prompt: str | None = Field(None, description="Cut beyond 500 characters")
+    size: str | None = Field(None, description="W*H, each 512–2048; absent: the last image's")
+    n: int = Field(1, ge=1, le=MAX_OUTPUTS, description="Outputs, with seeds seed, seed+1, …")
+    prompt_extend: bool = Field(True, description="Let the model rewrite the prompt first")
+    watermark: bool = Field(False, description='"Qwen-Image" in the lower right corner')
+    seed: int | None = Field(
+        None, ge=SEED_RANGE[0], le=SEED_RANGE[1], description="Absent: one is drawn"
+    )
+    loras: list[LoraItem] = Field(default=[], max_length=MAX_LORAS)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_blanks(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        return {
+            key: value
+            for key, value in data.items()
+            if key == "prompt" or (value is not None and value != "")
+        }
+
+    @property
+    def images_field(self) -> str:
+        """The field that the input pictures came in."""
+        return "images"
+
+    def references(self) -> list[str]:
+        """The input pictures."""
+        return self.images
+
+    def params(self) -> EditParams:
+        """What the engine needs; a random seed is drawn here, once, so that it can be kept."""
+        return EditParams(
+            # far more than 800 tokens of any text that people write; the pipeline counts them
+            prompt=self.prompt[:MAX_PROMPT_CHARS],
+            seed=secrets.randbelow(SEED_RANGE[1] + 1) if self.seed is None else self.seed,
+            negative_prompt=self.negative_prompt and self.negative_prompt[:MAX_NEGATIVE_CHARS],
+            size=_nearest(*parse_size(self.size, BOUNDS)) if self.size else None,
+            bounds=BOUNDS,
+            num_outputs=self.n,
+            loras=tuple(LoraRef(lora.path, lora.scale) for lora in self.loras),
+            max_prompt_tokens=MAX_PROMPT_TOKENS,
+            extend_prompt=self.prompt_extend,
+        )
+
+
+def _sides(value: Any) -> Any:
+    """The width and height behind one of fal's names."""
+    if not isinstance(value, str):
+        return value
+    if value not in NAMED_SIZES:
+        raise ValueError(f"must be {{width, height}} or one of {', '.join(NAMED_SIZES)}")
+    width, height = NAMED_SIZES[value]
+    return {"width": width, "height": height}
+
+
+FalImageSize = Annotated[
+    ImageSize,
+    BeforeValidator(_sides),
+    WithJsonSchema(
+        {"anyOf": [ImageSize.model_json_schema(), {"type": "string", "enum": list(NAMED_SIZES)}]}
+    ),
+]
+
+
+class FalEditRequest(EditRequest):
+    """The body of a submit on fal's endpoints: fal's names too, and those win."""
+
+    image_urls: References = []
+    image_url: str | None = Field(None, description="The same as image_urls with this one entry")
+    image_size: FalImageSize | None = None
+    num_images: int | None = Field(None, ge=1, le=MAX_FAL_IMAGES)
+    num_inference_steps: int | None = Field(None, ge=STEPS_RANGE[0], le=STEPS_RANGE[1])
+    guidance_scale: float | None = Field(
+        None, ge=CFG_RANGE[0], le=CFG_RANGE[1], allow_inf_nan=False, description="True CFG scale"
+    )
+    output_format: OutputFormat = OutputFormat.PNG
+    sync_mode: bool = Field(False, description="Data URIs in the answer instead of URLs")
+    enable_safety_checker: bool = Field(True, description="Accepted; the operator decides")
+    acceleration: Literal["none", "regular", "high"] = Field("none", description="Accepted")
+    prompt_extend: bool = Field(False, description="Let the model rewrite the prompt first")
+    negative_prompt: str | None = None
+
+    @property
+    def images_field(self) -> str:
+        """The field that the input pictures came in."""
+        return "images" if self.images and not self._fal_references() else "image_urls"
+
+    def references(self) -> list[str]:
+        """The input pictures."""
+        return self._fal_references() or self.images
+
+    def params(self) -> EditParams:
+        """What the engine needs, by fal's names where the request has them."""
+        params = super().params()
+        size = self.image_size
+        return dataclasses.replace(
+            params,
+            negative_prompt=self.negative_prompt and self.negative_prompt[:MAX_PROMPT_CHARS],
+            size=_nearest(size.width, size.height) if size else params.size,
+            num_outputs=self.num_images or self.n,
+            num_inference_steps=self.num_inference_steps,
+            true_cfg_scale=self.guidance_scale,
+        )
+
+    def _fal_references(self) -> list[str]:
+        return self.image_urls or ([self.image_url] if self.image_url else [])
+
+
+def _nearest(width: int, height: int) -> tuple[int, int]:
+    """The nearest size that the model makes; the larger one where two are as near."""
+    half = PIXELS_PER_TOKEN // 2
+    return (
+        (width + half) // PIXELS_PER_TOKEN * PIXELS_PER_TOKEN,
+        (height + half) // PIXELS_PER_TOKEN * PIXELS_PER_TOKEN,
+    )

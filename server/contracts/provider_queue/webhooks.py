@@ -1,0 +1,36 @@
+"""What fal's receivers of webhooks are told."""
+
+import json
+
+from server.contracts.provider_queue.answers import Failure, outcome
+from server.edit_service import EditService
+from server.job import Job
+from server.webhook import WebhookFormat
+
+MAX_RETRIES = 10
+
+
+def webhook_format(service: EditService, *, public_url: str | None) -> WebhookFormat:
+    """How fal's contract tells of a job. Unsigned: fal's own signature needs fal's key server."""
+
+    async def body(job: Job) -> bytes:
+        return await webhook_body(service, job, public_url or job.base_url)
+
+    def headers(job_id: str, timestamp: int, body: bytes) -> dict[str, str]:
+        return {"x-fal-webhook-request-id": job_id, "x-fal-webhook-timestamp": str(timestamp)}
+
+    return WebhookFormat(render=body, headers=headers, max_retries=MAX_RETRIES)
+
+
+async def webhook_body(service: EditService, job: Job, base: str) -> bytes:
+    """What a webhook is told of a final job. `base` is the server's address to the client."""
+    status, payload = await outcome(service, job, base)
+    body: dict[str, object] = {
+        "request_id": job.id,
+        "gateway_request_id": job.id,
+        "status": "OK" if status == 200 else "ERROR",
+        "payload": payload.model_dump(mode="json"),
+    }
+    if isinstance(payload, Failure):
+        body["error"] = payload.message
+    return json.dumps(body).encode()

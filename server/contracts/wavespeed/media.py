@@ -1,0 +1,124 @@
+"""WaveSpeed's uploads: a ticket and a PUT, or one multipart POST."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, File, Request, UploadFile
+from pydantic import BaseModel, Field
+
+from server.client_request import base_url
+from server.contracts.wavespeed.schemas import Envelope, LenientModel
+from server.contracts.wavespeed.views import iso
+from server.errors import InvalidRequest
+from server.store.uploads import Upload
+from server.uploads import ROUTE, TICKET_S, UploadStore
+
+TICKETS = "/api/v3/media/uploads"
+CHUNK_BYTES = 1024 * 1024
+# A part of a form may have no name of its own.
+NAMELESS = "upload"
+
+
+class TicketRequest(LenientModel):
+    """What is to be uploaded."""
+
+    filename: str = Field(min_length=1, max_length=1024)
+    size: int = Field(ge=1)
+    content_type: str | None = Field(None, max_length=255, pattern=r"^[\x21-\x7e][\x20-\x7e]*$")
+
+
+class MediaFile(BaseModel):
+    """An uploaded file."""
+
+    type: str
+    download_url: str
+    filename: str
+    size: int
+
+
+class UploadInstruction(BaseModel):
+    """How to send the bytes: with exactly these headers and no key."""
+
+    method: str = "PUT"
+    url: str
+    headers: dict[str, str]
+    expires_at: str
+
+
+class Ticket(MediaFile):
+    """Where a file will lie once its bytes have come."""
+
+    upload: UploadInstruction
+
+
+def router(uploads: UploadStore, *, public_url: str | None) -> APIRouter:
+    """The routes that need a key."""
+    routes = APIRouter()
+
+    @routes.post(TICKETS)
+    async def create_upload(request: Request, body: TicketRequest) -> Envelope[Ticket]:
+        """Where to PUT the bytes of a file, and where it will lie."""
+        base = base_url(request, public_url)
+        upload = await uploads.create(body.filename, body.size, body.content_type)
+        instruction = UploadInstruction(
+            url=f"{base}{TICKETS}/{upload.token}",
+            headers={"Content-Type": upload.content_type},
+            expires_at=iso(upload.created_at + TICKET_S),
+        )
+        return Envelope(data=Ticket(**_file(upload, base).model_dump(), upload=instruction))
+
+    async def upload_binary(
+        request: Request, file: Annotated[UploadFile, File(description="The file")]
+    ) -> Envelope[MediaFile]:
+        """Store a file; its part needs no content type."""
+        size = file.size or 0
+        upload = await uploads.create(file.filename or NAMELESS, size, file.content_type)
+        stored = await uploads.write(upload, _chunks(file))
+        return Envelope(data=_file(stored, base_url(request, public_url)))
+
+    for version in ("v3", "v2"):
+        path = f"/api/{version}/media/upload/binary"
+        routes.add_api_route(path, upload_binary, methods=["POST"])
+    return routes
+
+
+def upload_router(uploads: UploadStore, *, public_url: str | None) -> APIRouter:
+    """The route that takes the bytes: the token in its address is the key."""
+    routes = APIRouter(tags=["WaveSpeed"])
+
+    @routes.put(TICKETS + "/{token}")
+    async def put_upload(request: Request, token: str) -> Envelope[MediaFile]:
+        """Store the raw body, if it is what the ticket is for."""
+        upload = await uploads.ticket(token)
+        came = request.headers.get("content-type", "")
+        if _media_type(came) != _media_type(upload.content_type):
+            raise InvalidRequest(
+                f"the ticket is for Content-Type {upload.content_type!r}, and {came!r} came: send "
+                f"exactly the headers that it lists",
+                field="content-type",
+            )
+        stored = await uploads.write(upload, request.stream())
+        return Envelope(data=_file(stored, base_url(request, public_url)))
+
+    return routes
+
+
+def _file(upload: Upload, base: str) -> MediaFile:
+    kind = upload.content_type.partition("/")[0].lower()
+    if not upload.name.endswith(".bin"):
+        kind = "image"
+    return MediaFile(
+        type=kind if kind in ("image", "video", "audio") else "file",
+        download_url=f"{base}{ROUTE}/{upload.name}",
+        filename=upload.filename,
+        size=upload.size_bytes,
+    )
+
+
+def _media_type(header: str) -> str:
+    return header.partition(";")[0].strip().lower()
+
+
+async def _chunks(file: UploadFile) -> AsyncIterator[bytes]:
+    while chunk := await file.read(CHUNK_BYTES):
+        yield chunk

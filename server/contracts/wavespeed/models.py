@@ -1,0 +1,148 @@
+"""WaveSpeed's catalogue of models, and what a run costs: nothing."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, Field
+
+from server.client_request import base_url
+from server.contracts.wavespeed.codes import MODELS
+from server.contracts.wavespeed.schemas import Envelope, LenientModel, SubmitRequest
+from server.errors import InvalidRequest
+
+DESCRIPTION = "Edits one to three pictures by a prompt. The model loaded on this server answers."
+# Other names for what the schema has already.
+ALIASES = ("image", "webhook_url")
+
+
+class ApiSchema(BaseModel):
+    """One call of a model."""
+
+    type: str = "model_run"
+    method: str = "POST"
+    server: str
+    api_path: str
+    request_schema: dict[str, Any]
+
+
+class ApiSchemas(BaseModel):
+    """The calls of a model."""
+
+    api_schemas: list[ApiSchema]
+
+
+class ModelCard(BaseModel):
+    """A model in the catalogue."""
+
+    model_id: str
+    name: str
+    description: str
+    type: str = "image-to-image"
+    base_price: float = 0.0
+    sort_order: int
+    formula: str = ""
+    api_schema: ApiSchemas
+
+
+class PriceRequest(LenientModel):
+    """What is to be priced."""
+
+    model_id: str
+    inputs: dict[str, Any] = Field(default_factory=dict)
+
+
+class Price(BaseModel):
+    """What a run costs."""
+
+    model_id: str
+    price: float = 0.0
+    discounted_price: float = 0.0
+    currency: str = "USD"
+
+
+class UnitPrice(BaseModel):
+    """What a run costs, in the older words."""
+
+    model_id: str
+    unit_price: float = 0.0
+    currency: str = "USD"
+
+
+def router(*, public_url: str | None) -> APIRouter:
+    """The routes."""
+    routes = APIRouter(prefix="/api/v3")
+
+    @routes.get("/models")
+    def list_models(request: Request) -> Envelope[list[ModelCard]]:
+        """The models and what each takes."""
+        base = base_url(request, public_url)
+        return Envelope(data=[_card(model, place, base) for place, model in enumerate(MODELS)])
+
+    @routes.post("/model/price")
+    def get_price(body: PriceRequest) -> Envelope[Price]:
+        """What a run costs."""
+        return Envelope(data=Price(model_id=_known(body.model_id)))
+
+    @routes.post("/model/pricing")
+    def get_unit_price(body: PriceRequest) -> Envelope[UnitPrice]:
+        """What a run costs, as older clients ask."""
+        return Envelope(data=UnitPrice(model_id=_known(body.model_id)))
+
+    return routes
+
+
+def request_schema() -> dict[str, Any]:
+    """JSON schema of a submit's body, from the model that validates it, in one piece.
+
+    A form is drawn from it: no references, no nulls (they count as absent), no aliases.
+    """
+    schema = SubmitRequest.model_json_schema()
+    definitions = schema.get("$defs", {})
+    properties = {
+        name: _plain(value, definitions)
+        for name, value in schema["properties"].items()
+        if name not in ALIASES
+    }
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": ["prompt", "images"],
+        "x-order-properties": list(properties),
+    }
+
+
+def _plain(value: Any, definitions: dict[str, Any]) -> Any:
+    """A part of a schema with its references put in and its null left out."""
+    if isinstance(value, list):
+        return [_plain(entry, definitions) for entry in value]
+    if not isinstance(value, dict):
+        return value
+    if "$ref" in value:
+        target = definitions[value["$ref"].rpartition("/")[2]]
+        rest = {key: entry for key, entry in value.items() if key != "$ref"}
+        return _plain({**target, **rest}, definitions)
+    if "anyOf" in value:
+        (kind,) = (entry for entry in value["anyOf"] if entry != {"type": "null"})
+        rest = {key: entry for key, entry in value.items() if key not in ("anyOf", "default")}
+        return _plain({**kind, **rest}, definitions)
+    return {key: _plain(entry, definitions) for key, entry in value.items()}
+
+
+def _card(model: str, place: int, base: str) -> ModelCard:
+    run = ApiSchema(server=base, api_path=f"/api/v3/{model}", request_schema=request_schema())
+    return ModelCard(
+        model_id=model,
+        name=model,
+        description=DESCRIPTION,
+        sort_order=place,
+        api_schema=ApiSchemas(api_schemas=[run]),
+    )
+
+
+def _known(model_id: str) -> str:
+    if model_id not in MODELS:
+        raise InvalidRequest(
+            f"there is no model {model_id!r}; this server has {', '.join(MODELS)}",
+            field="model_id",
+        )
+    return model_id

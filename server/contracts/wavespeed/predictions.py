@@ -1,0 +1,77 @@
+"""WaveSpeed's submit and result."""
+
+from fastapi import APIRouter, Request
+
+from server.client_request import base_url
+from server.contracts.wavespeed.codes import MODELS, NAME, BusinessCode
+from server.contracts.wavespeed.schemas import Envelope, Prediction, Status, SubmitRequest
+from server.contracts.wavespeed.views import prediction
+from server.edit_service import EditService, Submission
+from server.errors import InvalidRequest
+from server.job import Job
+
+
+def router(service: EditService, *, public_url: str | None, sync_timeout_s: float) -> APIRouter:
+    """The routes."""
+    routes = APIRouter()
+
+    async def submit(
+        request: Request, body: SubmitRequest, webhook: str | None = None
+    ) -> Envelope[Prediction]:
+        """Queue an edit; the answer comes before any picture is fetched."""
+        base = base_url(request, public_url)
+        endpoint = request.url.path.partition("/api/v3/")[2]
+        job = await service.submit(_submission(body, endpoint, webhook, base))
+        if not body.enable_sync_mode:
+            return await envelope(request, job)
+        # A client that hangs up does not end the task: the wait alone is what it leaves.
+        job = await service.wait(job.id, sync_timeout_s)
+        answer = await envelope(request, job)
+        if not job.status.is_final:
+            answer.data.status = Status.PROCESSING
+            answer.data.code = BusinessCode.TIMEOUT
+            answer.data.error = (
+                f"Sync mode timed out after {sync_timeout_s:g} seconds. The prediction is still "
+                f"processing asynchronously."
+            )
+        return answer
+
+    async def result(request: Request, prediction_id: str) -> Envelope[Prediction]:
+        """The prediction as it stands."""
+        return await envelope(request, (await service.state(prediction_id)).job)
+
+    async def envelope(request: Request, job: Job) -> Envelope[Prediction]:
+        base = base_url(request, public_url)
+        return Envelope(data=await prediction(service, job, base))
+
+    for model in MODELS:
+        routes.add_api_route(f"/api/v3/{model}", submit, methods=["POST"])
+    for path in (
+        "/api/v3/predictions/{prediction_id}/result",
+        "/api/v3/predictions/{prediction_id}",
+        "/api/v2/predictions/{prediction_id}/result",
+    ):
+        routes.add_api_route(path, result, methods=["GET"])
+    return routes
+
+
+def _submission(
+    body: SubmitRequest, endpoint: str, query_webhook: str | None, base: str
+) -> Submission:
+    webhook = query_webhook or body.webhook_url
+    if webhook and body.enable_base64_output:
+        raise InvalidRequest(
+            "a webhook cannot be combined with enable_base64_output: leave one of them out",
+            field="enable_base64_output",
+        )
+    return Submission(
+        contract=NAME,
+        endpoint=endpoint,
+        params=body.params(),
+        images=body.references(),
+        output_format=body.output_format,
+        base64_output=body.enable_base64_output,
+        webhook=webhook or None,
+        webhook_field="webhook" if query_webhook else "webhook_url",
+        base_url=base,
+    )

@@ -1,0 +1,18 @@
+"""An error in WaveSpeed's shape."""
+
+from fastapi.responses import JSONResponse
+
+from server.contracts.wavespeed.codes import CODES
+from server.errors import InvalidRequest
+from server.problem import Problem
+
+
+def render(problem: Problem) -> JSONResponse:
+    """An error in the provider's shape: different clients read different keys of it."""
+    message = problem.message
+    if problem.field and problem.status == InvalidRequest.status:
+        message = f'invalid request body, Error at "/{problem.field}": {message}'
+    body: dict[str, object] = {"code": problem.status, "message": message, "error": message}
+    if problem.code in CODES:
+        body["data"] = {"code": CODES[problem.code]}
+    return JSONResponse(body, problem.status, headers=problem.headers)

@@ -1,0 +1,46 @@
+"""A job as WaveSpeed's clients see it."""
+
+import base64
+import datetime
+
+from server.contracts.wavespeed.codes import STATUSES, business_code, error_sentence
+from server.contracts.wavespeed.schemas import Prediction, Timings, Urls
+from server.edit_service import EditService, output_url
+from server.job import Job
+
+
+async def prediction(service: EditService, job: Job, base: str) -> Prediction:
+    """The job with its outputs as it asked for them.
+
+    `base` is the server's address as the client knows it.
+    """
+    if not job.base64_output:
+        return listed(job, base)
+    outputs = [await service.read_output(output) for output in job.outputs]
+    encoded = [base64.b64encode(output).decode("ascii") for output in outputs]
+    return listed(job, base).model_copy(update={"outputs": encoded})
+
+
+def listed(job: Job, base: str) -> Prediction:
+    """The job with its outputs as URLs, whatever it asked for."""
+    inference = sum(job.seconds.get(stage, 0.0) for stage in ("encode", "denoise", "decode"))
+    total = (job.finished_at or job.created_at) - job.created_at
+    return Prediction(
+        id=job.id,
+        model=job.endpoint,
+        outputs=[output_url(base, output) for output in job.outputs],
+        urls=Urls(get=f"{base}/api/v3/predictions/{job.id}/result"),
+        has_nsfw_contents=[output.is_unsafe for output in job.outputs],
+        status=STATUSES[job.status],
+        created_at=iso(job.created_at),
+        error=error_sentence(job),
+        executionTime=round(total * 1000),
+        timings=Timings(inference=round(inference * 1000)),
+        code=business_code(job),
+    )
+
+
+def iso(moment: float) -> str:
+    """Unix seconds as the provider writes a moment."""
+    time = datetime.datetime.fromtimestamp(moment, datetime.UTC)
+    return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")

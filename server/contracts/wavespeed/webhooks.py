@@ -1,0 +1,37 @@
+"""What WaveSpeed's receivers of webhooks are told, and how it is signed."""
+
+import hashlib
+import hmac
+from collections.abc import Mapping
+
+from server.contracts.wavespeed.views import prediction
+from server.edit_service import EditService
+from server.job import Job
+from server.webhook import WebhookFormat
+
+MAX_RETRIES = 3
+SECRET_PREFIX = "whsec_"
+
+
+def webhook_format(service: EditService, *, public_url: str | None, secret: str) -> WebhookFormat:
+    """The bare prediction, signed with `secret`."""
+
+    async def render(job: Job) -> bytes:
+        shown = await prediction(service, job, public_url or job.base_url)
+        return shown.model_dump_json().encode()
+
+    def headers(job_id: str, timestamp: int, body: bytes) -> Mapping[str, str]:
+        return {
+            "webhook-id": job_id,
+            "webhook-timestamp": str(timestamp),
+            "webhook-signature": sign(secret, job_id, timestamp, body),
+        }
+
+    return WebhookFormat(render, headers, MAX_RETRIES)
+
+
+def sign(secret: str, job_id: str, timestamp: int, body: bytes) -> str:
+    """The signature of version 3. The secret's text is the key as it stands, not base64."""
+    key = secret.removeprefix(SECRET_PREFIX).encode()
+    digest = hmac.new(key, f"{job_id}.{timestamp}.".encode() + body, hashlib.sha256)
+    return f"v3,{digest.hexdigest()}"

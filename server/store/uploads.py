@@ -1,0 +1,93 @@
+"""The table of uploads: who may still send a file, and which files lie on disk."""
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+SCHEMA = """
+    CREATE TABLE IF NOT EXISTS uploads (
+        token TEXT PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE,
+        filename TEXT NOT NULL,
+        size_bytes INTEGER NOT NULL,
+        content_type TEXT NOT NULL,
+        created_at REAL NOT NULL,
+        expires_at REAL NOT NULL,
+        stored INTEGER NOT NULL DEFAULT 0
+    )
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file that a client sends, or has sent.
+
+    `token` is the capability to write it, `name` the one to read it; `filename` is the client's.
+    Times are Unix seconds.
+    """
+
+    token: str
+    name: str
+    filename: str
+    size_bytes: int
+    content_type: str
+    created_at: float
+    expires_at: float
+    stored: bool = False
+
+
+def create_table(connection: sqlite3.Connection) -> None:
+    """Create the table where it is missing."""
+    connection.execute(SCHEMA)
+
+
+def insert(connection: sqlite3.Connection, upload: Upload) -> None:
+    """Add an upload whose bytes are still to come."""
+    connection.execute(
+        "INSERT INTO uploads (token, name, filename, size_bytes, content_type, created_at,"
+        " expires_at, stored) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            upload.token,
+            upload.name,
+            upload.filename,
+            upload.size_bytes,
+            upload.content_type,
+            upload.created_at,
+            upload.expires_at,
+            upload.stored,
+        ),
+    )
+
+
+def get(connection: sqlite3.Connection, token: str) -> Upload | None:
+    """The upload that this token may write."""
+    row = connection.execute("SELECT * FROM uploads WHERE token = ?", (token,)).fetchone()
+    return _upload(row) if row else None
+
+
+def mark_stored(
+    connection: sqlite3.Connection, token: str, *, now: float, expires_at: float
+) -> bool:
+    """Say that the bytes lie on disk; False when the upload's time is over."""
+    cursor = connection.execute(
+        "UPDATE uploads SET stored = 1, expires_at = ? WHERE token = ? AND expires_at > ?",
+        (expires_at, token, now),
+    )
+    return cursor.rowcount == 1
+
+
+def expired(connection: sqlite3.Connection, now: float) -> list[Upload]:
+    """The uploads whose time is over, oldest first."""
+    rows = connection.execute(
+        "SELECT * FROM uploads WHERE expires_at <= ? ORDER BY expires_at", (now,)
+    )
+    return [_upload(row) for row in rows]
+
+
+def delete(connection: sqlite3.Connection, tokens: Sequence[str]) -> None:
+    """Forget these uploads."""
+    connection.executemany("DELETE FROM uploads WHERE token = ?", [(token,) for token in tokens])
+
+
+def _upload(row: sqlite3.Row) -> Upload:
+    return Upload(**{**dict(row), "stored": bool(row["stored"])})

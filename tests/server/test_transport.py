@@ -1,0 +1,106 @@
+"""https, CORS, and small answers without delay, over live servers."""
+
+import http.client
+import os
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trustme
+
+from tests.conftest import as_base64, encoded, gradient
+from tests.live_server import LiveServer
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> tuple[ssl.SSLContext, Path, dict[str, Path]]:
+    """A certificate authority of the test's own: to trust it, its file, and a server's settings."""
+    made = trustme.CA()
+    context = ssl.create_default_context()
+    made.configure_trust(context)
+    root = tmp_path / "root.pem"
+    made.cert_pem.write_to_path(str(root))
+    issued = made.issue_cert("127.0.0.1", "localhost")
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    for blob in issued.cert_chain_pems:
+        blob.write_to_path(str(cert), append=True)
+    issued.private_key_pem.write_to_path(str(key))
+    return context, root, {"TLS_CERT": cert, "TLS_KEY": key}
+
+
+FAL_SCRIPT = """
+import sys, fal_client
+result = fal_client.subscribe("fal-ai/qwen-image-edit-plus", {"prompt": "a",
+    "image_urls": ["data:image/png;base64," + sys.argv[1]], "seed": 1})
+print(result["images"][0]["url"])
+"""
+
+
+def test_fal_client_reaches_the_server_over_https_by_its_own_variables(
+    tiny_model: Path, tmp_path: Path, authority: tuple[ssl.SSLContext, Path, dict[str, Path]]
+) -> None:
+    """fal's Python client dials https only; its host is an environment variable."""
+    context, root, settings = authority
+    server = LiveServer(tiny_model, tmp_path, verify=context, **settings)
+    try:
+        server.start()
+        host = server.url.removeprefix("https://")
+        done = subprocess.run(
+            [sys.executable, "-c", FAL_SCRIPT, as_base64(encoded(gradient()))],
+            env={
+                **os.environ,
+                "FAL_KEY": "any",
+                "FAL_QUEUE_RUN_HOST": f"{host}/v1/queue",
+                "FAL_RUN_HOST": host,
+                "SSL_CERT_FILE": str(root),
+            },
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    finally:
+        server.close()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"https://{host}/outputs/")
+
+
+def test_page_of_an_allowed_origin_may_call_and_another_may_not(
+    start_server: Callable[..., LiveServer],
+) -> None:
+    server = start_server(CORS_ORIGINS="https://a.example, https://b.example")
+
+    def preflight(origin: str) -> str | None:
+        headers = {
+            "Origin": origin,
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": "authorization,content-type",
+        }
+        answer = server.http.options(f"{server.url}/v1/edits", headers=headers)
+        return answer.headers.get("access-control-allow-origin")
+
+    assert preflight("https://b.example") == "https://b.example"
+    assert preflight("https://c.example") is None
+
+
+def test_without_origins_no_page_is_allowed(server: LiveServer) -> None:
+    answer = server.http.get(f"{server.url}/health", headers={"Origin": "https://a.example"})
+    assert "access-control-allow-origin" not in answer.headers
+
+
+def test_small_answers_do_not_wait_for_an_acknowledgement(server: LiveServer) -> None:
+    """With Nagle's algorithm on, each answer on a kept connection waits 40 ms for one.
+
+    The bound is loose for a busy machine: all hundred together must stay under what that would be.
+    """
+    connection = http.client.HTTPConnection(server.url.removeprefix("http://"))
+    start = time.monotonic()
+    for _ in range(100):
+        connection.request("GET", "/health")
+        assert connection.getresponse().read().startswith(b'{"status"')
+    connection.close()
+    assert time.monotonic() - start < 100 * 0.04
