@@ -195,7 +195,7 @@ class _Run:
     def _denoise(self, conditions: denoise.Conditions, index: int) -> torch.Tensor:
         steps = self._result.num_inference_steps
         count = self._params.num_previews if index == 0 else 0
-        preview_steps = [round(steps * (k + 1) / (count + 1)) for k in range(count)]
+        preview_steps = sorted({round(steps * (k + 1) / (count + 1)) for k in range(count)})
 
         def step_done(step: int, estimate: Callable[[], torch.Tensor]) -> None:
             self._report(Stage.DENOISE, index * steps + step)

@@ -6,9 +6,10 @@ import logging
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, Protocol
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -27,12 +28,25 @@ from server.contracts import native, openai, provider_queue, wavespeed
 from server.contracts.native import edits, loras, status
 from server.errors import ServerError
 from server.middleware import BodyLimit, ModelHeader
+from server.openapi import describe_errors
 from server.parts import Parts
 from server.problem import Problem, problem_of
 from server.settings import SafetyMode, Settings
 from server.store.database import DataFolderLock
 
 logger = logging.getLogger(__name__)
+
+
+class Contract(Protocol):
+    """What each contract's package has of its own: the shape of its errors."""
+
+    @property
+    def ERROR_SCHEMA(self) -> dict[str, Any]:  # noqa: N802 - a constant of the package
+        """That shape as JSON schema."""
+
+    def render(self, problem: Problem) -> JSONResponse:
+        """An error in that shape."""
+
 
 VERSION = version("qwen-edit-server")
 # Three pictures of 20 MiB as base64, and room for the rest of the body.
@@ -43,15 +57,15 @@ FORM_BYTES = 64 * 1024
 CORS_EXPOSED_HEADERS = ("x-qwen-edit-model", "x-fal-request-id", "x-request-id", "retry-after")
 EXPIRY_INTERVAL_S = 3600.0
 # The contract whose shape an error takes, by the beginning of the path; the last one is for all.
-RENDERERS: tuple[tuple[str, Callable[[Problem], JSONResponse]], ...] = (
-    ("/api/", wavespeed.render),
-    ("/v1/queue/", provider_queue.render),
-    ("/model/v1/queue/", provider_queue.render),
-    ("/fal-ai/", provider_queue.render),
-    ("/run/fal-ai/", provider_queue.render),
-    ("/v1/images/", openai.render),
-    ("/v1/models", openai.render),
-    ("/", native.render),
+CONTRACTS: tuple[tuple[str, Contract], ...] = (
+    ("/api/", wavespeed),
+    ("/v1/queue/", provider_queue),
+    ("/model/v1/queue/", provider_queue),
+    ("/fal-ai/", provider_queue),
+    ("/run/fal-ai/", provider_queue),
+    ("/v1/images/", openai),
+    ("/v1/models", openai),
+    ("/", native),
 )
 
 
@@ -84,6 +98,7 @@ def create_app(parts: Parts) -> FastAPI:
     app.include_router(files.router(parts.outputs, parts.uploads))
     app.include_router(wavespeed.upload_router(parts.uploads, public_url=settings.public_url))
     _add_errors(app)
+    describe_errors(app, lambda path: _contract_of(path).ERROR_SCHEMA)
     max_upload_bytes = settings.max_lora_mb * 2**20 + FORM_BYTES
     app.add_middleware(
         BodyLimit,
@@ -153,8 +168,11 @@ def lock_data_folder(folder: Path) -> DataFolderLock:
 
 def render_problem(path: str, problem: Problem) -> JSONResponse:
     """The error in the shape of the contract that `path` belongs to."""
-    renderer = next(renderer for prefix, renderer in RENDERERS if path.startswith(prefix))
-    return renderer(problem)
+    return _contract_of(path).render(problem)
+
+
+def _contract_of(path: str) -> Contract:
+    return next(contract for prefix, contract in CONTRACTS if path.startswith(prefix))
 
 
 def _openai_router(parts: Parts) -> APIRouter:

@@ -10,6 +10,9 @@ from starlette.datastructures import FormData, UploadFile
 from server.contracts.native.schemas import EditRequest, LoraItem
 from server.errors import InvalidRequest
 
+# A picture as text in a form: 20 MiB in base64, and a little.
+MAX_PART_BYTES = 28 * 1024 * 1024
+
 
 async def read_body(request: Request) -> tuple[EditRequest, list[bytes]]:
     """The request from JSON, or from a form whose `image` parts are files."""
@@ -18,7 +21,7 @@ async def read_body(request: Request) -> tuple[EditRequest, list[bytes]]:
         if kind == "application/json":
             return EditRequest.model_validate_json(await request.body()), []
         if kind == "multipart/form-data":
-            async with request.form() as form:
+            async with request.form(max_part_size=MAX_PART_BYTES) as form:
                 body = EditRequest.model_validate(_form_fields(form))
                 parts = [part for _, part in form.multi_items() if isinstance(part, UploadFile)]
                 return body, [await part.read() for part in parts]

@@ -91,7 +91,11 @@ def _add_single_edit(routes: APIRouter, service: EditService, view: View) -> Non
         async for update in service.watch(state.job.id):
             yield ServerSentEvent(event="edit", data=view(request, update))
 
-    @routes.delete("/edits/{edit_id}", responses={204: {"description": "Deleted"}})
+    @routes.delete(
+        "/edits/{edit_id}",
+        status_code=204,
+        responses={202: {"description": "It will be left at its next step", "model": EditView}},
+    )
     async def delete_edit(request: Request, state: Annotated[JobState, Depends(found)]) -> Response:
         """Cancel an unfinished job (202), or delete a finished one with its files (204)."""
         if state.job.status.is_final:
@@ -100,6 +104,23 @@ def _add_single_edit(routes: APIRouter, service: EditService, view: View) -> Non
         job = await service.cancel(state.job.id)
         answer = view(request, await service.state_of(job))
         return JSONResponse(answer.model_dump(mode="json"), 202)
+
+
+ERROR_SCHEMA = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["code", "message", "field"],
+            "properties": {
+                "code": {"type": "string"},
+                "message": {"type": "string"},
+                "field": {"type": ["string", "null"]},
+            },
+        }
+    },
+}
 
 
 def render(problem: Problem) -> JSONResponse:

@@ -4,7 +4,7 @@ Source: the SDK's published types and what its other clients send; each rule tha
 on has a test in `tests/server/contracts/test_openai.py`.
 """
 
-from server.contracts.openai.problems import render
+from server.contracts.openai.problems import ERROR_SCHEMA, render
 from server.contracts.openai.routes import router
 
-__all__ = ["render", "router"]
+__all__ = ["ERROR_SCHEMA", "render", "router"]

@@ -35,6 +35,24 @@ CODES = {
 _FIELD = re.compile(r"(?:images|loras)/\d+(?:/\w+)?")
 
 
+ERROR_SCHEMA = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+        }
+    },
+}
+
+
 def render(
     problem: Problem, request_id: str | None = None, *, is_final: bool = False
 ) -> JSONResponse:

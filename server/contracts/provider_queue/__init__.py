@@ -4,8 +4,8 @@ Sources: the provider's public documentation, a sister provider's identical one,
 clients; each rule has a test in `tests/server/contracts/test_provider_queue.py`.
 """
 
-from server.contracts.provider_queue.codes import NAME, render
+from server.contracts.provider_queue.codes import ERROR_SCHEMA, NAME, render
 from server.contracts.provider_queue.routes import router
 from server.contracts.provider_queue.webhooks import webhook_body, webhook_format
 
-__all__ = ["NAME", "render", "router", "webhook_body", "webhook_format"]
+__all__ = ["ERROR_SCHEMA", "NAME", "render", "router", "webhook_body", "webhook_format"]

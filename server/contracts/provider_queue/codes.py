@@ -81,6 +81,24 @@ def failure_of(job: Job) -> tuple[ErrorType, str] | None:
     return kind, job.error.message
 
 
+# The plain error, the gateway's, and the list of a validation error.
+ERROR_SCHEMA = {
+    "anyOf": [
+        {
+            "type": "object",
+            "required": ["detail"],
+            "properties": {"detail": {"anyOf": [{"type": "string"}, {"type": "array"}]}},
+        },
+        {
+            "type": "object",
+            "required": ["error", "request_id"],
+            "properties": {"error": {"type": "object"}, "request_id": {"type": "string"}},
+        },
+        {"type": "object", "required": ["status"], "properties": {"status": {"type": "string"}}},
+    ]
+}
+
+
 def render(problem: Problem) -> JSONResponse:
     """An error in this contract's shape; one about a field becomes a validation error."""
     request_id = uuid.uuid4().hex

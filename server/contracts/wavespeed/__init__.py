@@ -6,8 +6,8 @@ on has a test in `tests/server/contracts/test_wavespeed*.py` or `test_webhooks.p
 
 from server.contracts.wavespeed.codes import NAME
 from server.contracts.wavespeed.media import upload_router
-from server.contracts.wavespeed.problems import render
+from server.contracts.wavespeed.problems import ERROR_SCHEMA, render
 from server.contracts.wavespeed.routes import router
 from server.contracts.wavespeed.webhooks import webhook_format
 
-__all__ = ["NAME", "render", "router", "upload_router", "webhook_format"]
+__all__ = ["ERROR_SCHEMA", "NAME", "render", "router", "upload_router", "webhook_format"]

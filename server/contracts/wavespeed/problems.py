@@ -6,6 +6,17 @@ from server.contracts.wavespeed.codes import CODES
 from server.errors import InvalidRequest
 from server.problem import Problem
 
+ERROR_SCHEMA = {
+    "type": "object",
+    "required": ["code", "message", "error"],
+    "properties": {
+        "code": {"type": "integer"},
+        "message": {"type": "string"},
+        "error": {"type": "string"},
+        "data": {"type": "object", "properties": {"code": {"type": "integer"}}},
+    },
+}
+
 
 def render(problem: Problem) -> JSONResponse:
     """An error in the provider's shape: different clients read different keys of it."""
