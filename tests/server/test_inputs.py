@@ -229,6 +229,11 @@ async def test_fetch_stores_the_picture_at_a_url(store: InputStore, far: FarSide
     assert await store.read("job", 1) == (STORED,)
 
 
+async def test_fetch_refuses_a_file_of_this_servers_own_over_the_limit(store: InputStore) -> None:
+    with pytest.raises(PayloadTooLarge, match="images/0 has"):
+        await store.fetch("job", 0, "https://nowhere.invalid/outputs/own.png", len(PICTURE) - 1)
+
+
 async def test_fetch_reads_a_file_of_this_servers_own_from_disk(store: InputStore) -> None:
     await store.fetch("job", 0, "https://nowhere.invalid/outputs/own.png", LIMITS)
 
