@@ -212,6 +212,8 @@ async def _expire(parts: Parts) -> None:
         older_than = time.time() - parts.settings.keep_outputs_h * 3600
         if expired := await parts.service.expire(older_than):
             logger.info("%d jobs expired and were deleted", expired)
+        # an hour more: a file is a moment older than the end of its job
+        await asyncio.to_thread(parts.outputs.sweep, older_than - EXPIRY_INTERVAL_S)
         if expired := await parts.uploads.expire():
             logger.info("%d uploads expired and were deleted", expired)
         await asyncio.sleep(EXPIRY_INTERVAL_S)

@@ -87,10 +87,13 @@ class OutputStore:
         for output in outputs:
             await asyncio.to_thread((self._folder / output.name).unlink, missing_ok=True)
 
-    def sweep(self, keep: frozenset[str], older_than: float) -> None:
-        """Remove the files that no job names any more, older than this Unix time."""
+    def sweep(self, older_than: float) -> None:
+        """Remove files from before this Unix time: no job that named them is left.
+
+        A server that is killed between a file and the end of its job leaves one that no job names.
+        """
         for path in self._folder.iterdir():
-            if path.name not in keep and path.stat().st_mtime < older_than:
+            if path.stat().st_mtime < older_than:
                 path.unlink(missing_ok=True)
 
 
