@@ -15,6 +15,7 @@ from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as stock
 from torch import nn
 
 from benchmarks.random_model import Architecture, build, count_parameters
+from pipelines.lora import Adapter
 from pipelines.model_spec import ModelSpec
 from pipelines.params import EditParams
 from pipelines.pipeline import EditPipeline
@@ -23,6 +24,7 @@ PROMPT = "make the circle blue"
 BLANK = " "
 CFG_SCALE = 4.0
 SEED = 7
+LORA_RANK = 192
 STAGES = ("encode", "denoise", "decode")
 
 
@@ -42,10 +44,11 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The same edit by both loops, after one warm-up of each."""
+    """The same edit by both loops, and by ours with LoRAs, after one warm-up of each."""
 
     ours: Measurement
     stock: Measurement
+    with_loras: Measurement
     steps: int
     dtype: torch.dtype
     parameters: dict[str, int]
@@ -87,11 +90,25 @@ def compare(
     with _stock_areas(architecture.spec):
         ours = _measure(pipe, device, edit_ours)
         theirs = _measure(pipe, device, lambda: _edit_stock(pipe, params, reference))
+    with pipeline._loras.applied(_adapter(pipeline, device, dtype)):
+        with_loras = _measure(pipe, device, edit_ours)
     if not torch.isfinite(ours.latents).all():
         raise ValueError("the random weights gave latents that are not finite")
     parts = ("transformer", "text_encoder", "vae")
     parameters = {part: count_parameters(getattr(pipe, part)) for part in parts}
-    return Comparison(ours, theirs, steps, dtype, parameters)
+    return Comparison(ours, theirs, with_loras, steps, dtype, parameters)
+
+
+def _adapter(pipeline: EditPipeline, device: torch.device, dtype: torch.dtype) -> Adapter:
+    """An adapter as of three LoRAs of rank 64 on every layer of every block; it changes nothing."""
+    return {
+        name: (
+            torch.randn(LORA_RANK, in_features, device=device, dtype=dtype),
+            torch.zeros(out_features, LORA_RANK, device=device, dtype=dtype),
+        )
+        for name, (out_features, in_features) in pipeline.linears.items()
+        if name.startswith("transformer_blocks.")
+    }
 
 
 def _edit_stock(

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.comparison import CFG_SCALE, STAGES, Comparison, compare
+from benchmarks.comparison import CFG_SCALE, LORA_RANK, STAGES, Comparison, compare
 from benchmarks.figure import markdown_table
 from benchmarks.random_model import PUBLISHED, SMALL, Architecture
 
@@ -71,7 +71,17 @@ def _times(comparison: Comparison) -> str:
     ]
     peaks = [_gigabytes(m.peak_bytes) for m in (ours, theirs)]
     heads = ("", "EditPipeline.edit", "stock __call__", "ratio")
-    return markdown_table([heads, *rows, ("Peak device memory, GB", *peaks, "")])
+    return markdown_table(
+        [heads, *rows, ("Peak device memory, GB", *peaks, ""), _lora_row(comparison)]
+    )
+
+
+def _lora_row(comparison: Comparison) -> tuple[str, str, str, str]:
+    """A forward with LoRAs beside our own without; the target is a ratio of at most 1.15."""
+    seconds = comparison.with_loras.seconds["denoise"]
+    ratio = seconds / comparison.ours.seconds["denoise"]
+    name = f"Seconds per forward with LoRAs of total rank {LORA_RANK}, ratio to without"
+    return name, f"{seconds / (2 * comparison.steps):.4f}", "", f"{ratio:.3f}"
 
 
 def write_table(path: Path, table: str) -> None:

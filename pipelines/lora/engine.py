@@ -79,7 +79,12 @@ class LoraEngine:
 
         Raises LoraNotFound, LoraInvalid before any layer is touched.
         """
-        adapter = self._cache.adapter(stack)
+        with self.applied(self._cache.adapter(stack)):
+            yield
+
+    @contextmanager
+    def applied(self, adapter: Adapter) -> Iterator[None]:
+        """Apply a composed adapter inside the block, and nothing after it."""
         if adapter and any(m._compiled_call_impl for m in self._transformer.modules()):
             adapter = self._uniform(adapter)
         try:
