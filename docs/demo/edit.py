@@ -82,7 +82,8 @@ def run(process: subprocess.Popen[bytes], log: Path, output: Path) -> None:
     url = wait_for_address(process, log)
     console.print(f"The server listens on [bold]{url}[/bold] and loads the model.")
     with httpx2.Client(base_url=url, timeout=30, trust_env=False) as client:
-        show_model(wait_until_ready(client, process))
+        wait_until_ready(client, process)
+        show_model(client.get("/v1/capabilities").raise_for_status().json())
         console.print(f"Sending {shown(INPUT)} with the prompt “{PROMPT}”, through the SDK.")
         answer = in_thread(lambda: edit_with_sdk(url))
         job = follow(client, find_job(client, answer))
@@ -133,12 +134,12 @@ def wait_for_address(process: subprocess.Popen[bytes], log: Path) -> str:
     raise DemoFailed(f"the server did not listen within {LISTEN_TIMEOUT_S:g} seconds")
 
 
-def wait_until_ready(client: httpx2.Client, process: subprocess.Popen[bytes]) -> dict[str, Any]:
-    """What /health says once the model is loaded. A large model takes minutes."""
+def wait_until_ready(client: httpx2.Client, process: subprocess.Popen[bytes]) -> None:
+    """Wait until the model is loaded. A large one takes minutes."""
     while True:
         health: dict[str, Any] = client.get("/health").raise_for_status().json()
         if health["status"] == "ready":
-            return health
+            return
         if health["status"] == "failed":
             raise DemoFailed(f"the model could not be loaded: {health['error']}")
         check_alive(process)
@@ -226,9 +227,9 @@ def outputs_of(answer: Future[dict[str, Any]]) -> list[str]:
     return outputs
 
 
-def show_model(health: dict[str, Any]) -> None:
+def show_model(capabilities: dict[str, Any]) -> None:
     """Say which model answers; loudly, when it is not the real one."""
-    model = health["model"]
+    model = capabilities["model"]
     where = f"{model['device_name']}, {model['dtype']}"
     console.print(f"Model: {model['name']} on {where}", style="bold", markup=False)
     if model["warning"]:

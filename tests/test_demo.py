@@ -1,0 +1,45 @@
+"""What `make demo` runs: the whole road with the provider's SDK, and nothing left behind."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import PIL.Image
+
+SCRIPT = Path(__file__).parent.parent / "docs" / "demo" / "edit.py"
+
+
+def test_demo_edits_a_picture_shows_each_step_and_leaves_no_process(tmp_path: Path) -> None:
+    output = tmp_path / "edited.png"
+    with subprocess.Popen(
+        [sys.executable, str(SCRIPT), "--output", str(output)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # a session of its own, so that whatever it leaves behind can be found
+        start_new_session=True,
+    ) as demo:
+        printed, _ = demo.communicate(timeout=120)
+
+    assert demo.returncode == 0, printed
+    with PIL.Image.open(output) as picture:
+        assert picture.format == "PNG"
+    for text in ("The demo model answers", str(output), "denoise", "deliver"):
+        assert text in printed.replace("\n", ""), printed
+    # steps that come within a moment are shown as one
+    assert len(set(re.findall(r"step (\d) of 8", printed))) >= 3
+    assert _session_members(demo.pid) == []
+
+
+def _session_members(session: int) -> list[int]:
+    """The processes of a session that still run."""
+    members = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == session and fields[0] != "Z":
+            members.append(int(stat.parent.name))
+    return members
