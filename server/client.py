@@ -91,10 +91,6 @@ class Client:
         """The newest jobs."""
         return self._json("GET", "/v1/edits", params={"limit": limit})
 
-    def capabilities(self) -> dict[str, Any]:
-        """What the server can do."""
-        return self._json("GET", "/v1/capabilities")
-
     def loras(self) -> dict[str, Any]:
         """The LoRAs under weights/loras."""
         return self._json("GET", "/v1/loras")

@@ -102,11 +102,6 @@ class LocalExecutor:
             return ExecutorState.READY
         return ExecutorState.BUSY if self._running else ExecutorState.STARTING
 
-    @property
-    def worker_pids(self) -> list[int]:
-        """The process ids of the workers."""
-        return [worker.pid for worker in self._alive]
-
     def start(self) -> None:
         """Start the workers; they load the model meanwhile."""
         for options in self._options:

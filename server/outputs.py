@@ -5,7 +5,6 @@ import io
 import json
 import re
 import secrets
-import urllib.parse
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +13,7 @@ import PIL.Image
 from PIL import PngImagePlugin
 
 from server.job import Output, OutputFormat
+from server.served_folder import ServedFolder
 from server.watermark import draw_watermark
 
 ROUTE = "/outputs"
@@ -24,11 +24,11 @@ _EXIF_SOFTWARE = 0x0131
 _EXIF_DESCRIPTION = 0x010E
 
 
-class OutputStore:
+class OutputStore(ServedFolder):
     """The folder of outputs. A name is a capability: who has it may read the file."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        super().__init__(folder, ROUTE, _NAME)
         folder.mkdir(parents=True, exist_ok=True)
         self._threads = ThreadPoolExecutor(ENCODING_THREADS, thread_name_prefix="outputs")
 
@@ -66,21 +66,6 @@ class OutputStore:
     async def read(self, output: Output) -> bytes:
         """The bytes of a finished output."""
         return await asyncio.to_thread((self._folder / output.name).read_bytes)
-
-    def path(self, name: str) -> Path | None:
-        """The file of this name, or None when there is none."""
-        if not _NAME.fullmatch(name):
-            return None
-        path = self._folder / name
-        return path if path.is_file() else None
-
-    def path_of_url(self, url: str) -> Path | None:
-        """The file that one of this server's own URLs names, whatever host it was reached under."""
-        try:
-            head, _, name = urllib.parse.urlsplit(url).path.rpartition("/")
-        except ValueError:  # no URL at all; whoever fetches it will say so
-            return None
-        return self.path(name) if head.endswith(ROUTE) else None
 
     async def delete(self, outputs: tuple[Output, ...]) -> None:
         """Remove the files of these outputs."""

@@ -7,7 +7,6 @@ while the ticket lasts. What is sent is not judged here: a picture that is none 
 import asyncio
 import re
 import secrets
-import urllib.parse
 from collections.abc import AsyncIterable, Callable
 from dataclasses import replace
 from functools import partial
@@ -15,6 +14,7 @@ from pathlib import Path, PurePath
 
 from server.errors import InvalidRequest, NotFound
 from server.pictures import MAX_BYTES, check_bytes
+from server.served_folder import ServedFolder
 from server.store import uploads
 from server.store.database import Database
 from server.store.uploads import Upload
@@ -39,13 +39,13 @@ _IMAGE_TYPES = {
 _EXTENSIONS = {content_type: extension for extension, content_type in _IMAGE_TYPES.items()}
 
 
-class UploadStore:
+class UploadStore(ServedFolder):
     """The folder of uploads and its table."""
 
     def __init__(
         self, folder: Path, database: Database, *, keep_s: float, clock: Callable[[], float]
     ) -> None:
-        self._folder = folder
+        super().__init__(folder, ROUTE, _NAME)
         self._database = database
         self._keep_s = keep_s
         self._clock = clock
@@ -98,21 +98,6 @@ class UploadStore:
         finally:
             part.unlink(missing_ok=True)
         return replace(upload, stored=True, expires_at=expires_at)
-
-    def path(self, name: str) -> Path | None:
-        """The file of this name, or None when there is none."""
-        if not _NAME.fullmatch(name):
-            return None
-        path = self._folder / name
-        return path if path.is_file() else None
-
-    def path_of_url(self, url: str) -> Path | None:
-        """The file that one of this server's own URLs names, whatever host it was reached under."""
-        try:
-            head, _, name = urllib.parse.urlsplit(url).path.rpartition("/")
-        except ValueError:  # no URL at all; whoever fetches it will say so
-            return None
-        return self.path(name) if head.endswith(ROUTE) else None
 
     async def expire(self) -> int:
         """Remove the files and tickets whose time is over; give how many there were."""
