@@ -93,7 +93,7 @@ PUBLISHED = Architecture(
 )
 # For machines without a GPU: every part is there, an edit takes a second.
 SMALL = Architecture(
-    spec=replace(DEMO_SPEC, name="small"),
+    spec=replace(DEMO_SPEC, name="small", reference_area=256 * 256),
     layers=2,
     heads=4,
     rope_axes=(8, 12, 12),

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import sys
 import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,15 @@ from pipelines.errors import InvalidParameter, LoraNotFound, ModelNotFound
 from pipelines.model_spec import DEMO_NAME, is_model_dir
 
 LORA_SUFFIX = ".safetensors"
+DEMO_WARNING = (
+    "The small demo model answers: it edits simple coloured shapes, nothing else. For real "
+    "pictures, put a published model under weights/models, or name one with --model."
+)
+# Where the demo model lies in a checkout, and where an installed package has it.
+DEMO_PLACES = (
+    Path(__file__).parent.parent / "weights" / DEMO_NAME,
+    Path(sys.prefix) / "share" / "qwen-edit-server" / DEMO_NAME,
+)
 _HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _HUB_FILE = re.compile(rf"({_HUB_ID.pattern})/((?:[\w. -]+/)*[\w. -]+\.safetensors)")
@@ -18,14 +28,16 @@ _HUB_FILE = re.compile(rf"({_HUB_ID.pattern})/((?:[\w. -]+/)*[\w. -]+\.safetenso
 
 @dataclass(frozen=True, slots=True)
 class ModelChoice:
-    """A model directory, and in a sentence why it was taken.
-
-    The demo model's directory may not exist yet: the worker builds it.
-    """
+    """A model directory, and in a sentence why it was taken."""
 
     path: Path
     why: str
     is_demo: bool = False
+
+    @property
+    def warning(self) -> str | None:
+        """What people should know of this model before they judge its pictures."""
+        return DEMO_WARNING if self.is_demo else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +68,11 @@ class HubLora:
 class Catalog:
     """The models and LoRAs of one `weights/` folder, looked up anew on each call."""
 
-    def __init__(self, weights_dir: Path, data_dir: Path) -> None:
+    def __init__(self, weights_dir: Path) -> None:
         self._models = weights_dir / "models"
         self._loras = weights_dir / "loras"
-        # A demo model that came with the code is searched before the one built into the data.
-        shipped = weights_dir / DEMO_NAME
-        self._demo = shipped if is_model_dir(shipped) else data_dir / "demo-model"
+        # Another weights folder, a volume say, need not hold the demo model.
+        self._demo_places = (weights_dir / DEMO_NAME, *DEMO_PLACES)
 
     def models(self) -> list[Path]:
         """The model directories under `weights/models/`, by name, nested `owner/repo` included."""
@@ -80,7 +91,7 @@ class Catalog:
         if reference is None:
             return self._default_model()
         if reference == DEMO_NAME:
-            return ModelChoice(self._demo, "asked for by name", is_demo=True)
+            return self._demo("asked for by name")
         candidates = [Path(reference).expanduser(), self._models / reference]
         for path in [*candidates, *_cached_snapshots(reference)]:
             if is_model_dir(path):
@@ -96,12 +107,22 @@ class Catalog:
         published = self.models()
         if not published:
             why = f"no published model lies under {self._models}; the demo model answers instead"
-            return ModelChoice(self._demo, why, is_demo=True)
+            return self._demo(why)
         others = ", ".join(path.name for path in published[1:])
         why = f"the first by name under {self._models}"
         if others:
             why += f"; choose another with --model (also there: {others})"
         return ModelChoice(published[0].absolute(), why)
+
+    def _demo(self, why: str) -> ModelChoice:
+        for path in self._demo_places:
+            if is_model_dir(path):
+                return ModelChoice(path.absolute(), why, is_demo=True)
+        places = ", ".join(str(path) for path in self._demo_places)
+        raise ModelNotFound(
+            f"There is no model to serve: none under {self._models}, and the demo model is in none "
+            f"of {places}. Fetch one with `qwen-edit pull 2511`."
+        )
 
     def loras(self) -> list[LoraEntry]:
         """All LoRA files under `weights/loras/`, subfolders too, sorted by name."""
@@ -158,7 +179,7 @@ class Catalog:
 
 
 def _hub_page(url: str) -> HubLora | None:
-    """The file that a page or a download link of the hub stands for."""
+    """What a page or a download link of the hub stands for: a file, or a whole repository."""
     try:
         parts = urllib.parse.urlsplit(url)
     except ValueError:  # no URL at all; whoever fetches it will say so
@@ -167,8 +188,10 @@ def _hub_page(url: str) -> HubLora | None:
     if parts.netloc.lower() not in {*_HUB_HOSTS, own.lower()} - {""}:
         return None
     path = urllib.parse.unquote(parts.path).strip("/")
-    match = re.fullmatch(rf"({_HUB_ID.pattern})/(?:blob|resolve)/([^/]+)/(.+)", path)
-    return HubLora(match[1], match[3], match[2]) if match else None
+    if match := re.fullmatch(rf"({_HUB_ID.pattern})/(?:blob|resolve)/([^/]+)/(.+)", path):
+        return HubLora(match[1], match[3], match[2])
+    match = re.fullmatch(rf"(?!datasets/|spaces/)({_HUB_ID.pattern})(?:/tree/([^/]+))?", path)
+    return HubLora(match[1], None, match[2]) if match else None
 
 
 def _cached_snapshots(reference: str) -> list[Path]:

@@ -73,12 +73,12 @@ def encode_prompt(
 
 
 def encode_references(
-    pipe: QwenImageEditPlusPipeline, pictures: Sequence[PIL.Image.Image], spec: ModelSpec
+    pipe: QwenImageEditPlusPipeline, pictures: Sequence[PIL.Image.Image], area: int
 ) -> References:
-    """The pictures through the VAE, normalised and packed; the most likely latents, no noise."""
+    """The pictures, of about `area` pixels, through the VAE: the most likely latents, no noise."""
     latents, grids = [], []
     for picture in pictures:
-        width, height = area_size(spec.reference_area, *picture.size)
+        width, height = area_size(area, *picture.size)
         pixels = pipe.image_processor.preprocess(picture, height, width).unsqueeze(2)
         pixels = pixels.to(pipe._execution_device, pipe.vae.dtype)
         encoded = pipe._encode_vae_image(pixels, generator=None)

@@ -17,14 +17,15 @@ DEMO_NAME = "demo"
 class ModelSpec:
     """How a model wants to be run. The defaults are those of the published models.
 
-    Areas are in pixels: each reference picture is resized to `reference_area` for the VAE and to
-    `condition_area` for the text encoder, an output without a size has `output_area`.
+    Areas are in pixels: each reference picture is resized to `reference_area` for the VAE (None:
+    to the output's area) and to `condition_area` for the text encoder, an output without a size has
+    `output_area`.
     `num_inference_steps` and `true_cfg_scale` apply when a request names none. `can_write` says
     that the text encoder has learnt to write, and so can rewrite prompts.
     """
 
     name: str
-    reference_area: int = 1024 * 1024
+    reference_area: int | None = 1024 * 1024
     condition_area: int = 384 * 384
     output_area: int = 1024 * 1024
     num_inference_steps: int = 40
@@ -39,10 +40,12 @@ class ModelSpec:
 
 DEMO_SPEC = ModelSpec(
     name=DEMO_NAME,
-    reference_area=256 * 256,
-    condition_area=112 * 112,
+    # too small to carry places over from one size to another
+    reference_area=None,
+    condition_area=56 * 56,
     output_area=256 * 256,
     num_inference_steps=8,
+    true_cfg_scale=1.0,
     can_write=False,
 )
 

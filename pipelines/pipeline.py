@@ -189,7 +189,8 @@ class _Run:
             # The published recipe guides away from a blank prompt when none is given.
             blank = self._params.negative_prompt or " "
             negative = denoise.encode_prompt(pipe, blank, references, spec)
-        encoded = denoise.encode_references(pipe, references, spec)
+        area = spec.reference_area or self._size[0] * self._size[1]
+        encoded = denoise.encode_references(pipe, references, area)
         return denoise.Conditions(positive, negative, encoded)
 
     def _denoise(self, conditions: denoise.Conditions, index: int) -> torch.Tensor:

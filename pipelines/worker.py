@@ -202,7 +202,6 @@ def _load(args: argparse.Namespace) -> tuple["EditPipeline", "SafetyChecker | No
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
-    from pipelines import demo
     from pipelines.loading import Offload
     from pipelines.pipeline import EditPipeline
     from pipelines.safety import SafetyChecker
@@ -210,8 +209,6 @@ def _load(args: argparse.Namespace) -> tuple["EditPipeline", "SafetyChecker | No
     diffusers_logging.set_verbosity_error()
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
-    if args.build_demo:
-        demo.ensure(args.model)
     device = _pick_device(args.device)
     dtype = getattr(torch, args.dtype) if args.dtype != "auto" else _pick_dtype(device)
     offload = Offload(args.offload)
@@ -257,7 +254,6 @@ def _parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="pipelines.worker", description=__doc__)
     parser.add_argument("--fd", type=int, required=True, help="the socket to the server")
     parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--build-demo", action="store_true", help="build the demo model there")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--offload", default="none")

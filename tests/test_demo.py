@@ -25,7 +25,12 @@ def test_demo_edits_a_picture_shows_each_step_and_leaves_no_process(tmp_path: Pa
     assert demo.returncode == 0, printed
     with PIL.Image.open(output) as picture:
         assert picture.format == "PNG"
-    for text in ("The demo model answers", str(output), "denoise", "deliver"):
+        red, green, blue = picture.convert("RGB").getpixel(
+            (picture.width // 2, picture.height // 2)
+        )
+        assert green > max(red, blue) + 40, "the red circle is green now"
+    sheet = output.with_name("before-after.png")
+    for text in ("The small demo model answers", str(output), str(sheet), "denoise", "deliver"):
         assert text in printed.replace("\n", ""), printed
     # steps that come within a moment are shown as one
     assert len(set(re.findall(r"step (\d) of 8", printed))) >= 3

@@ -26,9 +26,11 @@ import httpx2
 import wavespeed  # type: ignore[import-untyped]
 from rich.console import Console
 
+from server.cli.sheet import Caption, draw_comparison, open_picture
+
 INPUT = Path(__file__).with_name("input.png")
 ENDPOINT = "wavespeed-ai/qwen-image/edit-plus-lora"
-PROMPT = "Make the ball blue"
+PROMPT = "Make the circle green"
 SEED = 7
 POLL_S = 0.1
 LISTEN_TIMEOUT_S = 60.0
@@ -91,6 +93,7 @@ def run(process: subprocess.Popen[bytes], log: Path, output: Path) -> None:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_bytes(client.get(output_url).raise_for_status().content)
     show_result(output, job)
+    show_comparison(output)
 
 
 @contextmanager
@@ -244,6 +247,14 @@ def show_result(output: Path, job: dict[str, Any]) -> None:
     console.print(f"  {size}; the seconds of each stage:")
     for stage, seconds in job["seconds"].items():
         console.print(f"  {stage:<8} {seconds:8.3f}")
+
+
+def show_comparison(output: Path) -> None:
+    """Put the picture before and after on one sheet."""
+    sheet = output.with_name("before-after.png")
+    caption = Caption(PROMPT, (("seed", str(SEED)), ("endpoint", ENDPOINT)))
+    draw_comparison([open_picture(INPUT)], open_picture(output), caption).save(sheet)
+    console.print(f"Before and after: {sheet.resolve()}", style="bold green", markup=False)
 
 
 def give_up(reason: str, log: Path, code: int) -> int:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.catalog import Catalog, HubLora, LoraEntry, RemoteLora
+from pipelines.catalog import DEMO_PLACES, Catalog, HubLora, LoraEntry, RemoteLora
 from pipelines.errors import InvalidParameter, LoraNotFound, ModelNotFound
+from pipelines.model_spec import is_model_dir
 
 
 @pytest.fixture
@@ -18,8 +19,8 @@ def weights(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def catalog(weights: Path, tmp_path: Path) -> Catalog:
-    return Catalog(weights, tmp_path / "data")
+def catalog(weights: Path) -> Catalog:
+    return Catalog(weights)
 
 
 @pytest.fixture
@@ -42,19 +43,27 @@ def add_lora(weights: Path, name: str, data: bytes = b"1234") -> Path:
     return path
 
 
-def test_default_model_is_the_demo_in_the_data_folder_when_none_lies_there(
-    catalog: Catalog, tmp_path: Path
-) -> None:
+def test_default_model_is_the_demo_that_came_with_the_code(catalog: Catalog) -> None:
     choice = catalog.resolve_model(None)
 
-    assert (choice.path, choice.is_demo) == (tmp_path / "data" / "demo-model", True)
+    assert (choice.path, choice.is_demo) == (DEMO_PLACES[0], True)
+    assert is_model_dir(choice.path)
     assert "no published model lies under" in choice.why
 
 
-def test_demo_model_that_came_with_the_code_wins(weights: Path, tmp_path: Path) -> None:
-    shipped = add_model(weights / "demo")
+def test_demo_model_in_the_weights_folder_wins(catalog: Catalog, weights: Path) -> None:
+    own = add_model(weights / "demo")
 
-    assert Catalog(weights, tmp_path / "data").resolve_model("demo").path == shipped
+    assert catalog.resolve_model("demo").path == own
+
+
+def test_missing_demo_model_is_said_with_what_to_do(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.catalog.DEMO_PLACES", ())
+
+    with pytest.raises(ModelNotFound, match=r"no model to serve.*qwen-edit pull"):
+        Catalog(weights).resolve_model(None)
 
 
 def test_default_model_is_the_only_one(catalog: Catalog, weights: Path) -> None:
@@ -242,7 +251,7 @@ def test_loras_are_listed_by_name_as_soon_as_they_are_there(
 
 
 def test_loras_are_none_when_the_folder_is_missing(tmp_path: Path) -> None:
-    assert Catalog(tmp_path / "nowhere", tmp_path).loras() == []
+    assert Catalog(tmp_path / "nowhere").loras() == []
 
 
 @pytest.mark.parametrize("url", ["https://host/x.safetensors", "HTTP://host/x"])
@@ -264,6 +273,8 @@ def test_lora_url_is_to_be_fetched(catalog: Catalog, url: str) -> None:
             "https://hf.co/owner/repo/resolve/v1/a%20b.safetensors?download=true",
             HubLora("owner/repo", "a b.safetensors", "v1"),
         ),
+        ("https://huggingface.co/owner/repo", HubLora("owner/repo")),
+        ("https://huggingface.co/owner/repo/tree/v1", HubLora("owner/repo", None, "v1")),
     ],
 )
 def test_hub_reference_names_repository_file_and_revision(
@@ -287,7 +298,12 @@ def test_other_text_is_no_hub_reference(catalog: Catalog, reference: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "url", ["https://huggingface.co.evil.example/o/r/blob/main/a.safetensors", "http://[::1/a"]
+    "url",
+    [
+        "https://huggingface.co.evil.example/o/r/blob/main/a.safetensors",
+        "https://huggingface.co/datasets/repo",
+        "http://[::1/a",
+    ],
 )
 def test_url_that_is_no_page_of_the_hub_stays_a_url(catalog: Catalog, url: str) -> None:
     assert catalog.resolve_lora(url) == RemoteLora(url)

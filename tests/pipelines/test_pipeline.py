@@ -233,9 +233,9 @@ def test_published_folder_without_spec_file_gets_published_values(
     )
 
 
-def test_demo_model_is_small_and_the_same_each_time(tmp_path: Path) -> None:
+def test_random_model_is_the_same_from_the_same_seed(tmp_path: Path) -> None:
     for name in ("one", "two"):
-        demo.ensure(tmp_path / name)
+        demo.build(tmp_path / name, seed=4)
     one, two = (
         {
             str(file.relative_to(tmp_path / name)): file.read_bytes()
@@ -245,7 +245,6 @@ def test_demo_model_is_small_and_the_same_each_time(tmp_path: Path) -> None:
         for name in ("one", "two")
     )
     assert one == two
-    assert sum(map(len, one.values())) <= 10_000_000
 
 
 def test_demo_prompt_template_has_the_64_tokens_that_the_pipeline_drops(

@@ -1,0 +1,100 @@
+"""The whole judgement of a demo model and its LoRAs, written into its model card."""
+
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipelines.params import EditParams, LoraRef
+from pipelines.pipeline import EditPipeline
+from pipelines.training.court import Score, held_out_edits, try_edits
+from pipelines.training.families import Edit
+from pipelines.training.instructions import Task
+from pipelines.training.scenes import Pixels, draw
+from pipelines.training.styles import STYLES, paint_styled
+
+logger = logging.getLogger(__name__)
+
+# Largest pictures with fewer edits: they take eight times as long.
+SIZES = {(256, 256): 1.0, (384, 320): 0.5, (512, 512): 0.34}
+SCALES = (0.0, 0.5, 1.0)
+STYLE_SIZE = (256, 256)
+STYLE_EDITS = 12
+START, END = "<!-- judged -->", "<!-- /judged -->"
+
+
+def write_card(model: Path, loras: Path, per_task: int) -> None:
+    """Judge the model in `model` and its LoRAs, and put the figures between the card's marks."""
+    pipeline = EditPipeline.load(model, device="cpu", dtype=torch.float32)
+    parts = [_task_table(pipeline, per_task), _style_table(pipeline, loras)]
+    figures = "\n\n".join(parts)
+    logger.info("%s", figures)
+    card = model / "README.md"
+    head, _, rest = card.read_text().partition(START)
+    _, _, tail = rest.partition(END)
+    card.write_text(f"{head}{START}\n{figures}\n{END}{tail}")
+
+
+def _task_table(pipeline: EditPipeline, per_task: int) -> str:
+    lines = ["| task | size | edits | right | error of the rest |", "|---|---|---|---|---|"]
+    for size, share in SIZES.items():
+        edits = list(held_out_edits(max(1, round(per_task * share))))
+        started = time.monotonic()
+        scores = try_edits(pipeline, edits, size)
+        seconds = (time.monotonic() - started) / len(edits)
+        lines += [_task_row(task, size, scores[task]) for task in Task]
+        logger.info("%d×%d: %.2f s per edit", *size, seconds)
+    return "\n".join(lines)
+
+
+def _task_row(task: Task, size: tuple[int, int], score: Score) -> str:
+    return (
+        f"| {task} | {size[0]}×{size[1]} | {len(score.verdicts)} | {score.right:.0%} "
+        f"| {score.unchanged_error:.3f} |"
+    )
+
+
+def _style_table(pipeline: EditPipeline, loras: Path) -> str:
+    edits = [edit for edit in held_out_edits(STYLE_EDITS) if edit.task is Task.RECOLOR]
+    head = " | ".join(f"scale {scale:g}" for scale in SCALES)
+    lines = [f"| LoRA | {head} |", "|---|" + "---|" * len(SCALES)]
+    for styles in [*((style,) for style in STYLES), STYLES[:2]]:
+        files = [loras / f"demo-{style}.safetensors" for style in styles]
+        cells = (
+            f"{style_distance(pipeline, edits, styles, [(file, scale) for file in files]):.3f}"
+            for scale in SCALES
+        )
+        lines.append(f"| {' and '.join(styles)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def style_distance(
+    pipeline: EditPipeline,
+    edits: Sequence[Edit],
+    styles: Sequence[str],
+    stack: Sequence[tuple[Path, float]],
+) -> float:
+    """The mean absolute error, 0 to 1, of edits with these LoRAs against the drawn styles."""
+    errors = []
+    for number, edit in enumerate(edits):
+        drawn = paint_styled(edit.target, *STYLE_SIZE, *styles)
+        made = edit_with_loras(pipeline, edit, stack, seed=number)
+        errors.append(float(np.abs(made - drawn).mean() / 255))
+    return float(np.mean(errors))
+
+
+def edit_with_loras(
+    pipeline: EditPipeline, edit: Edit, stack: Sequence[tuple[Path, float]], seed: int
+) -> Pixels:
+    """The model's picture for the edit with LoRA files at scales, as values from 0 to 255."""
+    params = EditParams(
+        prompt=edit.prompt,
+        seed=seed,
+        size=STYLE_SIZE,
+        loras=tuple(LoraRef(str(file), scale) for file, scale in stack),
+    )
+    result = pipeline.edit(params, [draw(scene, *STYLE_SIZE) for scene in edit.sources])
+    return np.asarray(result.images[0], np.float32)
