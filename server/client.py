@@ -91,6 +91,10 @@ class Client:
         """The newest jobs."""
         return self._json("GET", "/v1/edits", params={"limit": limit})
 
+    def capabilities(self) -> dict[str, Any]:
+        """The model and what it can do."""
+        return self._json("GET", "/v1/capabilities")
+
     def loras(self) -> dict[str, Any]:
         """The LoRAs under weights/loras."""
         return self._json("GET", "/v1/loras")

@@ -86,8 +86,10 @@ class WebhookSender:
         async with asyncio.TaskGroup() as group:
             while True:
                 self._added.clear()
+                # one that ends while the rows are read is pending in them, and is over
+                open_before = frozenset(self._open)
                 for delivery in await self._database.read(webhooks.pending):
-                    if delivery.id not in self._open:
+                    if delivery.id not in open_before:
                         self._open.add(delivery.id)
                         group.create_task(self._see_through(delivery))
                 await self._added.wait()

@@ -1,4 +1,4 @@
-"""A stand-in for the Hugging Face hub on loopback, as far as downloads of single files need it."""
+"""A stand-in for the Hugging Face hub on loopback, as far as downloads need it."""
 
 import hashlib
 import http.server
@@ -8,21 +8,27 @@ import threading
 import urllib.parse
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 PRIVATE_TOKEN = "hf_right"
 
 
 class FakeHub(http.server.ThreadingHTTPServer):
-    """Serves `repositories`: names to files. Those whose name begins with `private/` want a token.
+    """Serves `repositories`: names to files. Those that begin with `private/` or `gated/` want a
+    token.
 
-    `requests` records method and path of everything asked for.
+    `requests` records method and path of everything asked for, `ranges` the ranges. With `hold_at`,
+    the body of a longer file stops there until `released` is set.
     """
 
     def __init__(self, repositories: Mapping[str, Mapping[str, bytes]]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.repositories = repositories
         self.requests: list[str] = []
+        self.ranges: list[str] = []
+        self.hold_at: int | None = None
+        self.released = threading.Event()
 
     @property
     def url(self) -> str:
@@ -37,6 +43,7 @@ def fake_hub(repositories: Mapping[str, Mapping[str, bytes]]) -> Iterator[FakeHu
     try:
         yield hub
     finally:
+        hub.released.set()
         hub.shutdown()
         hub.server_close()
 
@@ -57,19 +64,30 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
         repo = (info or file)[1] if info or file else ""
         files = self.server.repositories.get(repo)
-        is_private = repo.startswith("private/")
-        if files is None or (is_private and not self._has_token()):
+        is_closed = not self._has_token()
+        if files is None or (is_closed and repo.startswith("private/")):
             self._send(404, b"", {"X-Error-Code": "RepoNotFound"}, with_body)
+        elif is_closed and repo.startswith("gated/") and file:
+            self._send(403, b"", {"X-Error-Code": "GatedRepo"}, with_body)
         elif info:
-            siblings = [{"rfilename": name} for name in files]
+            siblings = [_sibling(name, data) for name, data in files.items()]
             body = json.dumps({"id": repo, "sha": COMMIT, "siblings": siblings}).encode()
             self._send(200, body, {"Content-Type": "application/json"}, with_body)
         elif file and file[3] in files:
-            data = files[file[3]]
-            etag = hashlib.sha256(data).hexdigest()
-            self._send(200, data, {"X-Repo-Commit": COMMIT, "ETag": f'"{etag}"'}, with_body)
+            self._send_file(files[file[3]], with_body)
         else:
             self._send(404, b"", {"X-Error-Code": "EntryNotFound"}, with_body)
+
+    def _send_file(self, data: bytes, with_body: bool) -> None:
+        headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha256(data).hexdigest()}"'}
+        wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        if wanted is None:
+            self._send(200, data, headers, with_body)
+            return
+        self.server.ranges.append(wanted[0])
+        start = int(wanted[1])
+        headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+        self._send(206, data[start:], headers, with_body)
 
     def _has_token(self) -> bool:
         return self.headers.get("Authorization") == f"Bearer {PRIVATE_TOKEN}"
@@ -80,8 +98,31 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if with_body:
+        if not with_body:
+            return
+        hold_at = self.server.hold_at
+        if hold_at is not None and len(body) > hold_at:
+            self.wfile.write(body[:hold_at])
+            self.server.released.wait()
+            body = body[hold_at:]
+        try:
             self.wfile.write(body)
+        except (BrokenPipeError, ConnectionResetError):
+            self.close_connection = True
 
     def log_message(self, format: str, *args: object) -> None:
         pass
+
+
+def _sibling(name: str, data: bytes) -> dict[str, Any]:
+    """A file as the hub lists it: safetensors files are large ones, by their SHA-256."""
+    found: dict[str, Any] = {"rfilename": name, "size": len(data), "blobId": git_digest(data)}
+    if name.endswith(".safetensors"):
+        digest = hashlib.sha256(data).hexdigest()
+        found["lfs"] = {"sha256": digest, "size": len(data), "pointerSize": 134}
+    return found
+
+
+def git_digest(data: bytes) -> str:
+    """What git calls a file of this content."""
+    return hashlib.sha1(f"blob {len(data)}\0".encode() + data).hexdigest()

@@ -4,7 +4,8 @@ import signal
 
 import typer
 
-from server.cli import edit, loras, serve
+from server.cli import doctor, edit, loras, serve
+from server.cli.pull import pull
 
 app = typer.Typer(
     help="Run Qwen-Image-Edit-Plus on your own GPUs, and edit pictures with it.",
@@ -13,6 +14,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(serve.serve)
+app.command()(doctor.doctor)
+app.command()(pull)
 app.command()(edit.edit)
 app.command()(edit.jobs)
 app.add_typer(loras.app, name="loras")

@@ -25,6 +25,11 @@ def print_error(message: str) -> None:
     err.print(f"[red]error:[/red] {escape(message)}", highlight=False, soft_wrap=True)
 
 
+def shown_size(count: int) -> str:
+    """A number of bytes as people read it."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
 class errors_said:  # noqa: N801 - reads as a phrase
     """A client's error becomes a sentence and an exit code."""
 

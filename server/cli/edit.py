@@ -1,17 +1,28 @@
 """`qwen-edit edit` and `qwen-edit jobs`, over a running server."""
 
+import io
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
+import PIL.Image
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from server.cli.console import DEFAULT_SERVER, Key, Server, err, errors_said, out
-from server.client import Client, ClientError, EditOptions, parse_lora
+from pipelines.params import SEED_RANGE
+from server.cli.console import DEFAULT_SERVER, Key, Server, errors_said, out
+from server.cli.grid import Axis, GridCell, lay_out, lora_name, parse_axes
+from server.cli.runs import Finished, run_edits
+from server.cli.sheet import Caption, Cell, draw_comparison, draw_grid, open_picture
+from server.client import Client, EditOptions, parse_lora
 
 JOB_COLUMNS = "status", "contract", "step", "seconds", "prompt"
+FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
+SHEET_QUALITY = 92
 
 
 def edit(
@@ -24,10 +35,24 @@ def edit(
     cfg: Annotated[float | None, typer.Option(help="True CFG scale")] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="What to avoid")] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="Where to save")] = Path("out.png"),
+    compare: Annotated[
+        Path | None, typer.Option(help="Also save a sheet with before and after there")
+    ] = None,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(help="Save a grid: scale=0,0.5,1, NAME=0:1:0.25, seed=…, steps=…, cfg=…"),
+    ] = None,
+    keep_cells: Annotated[
+        Path | None, typer.Option(help="Folder for the pictures of the grid", file_okay=False)
+    ] = None,
     server: Server = DEFAULT_SERVER,
     key: Key = None,
 ) -> None:
-    """Edit pictures on a running server."""
+    """Edit pictures on a running server.
+
+    With --grid, the output is a sheet of edits over which something varies; a second --grid makes
+    rows of the first and columns of the second.
+    """
     options = EditOptions(
         prompt=prompt,
         images=tuple(images),
@@ -37,24 +62,15 @@ def edit(
         num_inference_steps=steps,
         true_cfg_scale=cfg,
         negative_prompt=negative_prompt,
-        output_format=_format_of(output),
+        output_format=_format_of(output, "--output"),
     )
+    axes = parse_axes(grid or (), options)
+    _check_sheets(compare, keep_cells, has_grid=bool(axes))
     with errors_said(), Client(server, key) as client:
-        job = client.submit(options)
-        try:
-            job = _follow(client, job)
-        except KeyboardInterrupt:
-            client.delete(job["id"])
-            err.print("canceled")
-            raise typer.Exit(130) from None
-        if job["status"] != "succeeded":
-            message = job["error"]["message"] if job["error"] else job["status"]
-            raise ClientError(message)
-        result = job["outputs"][0]
-        output.write_bytes(client.download(result["url"]))
-    seconds = "  ".join(f"{stage} {value:.2f} s" for stage, value in job["seconds"].items())
-    out.print(f"{escape(str(output))}  {result['width']}×{result['height']}  seed {result['seed']}")
-    out.print(f"[dim]{seconds}[/dim]", soft_wrap=True)
+        if axes:
+            _edit_grid(client, options, axes, output, keep_cells)
+        else:
+            _edit_one(client, options, output, compare)
 
 
 def jobs(
@@ -80,23 +96,96 @@ def jobs(
     out.print(f"[dim]{len(page['items'])} of {page['total']}[/dim]")
 
 
-def _follow(client: Client, job: dict[str, Any]) -> dict[str, Any]:
-    """Show the job's steps until it is final."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    with Progress(*columns, TimeElapsedColumn(), console=err, transient=True) as progress:
-        bar = progress.add_task("queued", total=None)
-        for job in client.follow(job["id"]):  # noqa: B020 - each event is the job as it is now
-            words = job["stage"] or job["status"]
-            if job["position"]:
-                words = f"{job['position']} ahead"
-            progress.update(bar, description=words, completed=job["step"] or 0, total=job["steps"])
-    return job
+def _edit_one(client: Client, options: EditOptions, output: Path, compare: Path | None) -> None:
+    [finished] = run_edits(client, [options])
+    output.write_bytes(finished.picture)
+    job = finished.job
+    result = job["outputs"][0]
+    seconds = "  ".join(f"{stage} {value:.2f} s" for stage, value in job["seconds"].items())
+    out.print(f"{escape(str(output))}  {result['width']}×{result['height']}  seed {result['seed']}")
+    out.print(f"[dim]{seconds}[/dim]", soft_wrap=True)
+    if compare is not None:
+        caption = _caption(client, options, finished, ())
+        inputs = [open_picture(path) for path in options.images]
+        _save(draw_comparison(inputs, open_picture(io.BytesIO(finished.picture)), caption), compare)
 
 
-def _format_of(path: Path) -> str:
-    formats = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
-    found = formats.get(path.suffix.lower())
+def _edit_grid(
+    client: Client,
+    options: EditOptions,
+    axes: Sequence[Axis],
+    output: Path,
+    keep_cells: Path | None,
+) -> None:
+    if options.seed is None:
+        # one for all cells: they differ by what the axes say, and by nothing else
+        options = replace(options, seed=secrets.randbelow(SEED_RANGE[1] + 1))
+    rows = lay_out(axes, options)
+    cells = [cell for row in rows for cell in row]
+    finished = run_edits(client, [cell.options for cell in cells])
+    if keep_cells is not None:
+        _keep(cells, finished, keep_cells)
+    pictures = iter(open_picture(io.BytesIO(one.picture)) for one in finished)
+    drawn = [[Cell(next(pictures), cell.column, cell.row) for cell in row] for row in rows]
+    inputs = [open_picture(path) for path in options.images]
+    caption = _caption(client, options, finished[0], axes)
+    _save(draw_grid(inputs, drawn, caption), output)
+
+
+def _caption(
+    client: Client, options: EditOptions, finished: Finished, axes: Sequence[Axis]
+) -> Caption:
+    """What made the pictures, without what varies over them."""
+    now = client.capabilities()
+    result = finished.job["outputs"][0]
+    varied = {axis.name for axis in axes if axis.lora is None}
+    scaled = {axis.lora for axis in axes}
+    cfg = options.true_cfg_scale
+    facts = [
+        ("model", now["model"]["name"]),
+        ("seed", str(result["seed"])),
+        ("steps", str(finished.job["steps"])),
+        ("cfg", f"{now['profile']['true_cfg_scale'] if cfg is None else cfg:g}"),
+        ("size", f"{result['width']} x {result['height']}"),
+    ]
+    for index, (reference, scale) in enumerate(options.loras):
+        shown = lora_name(reference) + ("" if index in scaled else f" at {scale:g}")
+        facts.append(("LoRA", shown))
+    if options.negative_prompt:
+        facts.append(("not", options.negative_prompt))
+    shown_facts = tuple((name, value) for name, value in facts if name not in varied)
+    return Caption(options.prompt, shown_facts)
+
+
+def _keep(cells: Sequence[GridCell], finished: Sequence[Finished], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, (cell, one) in enumerate(zip(cells, finished, strict=True), 1):
+        words = re.sub(r"[^\w.]+", "-", f"{cell.row} {cell.column}".strip())
+        name = f"{number:02} {words}.{one.job['outputs'][0]['content_type'].partition('/')[2]}"
+        (folder / name.replace(" ", "-")).write_bytes(one.picture)
+    out.print(escape(f"{len(cells)} pictures in {folder}"), soft_wrap=True)
+
+
+def _save(sheet: PIL.Image.Image, path: Path) -> None:
+    sheet.save(path, _format_of(path, "--output"), quality=SHEET_QUALITY)
+    out.print(escape(f"{path}  {sheet.width}×{sheet.height}"), soft_wrap=True, highlight=False)
+
+
+def _check_sheets(compare: Path | None, keep_cells: Path | None, *, has_grid: bool) -> None:
+    """Raise typer.BadParameter for options that do not go together."""
+    if compare is not None:
+        _format_of(compare, "--compare")
+        if has_grid:
+            said = f"{compare} goes without --grid: the sheet of a grid shows the pictures before"
+            raise typer.BadParameter(said, param_hint="--compare")
+    if keep_cells is not None and not has_grid:
+        said = f"{keep_cells} is for the pictures of a grid: add --grid"
+        raise typer.BadParameter(said, param_hint="--keep-cells")
+
+
+def _format_of(path: Path, option: str) -> str:
+    found = FORMATS.get(path.suffix.lower())
     if found is None:
-        known = ", ".join(formats)
-        raise typer.BadParameter(f"{path} must end in one of {known}", param_hint="--output")
+        known = ", ".join(FORMATS)
+        raise typer.BadParameter(f"{path} must end in one of {known}", param_hint=option)
     return found

@@ -59,7 +59,7 @@ def inspect(
 
 
 def _linears_of(model: str | None, weights_dir: Path) -> tuple[Linears, str]:
-    choice = Catalog(weights_dir, Path("data")).resolve_model(model)
+    choice = Catalog(weights_dir).resolve_model(model)
     if choice.is_demo and model is None:
         return linears_of(PUBLISHED_CONFIG), "Qwen-Image-Edit-Plus"
     return read_linears(choice.path), choice.path.name

@@ -39,8 +39,13 @@ def serve(
     tls_key: Annotated[Path | None, typer.Option(help="Its private key")] = None,
     no_auth: Annotated[bool | None, typer.Option("--no-auth", help="Serve without keys")] = None,
     offline: Annotated[bool | None, typer.Option("--offline", help="Fetch nothing")] = None,
+    page: Annotated[
+        bool | None, typer.Option("--page/--no-page", help="Serve the page at / [yes]")
+    ] = None,
 ) -> None:
     """Start the server. Every setting is also a variable QWEN_EDIT_…; the README lists them all."""
+    # the other commands end at a closed pipe; here that is a worker or a client that has gone
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     flags = {name: value for name, value in locals().items() if value is not None}
     try:
@@ -71,7 +76,7 @@ async def _serve(settings: Settings, catalog: Catalog, choice: ModelChoice) -> N
     scheme = "https" if settings.tls_cert else "http"
     address = f"{scheme}://{settings.host}:{sock.getsockname()[1]}"
     logging.getLogger(__name__).info("qwen-edit-server %s listens on %s", VERSION, address)
-    await StoppableServer(config, parts.queue.close).serve(sockets=[sock])
+    await StoppableServer(config, parts.end_streams).serve(sockets=[sock])
 
 
 class StoppableServer(uvicorn.Server):

@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import as_base64, encoded, gradient
 from tests.fake_hub import COMMIT, PRIVATE_TOKEN, FakeHub, fake_hub
-from tests.live_server import LiveServer
+from tests.live_server import LiveServer, until
 from tests.lora_files import random_pairs, write_lora
 
 LINEARS = {"proj_out": (64, 64)}
@@ -119,6 +119,45 @@ def test_configuration_beside_peft_weights_counts(hub_server: LiveServer) -> Non
 
 def test_private_repository_is_fetched_with_the_token(hub_server: LiveServer) -> None:
     assert edit(hub_server, "private/lora")["status"] == "succeeded"
+
+
+def test_download_goes_on_where_it_ended_after_a_kill_of_the_server(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    # 25.6 MB, of which the library writes 10 MiB at a time
+    pairs = random_pairs(LINEARS, ["proj_out"], rank=50_000)
+    data = write_lora(tmp_path / "large.safetensors", pairs).read_bytes()
+    with fake_hub({"owner/large": {"large.safetensors": data}}) as hub:
+        hub.hold_at = 11 * 2**20
+        environment = {
+            "HF_ENDPOINT": hub.url,
+            "HF_HUB_OFFLINE": "0",
+            "HF_HOME": str(tmp_path / "hf"),
+        }
+        server = LiveServer(tiny_model, tmp_path, environment=environment)
+        try:
+            server.start(wait_ready=False)
+            body = {
+                "prompt": "a",
+                "images": [as_base64(encoded(gradient()))],
+                "loras": [{"path": "owner/large"}],
+            }
+            job = server.http.post(f"{server.url}/v1/edits", json=body).json()
+            parts = server.data_dir / "loras" / "parts"
+            until(lambda: any(path.stat().st_size == 10 * 2**20 for path in parts.rglob("*.part")))
+            server.kill()
+            hub.hold_at = None
+            hub.released.set()
+            server.start(wait_ready=False)
+            until(lambda: pixels_of(server, job["id"]))
+        finally:
+            server.close()
+        assert hub.ranges == [f"bytes={10 * 2**20}-"]
+
+
+def pixels_of(server: LiveServer, job_id: str) -> bytes | None:
+    job = server.http.get(f"{server.url}/v1/edits/{job_id}").json()
+    return None if job["status"] in ("queued", "running") else pixels(server, job)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import sqlite3
 import stat
 from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
@@ -13,7 +14,7 @@ from pipelines.params import EditParams
 from server.errors import FetchFailed, NotFound
 from server.job import Job, JobStatus
 from server.store import webhooks
-from server.store.database import Database
+from server.store.database import Database, T
 from server.store.webhooks import Delivery, DeliveryState
 from server.webhook import WebhookFormat, WebhookSender, backoff_s, read_or_create_secret
 
@@ -258,6 +259,44 @@ async def test_slow_receiver_delays_no_other(database: Database, time: FakeTime)
         poster.held["https://slow/"].set()
         assert (await scene.ended(slow)).state is DeliveryState.DELIVERED
     assert [url for url, _, _ in poster.posts] == ["https://fast/", "https://slow/"]
+
+
+async def test_delivery_that_ends_while_the_pending_ones_are_read_is_not_made_again(
+    tmp_path: Path, time: FakeTime
+) -> None:
+    class HeldDatabase(Database):
+        """Gives what it has read of the pending deliveries when it is let go."""
+
+        def __init__(self, path: Path) -> None:
+            super().__init__(path)
+            self.has_read, self.may_go_on = asyncio.Event(), asyncio.Event()
+            self.may_go_on.set()
+
+        async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+            found = await super().read(work)
+            if work is webhooks.pending:
+                self.has_read.set()
+                await self.may_go_on.wait()
+            return found
+
+    database = HeldDatabase(tmp_path / "jobs.sqlite3")
+    await database.write(webhooks.create_table)
+    poster = FakePoster()
+    poster.held["https://slow/"] = asyncio.Event()
+    scene = Scene(database, poster, time)
+    slow = await scene.add(ended_job("https://slow/"))
+    async with scene.serving():
+        await database.has_read.wait()
+        database.has_read.clear()
+        database.may_go_on.clear()
+        fast = await scene.add(ended_job("https://fast/"))
+        await database.has_read.wait()
+        poster.held["https://slow/"].set()
+        assert (await scene.ended(slow)).state is DeliveryState.DELIVERED
+        database.may_go_on.set()
+        assert (await scene.ended(fast)).state is DeliveryState.DELIVERED
+    database.close()
+    assert [url for url, _, _ in poster.posts] == ["https://slow/", "https://fast/"]
 
 
 async def test_body_that_cannot_be_made_is_tried_again_and_ends_nothing_else(

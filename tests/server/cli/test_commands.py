@@ -1,35 +1,14 @@
 """The command line over a live server, each command in a process of its own."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import PIL.Image
 import pytest
 
 from server.client import parse_lora
-from tests.conftest import encoded, gradient
 from tests.live_server import LiveServer
 from tests.lora_files import random_pairs, write_lora
-
-
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "server.cli", *arguments],
-        env={**os.environ, "COLUMNS": "200", **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
-@pytest.fixture
-def picture(tmp_path: Path) -> Path:
-    path = tmp_path / "cat.png"
-    path.write_bytes(encoded(gradient()))
-    return path
+from tests.server.cli.command import run
 
 
 @pytest.mark.parametrize(

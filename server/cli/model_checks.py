@@ -1,0 +1,160 @@
+"""What `qwen-edit doctor` finds out about models and LoRAs, and which model the memory holds."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from huggingface_hub import constants
+
+from pipelines.catalog import Catalog, ModelChoice
+from pipelines.errors import LoraInvalid, ModelNotFound, ModelUnusable
+from pipelines.memory_fit import GIB, PUBLISHED_PARAMETERS, Fit, fits_on_cpu, fits_on_gpu
+from pipelines.model_files import ModelFiles, inspect_model
+from pipelines.model_spec import INDEX_FILE, model_name
+from pipelines.safetensors_header import read_header
+from server.cli.checks import Check, State, cuda_index
+from server.cli.console import shown_size
+from server.cli.machine import Gpu, Host, TorchReport, free_disk
+from server.settings import Dtype, Settings
+
+PUBLISHED_GB = 57.7
+PULL = "qwen-edit pull 2509"
+
+
+def check_models(settings: Settings) -> Iterator[Check]:
+    """The model that would be served, then all others found, each with what it lacks."""
+    catalog = Catalog(settings.weights_dir)
+    try:
+        choice = catalog.resolve_model(settings.model)
+    except ModelNotFound as exc:
+        yield Check("model", State.STOP, str(exc), "qwen-edit serve --model demo")
+        return
+    yield _served(choice)
+    others = [path.absolute() for path in catalog.models() if path.absolute() != choice.path]
+    for path in [*others, *(path for path in _cached_models() if path != choice.path)]:
+        with contextlib.suppress(ModelUnusable):
+            files = inspect_model(path)
+            state = State.NOTE if files.problems else State.OK
+            yield Check("found", state, f"{model_name(path)} in {path.parent}: {_describe(files)}")
+
+
+def check_fit(settings: Settings, torch: TorchReport, host: Host) -> Iterator[Check]:
+    """Which model the memory holds in which way, by numbers; the served one, else the published."""
+    served = _served_parameters(settings)
+    parameters = served or PUBLISHED_PARAMETERS
+    name = "this model" if served else "the published model"
+    used = _used_gpus(settings, torch)
+    fits = _fits(settings, parameters, used, host)
+    for fit in fits:
+        state = State.OK if fit.fits else State.NOTE
+        yield Check("memory", state, f"{name}: {_said(fit, on_gpu=bool(used))}")
+    chosen = next(fit for fit in fits if not used or fit.offload == settings.offload)
+    works = next((fit for fit in fits if fit.fits), None)
+    state = State.STOP if served else State.NOTE
+    if works is None:
+        said = f"{name} does not fit this machine. On a GPU, {_needs(parameters)}"
+        yield Check("memory", state, said, "qwen-edit serve --model demo" if served else None)
+    elif not chosen.fits:
+        said = f"{name} fits with --offload {works.offload}, not with {chosen.offload}"
+        do = f"qwen-edit serve --offload {works.offload}" if served else None
+        yield Check("memory", state, said, do)
+    elif not used:
+        said = f"{name} would run on the CPU: with the published one an edit takes hours"
+        yield Check("memory", State.NOTE, said)
+    if served is None and works is not None and used:
+        free = free_disk(settings.weights_dir) / 1e9
+        said = f"the published model has {PUBLISHED_GB} GB to fetch; {free:.1f} GB of disk are free"
+        enough = free > PUBLISHED_GB
+        yield Check("disk", State.OK if enough else State.NOTE, said, PULL if enough else None)
+
+
+def check_loras(settings: Settings) -> Check:
+    """How many LoRAs there are, and which of them cannot be read."""
+    found = Catalog(settings.weights_dir).loras()
+    bad = []
+    for entry in found:
+        try:
+            read_header(entry.path, entry.name)
+        except (OSError, LoraInvalid) as exc:
+            bad.append(str(exc).rstrip("."))
+    folder = settings.weights_dir / "loras"
+    if bad:
+        return Check("loras", State.NOTE, f"{len(found)} in {folder}; {'; '.join(bad)}")
+    return Check("loras", State.OK, f"{len(found)} in {folder}")
+
+
+def _served(choice: ModelChoice) -> Check:
+    if choice.is_demo:
+        said = f"the demo model would answer ({choice.why}). {choice.warning}"
+        return Check("model", State.NOTE, said)
+    try:
+        files = inspect_model(choice.path)
+    except ModelUnusable as exc:
+        return Check("model", State.STOP, str(exc))
+    said = f"{model_name(choice.path)} would answer ({choice.why}): {_describe(files)}"
+    if not files.problems:
+        return Check("model", State.OK, said)
+    name = choice.path.name
+    do = f"qwen-edit pull {name.removeprefix('Qwen-Image-Edit-')}" if "2509" in name else None
+    return Check("model", State.STOP, said, do)
+
+
+def _describe(files: ModelFiles) -> str:
+    if files.problems:
+        return f"not whole: {'; '.join(files.problems)}"
+    return f"whole, {shown_size(files.size_bytes)}"
+
+
+def _served_parameters(settings: Settings) -> Mapping[str, int] | None:
+    """The served model's size; None for the demo model, which fits anywhere, and for no model."""
+    try:
+        choice = Catalog(settings.weights_dir).resolve_model(settings.model)
+        return None if choice.is_demo else inspect_model(choice.path).parameters
+    except (ModelNotFound, ModelUnusable):
+        return None
+
+
+def _used_gpus(settings: Settings, torch: TorchReport) -> list[Gpu]:
+    """The devices that workers would be started on; none is the CPU."""
+    if "cpu" in settings.devices:
+        return []
+    wanted = {0 if name == "auto" else cuda_index(name) for name in settings.devices}
+    return [gpu for gpu in torch.gpus if gpu.index in wanted]
+
+
+def _fits(
+    settings: Settings, parameters: Mapping[str, int], used: list[Gpu], host: Host
+) -> tuple[Fit, ...]:
+    is_wide = settings.dtype is Dtype.FLOAT32 or (settings.dtype is Dtype.AUTO and not used)
+    bytes_each = 4 if is_wide else 2
+    if not used:
+        return (fits_on_cpu(parameters, bytes_each=bytes_each, host_bytes=host.memory_bytes),)
+    return fits_on_gpu(
+        parameters,
+        bytes_each=bytes_each,
+        device_bytes=min(gpu.total_bytes for gpu in used),
+        host_bytes=host.memory_bytes,
+        workers=len(used),
+    )
+
+
+def _said(fit: Fit, *, on_gpu: bool) -> str:
+    verdict = "fits" if fit.fits else "does not fit"
+    host = f"{fit.host_needs / GIB:.0f} GiB of host memory"
+    if not on_gpu:
+        return f"needs {host} on the CPU: {verdict}"
+    gpu = f"{fit.device_needs / GIB:.0f} GiB on the GPU"
+    return f"--offload {fit.offload} needs {gpu} and {host}: {verdict}"
+
+
+def _needs(parameters: Mapping[str, int]) -> str:
+    fits = fits_on_gpu(parameters, bytes_each=2, device_bytes=0, host_bytes=0)
+    return "; ".join(_said(fit, on_gpu=True).rpartition(":")[0] for fit in fits)
+
+
+def _cached_models() -> list[Path]:
+    """Snapshots of models in the local Hugging Face cache."""
+    return sorted(
+        index.parent.absolute()
+        for index in Path(constants.HF_HUB_CACHE).glob(f"models--*/snapshots/*/{INDEX_FILE}")
+    )

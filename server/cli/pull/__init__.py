@@ -1,0 +1,3 @@
+"""`qwen-edit pull`."""
+
+from server.cli.pull.command import pull as pull

@@ -1,0 +1,88 @@
+"""Edits in the queue of a running server, followed to their end; Ctrl-C cancels them all."""
+
+import contextlib
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.progress import TimeElapsedColumn as Elapsed
+
+from server.cli.console import err
+from server.client import Client, ClientError, EditOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A job that succeeded, and its picture as a file."""
+
+    job: dict[str, Any]
+    picture: bytes
+
+
+def run_edits(client: Client, edits: Sequence[EditOptions]) -> list[Finished]:
+    """Queue all edits, wait for them in their order, and give what they made.
+
+    When one cannot be queued or fails, the others are canceled. Raises ClientError, and typer.Exit
+    after Ctrl-C.
+    """
+    waiting: list[str] = []
+    finished = []
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+    try:
+        with Progress(*columns, Elapsed(), console=err, transient=True) as progress:
+            cells = progress.add_task("edits", total=len(edits), visible=len(edits) > 1)
+            bar = progress.add_task("queued", total=None)
+            for edit in edits:
+                with _interrupt_later():
+                    waiting.append(client.submit(edit)["id"])
+            for job_id in list(waiting):
+                job = _follow(client, job_id, progress, bar)
+                waiting.remove(job_id)
+                finished.append(Finished(job, client.download(job["outputs"][0]["url"])))
+                progress.advance(cells)
+    except KeyboardInterrupt:
+        _cancel(client, waiting)
+        err.print("canceled" if len(edits) == 1 else f"canceled {len(waiting)} of {len(edits)}")
+        raise typer.Exit(130) from None
+    except ClientError:
+        _cancel(client, waiting)
+        raise
+    return finished
+
+
+def _follow(client: Client, job_id: str, progress: Progress, bar: TaskID) -> dict[str, Any]:
+    """Show the job's steps until it is final. Raises ClientError unless it succeeded."""
+    job: dict[str, Any] = {}
+    for job in client.follow(job_id):
+        words = job["stage"] or job["status"]
+        if job["position"]:
+            words = f"{job['position']} ahead"
+        progress.update(bar, description=words, completed=job["step"] or 0, total=job["steps"])
+    if job.get("status") != "succeeded":
+        error = job.get("error")
+        raise ClientError(error["message"] if error else f"the edit was {job.get('status')}")
+    return job
+
+
+@contextlib.contextmanager
+def _interrupt_later() -> Iterator[None]:
+    """Ctrl-C counts at the end of the block: a job whose id has not come could not be canceled."""
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt
+
+
+def _cancel(client: Client, job_ids: Sequence[str]) -> None:
+    for job_id in job_ids:
+        try:
+            client.delete(job_id)
+        except ClientError:  # the server is gone, or deleted it itself
+            continue
