@@ -13,7 +13,7 @@ SETUP_INPUTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test lint bench clean
+.PHONY: help demo serve test lint bench screenshot judge clean
 
 help:
 	@echo 'make demo    start a server, edit one picture through it, stop it'
@@ -21,6 +21,8 @@ help:
 	@echo 'make test    lint, types, import floors and all tests'
 	@echo 'make lint    lint, types and import floors only'
 	@echo 'make bench   measure the speed of the server'
+	@echo 'make screenshot   the picture of the page in README.md; needs Chromium'
+	@echo 'make judge   measure the demo model and write the figures to its card'
 	@echo 'make clean   remove what make and the tests made (not weights/ and data/)'
 	@echo
 	@echo 'Variables:'
@@ -45,13 +47,21 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 
 # One thread: on few and busy cores torch's default makes the same edit many times slower.
+# Two processes: most tests wait for a server. A file stays in one, for the servers of its own.
 test: export OMP_NUM_THREADS := $(OMP_NUM_THREADS)
 test: lint
-	$(BIN)/python -m pytest --cov --cov-report=term
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term
 
 bench: export OMP_NUM_THREADS := $(OMP_NUM_THREADS)
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.run $(ARGS)
+
+screenshot: $(STAMP)
+	@$(BIN)/python docs/screenshot.py docs/page.png
+
+judge: export OMP_NUM_THREADS := $(OMP_NUM_THREADS)
+judge: $(STAMP)
+	$(BIN)/python -m pipelines.training judge --threads $(OMP_NUM_THREADS)
 
 clean:
 	rm -rf $(VENV) demo-output build htmlcov *.egg-info .coverage .coverage.*
@@ -71,5 +81,5 @@ $(STAMP): $(SETUP_INPUTS)
 		exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(if $(TORCH_INDEX),$(PIP) install -c constraints.txt --no-deps --index-url $(TORCH_INDEX) torch)
-	$(PIP) install -c constraints.txt -e '.[demo,dev]'
+	$(PIP) install -c constraints.txt -e '.[demo,page,dev]'
 	@touch $(STAMP)

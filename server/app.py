@@ -23,7 +23,6 @@ from pipelines.catalog import Catalog, ModelChoice
 from pipelines.errors import EngineError
 from pipelines.lora_file import Linears
 from server import files
-from server.auth import KeyCheck
 from server.contracts import native, openai, provider_queue, wavespeed
 from server.contracts.native import edits, loras, status
 from server.errors import ServerError
@@ -78,7 +77,7 @@ def create_app(parts: Parts) -> FastAPI:
         description="A local inference server for Qwen-Image-Edit-Plus.",
         lifespan=lambda _: running(parts),
     )
-    keys = [Depends(KeyCheck(settings.all_api_keys()))]
+    keys = [Depends(parts.keys)]
     app.include_router(status.health_router(parts.queue, parts.executor, parts.choice))
     for router in (
         status.capabilities_router(parts.executor, parts.catalog, parts.choice, version=VERSION),
@@ -114,7 +113,10 @@ def create_app(parts: Parts) -> FastAPI:
             expose_headers=CORS_EXPOSED_HEADERS,
         )
     app.add_middleware(ModelHeader, model_name=lambda: _model_name(parts))
-    app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
+    if parts.playground is not None:
+        app.router.routes.extend(parts.playground.routes())
+    else:
+        app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
     return app
 
 
@@ -126,6 +128,8 @@ async def running(parts: Parts) -> AsyncIterator[None]:
     await parts.uploads.open()
     await parts.service.remove_leftovers()
     parts.executor.start()
+    if parts.playground is not None:
+        parts.playground.start()
     tasks = [
         asyncio.create_task(_or_stop(name, work))
         for name, work in (
@@ -138,7 +142,9 @@ async def running(parts: Parts) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        parts.queue.close()
+        parts.end_streams()
+        if parts.playground is not None:
+            await parts.playground.stop()
         parts.executor.close()
         for task in tasks:
             task.cancel()
@@ -152,10 +158,10 @@ async def running(parts: Parts) -> AsyncIterator[None]:
 
 def choose_model(settings: Settings) -> tuple[Catalog, ModelChoice]:
     """The model to serve, said loudly in the log. Raises ModelNotFound."""
-    catalog = Catalog(settings.weights_dir, settings.data_dir)
+    catalog = Catalog(settings.weights_dir)
     choice = catalog.resolve_model(settings.model)
     if choice.is_demo:
-        logger.warning("MODEL: the demo model (%s). %s", choice.why, status.DEMO_WARNING)
+        logger.warning("MODEL: the demo model (%s). %s", choice.why, choice.warning)
     else:
         logger.info("MODEL: %s, %s", choice.path, choice.why)
     return catalog, choice

@@ -24,13 +24,27 @@ class KeyCheck:
 
     def __call__(self, request: Request) -> None:
         """Raise Unauthorized unless the request may pass."""
-        if not self._digests:
-            return
-        offered = _digest(_offered_key(request))
-        # every key is compared, so that the time says nothing about which one matched
-        matches = [hmac.compare_digest(offered, digest) for digest in self._digests]
-        if not any(matches):
+        if not self.accepts(_offered_key(request)):
             raise Unauthorized
+
+    def accepts(self, key: str) -> bool:
+        """Whether this is one of the keys, or none is needed."""
+        return self._matches(_digest(key), self._digests)
+
+    def token(self, key: str) -> str:
+        """What a browser keeps instead of the key: good for as long as the key is, and no key."""
+        return _token(_digest(key)).hex()
+
+    def accepts_token(self, token: str) -> bool:
+        """Whether `token` was given for one of the keys, or none is needed."""
+        return self._matches(
+            token.encode(), [_token(each).hex().encode() for each in self._digests]
+        )
+
+    def _matches(self, offered: bytes, known: Sequence[bytes]) -> bool:
+        # every key is compared, so that the time says nothing about which one matched
+        matches = [hmac.compare_digest(offered, each) for each in known]
+        return any(matches) or not self._digests
 
 
 def _offered_key(request: Request) -> str:
@@ -42,3 +56,7 @@ def _offered_key(request: Request) -> str:
 
 def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()
+
+
+def _token(digest: bytes) -> bytes:
+    return hmac.digest(digest, b"qwen-edit-server page", "sha256")

@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass
 
 from pipelines.catalog import Catalog, ModelChoice
+from server.auth import KeyCheck
 from server.contracts import provider_queue, wavespeed
 from server.dispatcher import Dispatcher
 from server.edit_service import EditService
@@ -15,6 +16,7 @@ from server.job_queue import JobQueue
 from server.lora_library import LoraLibrary
 from server.lora_store import LoraStore
 from server.outputs import OutputStore
+from server.playground import PageParts, Playground
 from server.preparer import Preparer
 from server.settings import SafetyMode, Settings
 from server.store.database import Database
@@ -43,6 +45,14 @@ class Parts:
     service: EditService
     webhooks: WebhookSender
     webhook_secret: str
+    keys: KeyCheck
+    playground: Playground | None
+
+    def end_streams(self) -> None:
+        """End what would hold the server up for as long as a client listens."""
+        self.queue.close()
+        if self.playground is not None:
+            self.playground.close()
 
 
 def build_parts(settings: Settings, choice: ModelChoice, catalog: Catalog) -> Parts:
@@ -78,22 +88,19 @@ def build_parts(settings: Settings, choice: ModelChoice, catalog: Catalog) -> Pa
         blocks_unsafe=settings.safety_mode is SafetyMode.BLOCK,
     )
     service = EditService(
-        queue,
-        dispatcher,
-        preparer,
-        executor,
-        inputs,
-        library,
-        outputs,
+        queue, dispatcher, preparer, executor, inputs, library, outputs,
         check_address=fetcher.check_address,
         clock=time.time,
         log_prompts=settings.log_prompts,
-    )
+    )  # fmt: skip
     secret = settings.webhook_secret or read_or_create_secret(data / "webhook_secret")
     webhooks = _build_webhooks(settings, database, fetcher, queue, service, secret)
+    keys = KeyCheck(settings.all_api_keys())
+    page = PageParts(settings, choice, catalog, service, executor, outputs, uploads, fetcher)
+    playground = Playground(page, keys) if settings.page else None
     return Parts(
         settings, choice, catalog, database, fetcher, inputs, outputs, uploads, library, queue,
-        executor, preparer, dispatcher, service, webhooks, secret,
+        executor, preparer, dispatcher, service, webhooks, secret, keys, playground,
     )  # fmt: skip
 
 
@@ -128,7 +135,6 @@ def _build_webhooks(
 def _worker_options(settings: Settings, choice: ModelChoice, device: str) -> WorkerOptions:
     return WorkerOptions(
         model=choice.path,
-        build_demo=choice.is_demo,
         device=device,
         dtype=settings.dtype,
         offload=settings.offload,

@@ -72,6 +72,7 @@ class Settings(BaseSettings):
     )
     api_keys_file: Path | None = Field(None, description="File with one key per line")
     no_auth: bool = Field(False, description="Serve without keys on an address others can reach")
+    page: bool = Field(True, description="Serve the page for people at /")
     public_url: str | None = Field(
         None, description="Base of the URLs in answers, when a proxy hides it (https://host/path)"
     )

@@ -43,7 +43,6 @@ class WorkerOptions:
     """What a worker is started with."""
 
     model: Path
-    build_demo: bool
     device: str
     dtype: str
     offload: str
@@ -51,11 +50,10 @@ class WorkerOptions:
 
     def arguments(self) -> Sequence[str]:
         """The command line after `python -m pipelines.worker`."""
-        demo = ["--build-demo"] if self.build_demo else []
         safety = ["--safety-checker", self.safety_checker] if self.safety_checker else []
         return [
             "--model", str(self.model), "--device", self.device, "--dtype", self.dtype,
-            "--offload", self.offload, *demo, *safety,
+            "--offload", self.offload, *safety,
         ]  # fmt: skip
 
 

@@ -47,6 +47,16 @@ def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield running
 
 
+@pytest.fixture(scope="session")
+def fetching_server(
+    tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LiveServer]:
+    """One server that may fetch from this machine, for all tests that change nothing else."""
+    folder = tmp_path_factory.mktemp("fetching-server")
+    with live_server(tiny_model, folder, ALLOW_NETWORKS="127.0.0.0/8") as running:
+        yield running
+
+
 @pytest.fixture
 def start_server(tiny_model: Path, tmp_path: Path) -> Iterator[Callable[..., LiveServer]]:
     """Starts a server of the test's own, with settings of its own."""

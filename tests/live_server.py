@@ -50,6 +50,8 @@ class LiveServer:
             "OMP_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
             "QWEN_EDIT_PORT": "0",
+            # it costs each server seconds of a core; the page's own tests turn it on
+            "QWEN_EDIT_PAGE": "false",
             "QWEN_EDIT_WEIGHTS_DIR": str(self.weights_dir),
             "QWEN_EDIT_DATA_DIR": str(self.data_dir),
             **{f"QWEN_EDIT_{name}": str(value) for name, value in self._settings.items()},

@@ -98,7 +98,7 @@ def make_library(
         return in_use
 
     return LoraLibrary(
-        Catalog(tmp_path / "weights", tmp_path),
+        Catalog(tmp_path / "weights"),
         LoraStore(tmp_path / "store", max_bytes=store_bytes),
         Fetcher(LOOPBACK, offline=offline),
         max_bytes=max_bytes,

@@ -2,6 +2,8 @@
 
 import http.client
 import os
+import re
+import signal
 import ssl
 import subprocess
 import sys
@@ -72,7 +74,7 @@ def test_fal_client_reaches_the_server_over_https_by_its_own_variables(
 def test_page_of_an_allowed_origin_may_call_and_another_may_not(
     start_server: Callable[..., LiveServer],
 ) -> None:
-    server = start_server(CORS_ORIGINS="https://a.example, https://b.example")
+    server = start_server(CORS_ORIGINS="https://a.example, https://b.example", wait_ready=False)
 
     def preflight(origin: str) -> str | None:
         headers = {
@@ -104,3 +106,11 @@ def test_small_answers_do_not_wait_for_an_acknowledgement(server: LiveServer) ->
         assert connection.getresponse().read().startswith(b'{"status"')
     connection.close()
     assert time.monotonic() - start < 100 * 0.04
+
+
+def test_client_that_has_gone_does_not_end_the_server(server: LiveServer) -> None:
+    """The command line lets a closed pipe end its commands; the server must not."""
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    ignored = int(re.search(r"SigIgn:\s*([0-9a-f]+)", status)[1], 16)  # type: ignore[index]
+
+    assert ignored & 1 << signal.SIGPIPE - 1

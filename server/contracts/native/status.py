@@ -21,11 +21,6 @@ from server.job import JobStatus, OutputFormat
 from server.job_queue import JobQueue
 from server.pictures import FORMATS, MAX_ASPECT, MAX_BYTES, MAX_PIXELS, MIN_SIDE
 
-DEMO_WARNING = (
-    "The demo model answers: its pictures show that everything works, not what the real model "
-    "makes. Put a published model under weights/models, or name one with --model."
-)
-
 
 class ModelName(BaseModel):
     """Which model answers."""
@@ -164,7 +159,7 @@ def _model_view(executor: Executor, choice: ModelChoice) -> ModelView:
         path=str(choice.path),
         why=choice.why,
         is_demo=choice.is_demo,
-        warning=DEMO_WARNING if choice.is_demo else None,
+        warning=choice.warning,
         device=loaded.device if loaded else None,
         device_name=loaded.device_name if loaded else None,
         dtype=loaded.dtype if loaded else None,

@@ -126,7 +126,7 @@ def test_unknown_job_is_404(server: LiveServer, method: str, path: str) -> None:
 def test_list_is_newest_first_paged_and_filtered(
     start_server: Callable[..., LiveServer], body: dict[str, Any]
 ) -> None:
-    server = start_server()
+    server = start_server(wait_ready=False)
     ids = [post(server, body)["id"] for _ in range(3)]
 
     page = server.http.get(f"{server.url}/v1/edits", params={"limit": 2}).json()
@@ -238,13 +238,13 @@ def test_lora_with_nan_fails_the_job_and_not_the_next(
 
 
 def test_lora_is_fetched_from_a_url(
-    start_server: Callable[..., LiveServer], body: dict[str, Any], file_host: tuple[str, Any]
+    fetching_server: LiveServer, body: dict[str, Any], file_host: tuple[str, Any]
 ) -> None:
     url, folder = file_host
     linears = {"proj_out": (64, 64)}
     write_lora(folder / "my style.safetensors", random_pairs(linears, list(linears)))
     (folder / "page.safetensors").write_text("<!doctype html>")
-    server = start_server(ALLOW_NETWORKS="127.0.0.0/8")
+    server = fetching_server
 
     base = post(server, body)
     styled = post(server, body | {"loras": [{"path": f"{url}/my%20style.safetensors?download=1"}]})
@@ -256,12 +256,12 @@ def test_lora_is_fetched_from_a_url(
 
 
 def test_image_is_fetched_from_a_url(
-    start_server: Callable[..., LiveServer], body: dict[str, Any], file_host: tuple[str, Any]
+    fetching_server: LiveServer, body: dict[str, Any], file_host: tuple[str, Any]
 ) -> None:
     url, folder = file_host
     (folder / "cat.png").write_bytes(encoded(gradient()))
     (folder / "not.png").write_bytes(b"hello")
-    server = start_server(ALLOW_NETWORKS="127.0.0.0/8")
+    server = fetching_server
 
     inline = post(server, body)
     fetched = post(server, body | {"images": [f"{url}/cat.png"]})

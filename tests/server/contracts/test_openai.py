@@ -339,12 +339,10 @@ def test_files_and_urls_are_merged_in_order_of_appearance(server: LiveServer) ->
     assert merged != run(("url[]", data_uri), ("image", first), ("image", third))
 
 
-def test_http_url_is_fetched(
-    start_server: Callable[..., LiveServer], file_host: tuple[str, Path]
-) -> None:
+def test_http_url_is_fetched(fetching_server: LiveServer, file_host: tuple[str, Path]) -> None:
     url, folder = file_host
     (folder / "cat.png").write_bytes(PICTURE)
-    server = start_server(ALLOW_NETWORKS="127.0.0.0/8")
+    server = fetching_server
     parts = [("prompt", "a"), ("seed", 1)]
     fetched = post(server, *parts, ("url", f"{url}/cat.png"))
     assert pixels(fetched) == pixels(post(server, *parts, ("image", PICTURE)))

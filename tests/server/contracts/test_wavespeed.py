@@ -305,13 +305,13 @@ def slow_host() -> Iterator[tuple[str, threading.Event]]:
 
 
 def test_submit_answers_before_its_images_are_fetched_and_holds_nobody_up(
-    start_server: Callable[..., LiveServer],
+    fetching_server: LiveServer,
     body: dict[str, Any],
     slow_host: tuple[str, threading.Event],
 ) -> None:
     """Rule 14."""
     url, release = slow_host
-    server = start_server(ALLOW_NETWORKS="127.0.0.0/8")
+    server = fetching_server
 
     slow = submit(server, body | {"images": [url]}).json()["data"]
     fast = run(server, body)

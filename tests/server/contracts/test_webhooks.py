@@ -341,7 +341,7 @@ def test_webhook_with_base64_output_is_refused(
 def test_offline_server_refuses_a_webhook(
     start_server: Callable[..., LiveServer], body: dict[str, Any]
 ) -> None:
-    server = start_server(OFFLINE="true")
+    server = start_server(OFFLINE="true", wait_ready=False)
     answer = submit(server, body, "https://93.184.215.14/hook")
     assert answer.status_code == 400
     assert "webhook: this server runs offline" in answer.json()["error"]

@@ -1,0 +1,100 @@
+"""Builds the page: its components, their events, its looks. Imports Gradio, which takes seconds."""
+
+import base64
+import html
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from fastapi import FastAPI
+from gradio import processing_utils
+
+from server.playground import examples
+from server.playground.desk import Desk
+from server.playground.form import random_seed
+from server.playground.form_events import FormEvents
+from server.playground.grid_events import GridEvents
+from server.playground.history_events import HistoryEvents
+from server.playground.layout import build_layout
+from server.playground.parts import PageParts
+from server.playground.pictures import PictureShelf
+from server.playground.run_events import RunEvents
+from server.playground.runner import Runner
+
+TITLE = "qwen-edit"
+# Uploads in Gradio's own folder only feed the page; the server has its own copy of what is used.
+CACHE_SWEEP_S, CACHE_AGE_S = 3600, 86400
+_HERE = Path(__file__).parent
+
+
+def build_app(parts: PageParts) -> FastAPI:
+    """The page as an application of its own, that Gradio's paths are forwarded to."""
+    processing_utils.async_ssrf_protected_download = _fetch_nothing
+    shelf = PictureShelf(
+        parts.uploads,
+        parts.outputs,
+        parts.fetcher,
+        parts.cache,
+        fetch_timeout_s=parts.settings.fetch_timeout_s,
+    )
+    drawn = examples.write_all(parts.folder / "examples")
+    with gr.Blocks(
+        title=TITLE, analytics_enabled=False, delete_cache=(CACHE_SWEEP_S, CACHE_AGE_S)
+    ) as blocks:
+        page = build_layout()
+        desk = Desk(page, parts, Runner(parts.service, shelf, random_seed), shelf)
+        page["examples"].value = _examples_html(drawn)
+        FormEvents(desk, drawn).wire(blocks)
+        RunEvents(desk).wire(blocks)
+        GridEvents(desk).wire()
+        HistoryEvents(desk).wire()
+    blocks.queue(default_concurrency_limit=None, api_open=False)
+    app = FastAPI(openapi_url=None)
+    gr.mount_gradio_app(
+        app,
+        blocks,
+        path="/",
+        allowed_paths=[str(folder) for folder in parts.shown_folders],
+        show_error=False,
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        mcp_server=False,
+        theme=_theme(),
+        css=(_HERE / "page.css").read_text(),
+        head=f"<script>{(_HERE / 'page.js').read_text()}</script>",
+    )
+    return app
+
+
+def _theme() -> Any:
+    # fonts of the machine: Gradio's own would be asked of another host
+    return gr.themes.Default(
+        primary_hue="indigo",
+        neutral_hue="slate",
+        font=["system-ui", "sans-serif"],
+        font_mono=["ui-monospace", "monospace"],
+    )
+
+
+async def _fetch_nothing(url: str, *_: Any, **__: Any) -> str:
+    """Stands for Gradio's own download: the server's fetcher alone knows what may be fetched."""
+    raise ValueError(f"the page fetches nothing by itself; {url[:80]} was not tried")
+
+
+def _examples_html(paths: dict[str, Path]) -> str:
+    buttons = []
+    for example in examples.EXAMPLES:
+        pictures = "".join(_inline_picture(paths[name]) for name in example.files)
+        prompt = html.escape(example.prompt)
+        buttons.append(
+            f'<button type="button" class="qe-example" data-action="example" '
+            f'data-value="{example.name}">{pictures}<span>{prompt}</span></button>'
+        )
+    return f'<p class="qe-label">Or try one</p><div class="qe-examples">{"".join(buttons)}</div>'
+
+
+def _inline_picture(path: Path) -> str:
+    data = base64.b64encode(path.read_bytes()).decode()
+    return f'<img src="data:image/png;base64,{data}" alt="">'

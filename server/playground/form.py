@@ -1,0 +1,224 @@
+"""What stands in the page's fields, and what the engine is asked for by it."""
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.errors import InvalidParameter
+from pipelines.params import LORA_SCALE_RANGE, SEED_RANGE, EditParams, LoraRef
+from pipelines.sizes import SizeBounds, parse_size
+from server.job import Job, OutputFormat
+
+BOUNDS = SizeBounds()
+AUTO_SIZE = "auto"
+FREE_SIZE = "free"
+# Width times height as requests write it, and what people see.
+PRESETS: tuple[tuple[str, str], ...] = (
+    ("As the last picture", AUTO_SIZE),
+    ("Small square · 256 × 256", "256*256"),
+    ("Square · 512 × 512", "512*512"),
+    ("Square · 1024 × 1024", "1024*1024"),
+    ("Landscape 4:3 · 1152 × 864", "1152*864"),
+    ("Landscape 3:2 · 1248 × 832", "1248*832"),
+    ("Landscape 16:9 · 1536 × 864", "1536*864"),
+    ("Portrait 3:4 · 864 × 1152", "864*1152"),
+    ("Portrait 2:3 · 832 × 1248", "832*1248"),
+    ("Portrait 9:16 · 864 × 1536", "864*1536"),
+    ("Free size…", FREE_SIZE),
+)
+DEFAULT_SIDE = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture in a slot: where the browser's upload lies, and the name its file had."""
+
+    path: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoraField:
+    """One of the LoRA rows; an empty reference is no LoRA."""
+
+    reference: str = ""
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The fields as people filled them; None is an empty number."""
+
+    pictures: tuple[Picture | None, ...] = (None, None, None)
+    prompt: str = ""
+    negative_prompt: str = ""
+    size: str = AUTO_SIZE
+    width: float | None = DEFAULT_SIDE
+    height: float | None = DEFAULT_SIDE
+    loras: tuple[LoraField, ...] = (LoraField(), LoraField(), LoraField())
+    seed: float | None = None
+    is_seed_locked: bool = False
+    num_inference_steps: float | None = None
+    true_cfg_scale: float | None = None
+    output_format: OutputFormat = OutputFormat.PNG
+    num_outputs: float | None = 1
+
+    def params(self, draw_seed: Callable[[], int]) -> EditParams:
+        """What the engine is asked for. Raises InvalidParameter, which names the field."""
+        if self.is_seed_locked and self.seed is None:
+            raise InvalidParameter("seed", "is locked and empty: type one, or unlock it")
+        seed = _whole(self.seed, "seed") if self.is_seed_locked else draw_seed()
+        return EditParams(
+            prompt=self.prompt,
+            seed=draw_seed() if seed is None else seed,
+            negative_prompt=self.negative_prompt if self.negative_prompt.strip() else None,
+            size=self._chosen_size(),
+            bounds=BOUNDS,
+            num_inference_steps=_whole(self.num_inference_steps, "num_inference_steps"),
+            true_cfg_scale=self.true_cfg_scale,
+            num_outputs=_whole(self.num_outputs, "num_outputs") or 1,
+            loras=tuple(
+                _lora(lora, index) for index, lora in enumerate(self.loras) if lora.reference
+            ),
+        )
+
+    def _chosen_size(self) -> tuple[int, int] | None:
+        if self.size == AUTO_SIZE:
+            return None
+        if self.size != FREE_SIZE:
+            return parse_size(self.size, BOUNDS)
+        if self.width is None or self.height is None:
+            raise InvalidParameter("size", "must have a width and a height, or be a preset")
+        # a side that is no whole number is refused with the sentence for sizes
+        return parse_size(f"{self.width:g}*{self.height:g}", BOUNDS)
+
+    @property
+    def lora_rows(self) -> tuple[int, ...]:
+        """The row that each LoRA of the request stands in."""
+        return tuple(index for index, lora in enumerate(self.loras) if lora.reference)
+
+
+def random_seed() -> int:
+    """A seed nobody chose."""
+    return secrets.randbelow(SEED_RANGE[1] + 1)
+
+
+def form_of_job(job: Job, pictures: Sequence[Picture | None]) -> Form:
+    """The fields that would ask for this job again, its seed included."""
+    params = job.params
+    size = "*".join(map(str, params.size)) if params.size else AUTO_SIZE
+    is_preset = size in {value for _, value in PRESETS}
+    loras = [LoraField(lora.path, lora.scale) for lora in params.loras]
+    width, height = params.size or (DEFAULT_SIDE, DEFAULT_SIDE)
+    return Form(
+        pictures=_padded(pictures, None),
+        prompt=params.prompt,
+        negative_prompt=params.negative_prompt or "",
+        size=size if is_preset else FREE_SIZE,
+        width=width,
+        height=height,
+        loras=_padded(loras, LoraField()),
+        seed=params.seed,
+        is_seed_locked=True,
+        num_inference_steps=params.num_inference_steps,
+        true_cfg_scale=params.true_cfg_scale,
+        output_format=job.output_format,
+        num_outputs=params.num_outputs,
+    )
+
+
+def form_of_values(values: Sequence[Any]) -> Form:
+    """The form from what a browser sent, field by field in the order of `values_of_form`.
+
+    Anybody can send anything, so that nothing is taken for what it should be.
+    Raises InvalidParameter.
+    """
+    pictures, prompt, negative_prompt, size, width, height = (
+        tuple(_picture(value) for value in values[:3]),
+        *(_text(value) for value in values[3:6]),
+        _number(values[6], "size"),
+        _number(values[7], "size"),
+    )
+    loras = tuple(
+        LoraField(_text(values[8 + 2 * row]).strip(), _scale(values[9 + 2 * row], row))
+        for row in range(3)
+    )
+    return Form(
+        pictures, prompt, negative_prompt, size or AUTO_SIZE, width, height, loras,
+        seed=_number(values[14], "seed"),
+        is_seed_locked=values[15] is True,
+        num_inference_steps=_number(values[16], "num_inference_steps"),
+        true_cfg_scale=_number(values[17], "true_cfg_scale"),
+        output_format=_format(values[18]),
+        num_outputs=_number(values[19], "num_outputs"),
+    )  # fmt: skip
+
+
+def values_of_form(form: Form) -> list[Any]:
+    """What the fields show, in the order of the page; pictures as paths."""
+    return [
+        *(picture.path if picture else None for picture in form.pictures),
+        form.prompt, form.negative_prompt, form.size, form.width, form.height,
+        *(value for lora in form.loras for value in (lora.reference or None, lora.scale)),
+        form.seed, form.is_seed_locked,
+        form.num_inference_steps, form.true_cfg_scale, form.output_format, form.num_outputs,
+    ]  # fmt: skip
+
+
+def _lora(lora: LoraField, row: int) -> LoraRef:
+    try:
+        return LoraRef(lora.reference, lora.scale)
+    except InvalidParameter as exc:
+        # the engine counts the LoRAs of a request, the page its rows
+        low, high = LORA_SCALE_RANGE
+        raise InvalidParameter(
+            f"loras.{row}.scale", f"must be between {low} and {high}, got {lora.scale}"
+        ) from exc
+
+
+def _padded(items: Sequence[Any], filler: Any) -> tuple[Any, ...]:
+    return (*items[:3], *[filler] * (3 - len(items)))
+
+
+def _picture(value: Any) -> Picture | None:
+    if not isinstance(value, dict) or not isinstance(value.get("path"), str):
+        return None
+    return Picture(value["path"], str(value.get("orig_name") or value["path"].rpartition("/")[2]))
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _number(value: Any, field: str) -> float | None:
+    """A number as such or as text; an empty field is None."""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    try:
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            raise ValueError
+        return float(value)
+    except (ValueError, OverflowError) as exc:
+        raise InvalidParameter(field, f"must be a number, got {str(value)[:80]!r}") from exc
+
+
+def _scale(value: Any, row: int) -> float:
+    number = _number(value, f"loras.{row}.scale")
+    return 1.0 if number is None else number
+
+
+def _whole(value: float | None, field: str) -> int | None:
+    if value is None:
+        return None
+    if value != value or abs(value) == float("inf") or value != int(value):
+        raise InvalidParameter(field, f"must be a whole number, got {value:g}")
+    return int(value)
+
+
+def _format(value: Any) -> OutputFormat:
+    try:
+        return OutputFormat(value)
+    except ValueError as exc:
+        allowed = ", ".join(OutputFormat)
+        raise InvalidParameter("output_format", f"must be one of {allowed}, got {value!r}") from exc

@@ -1,0 +1,148 @@
+"""What the fields do by themselves: pictures by URL, examples, menus, the request as code."""
+
+import dataclasses
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from server.playground import views
+from server.playground.components import is_free
+from server.playground.desk import Desk, Updates, listen
+from server.playground.examples import EXAMPLES
+from server.playground.form import Form, form_of_values, values_of_form
+from server.playground.pictures import KeptPicture
+from server.playground.snippets import Asked, curl, python
+
+# What the code shows where nothing was given yet.
+SOME_PICTURE = KeptPicture("", "picture.png")
+SOME_PROMPT = "What to change"
+EMPTY_VALUES = values_of_form(Form())
+
+
+class FormEvents:
+    """Events of the fields; none of them runs an edit."""
+
+    def __init__(self, desk: Desk, examples: dict[str, Path]) -> None:
+        self._desk = desk
+        self._page = desk.page
+        self._examples = examples
+
+    def wire(self, blocks: Any) -> None:
+        """Listen to the fields."""
+        page, complaints = self._page, self._desk.complaint_outputs
+        for slot in page.slots:
+            listen(slot.upload, self.check_pictures, page.slots, complaints)
+            listen(slot.clear, self._desk.no_complaints, [], complaints)
+        for event in (page["url"].submit, page["add_url"].click):
+            listen(
+                event, self.add_url, [page["url"], *page.slots],
+                [page["url"], *page.slots, *complaints],
+            )  # fmt: skip
+        listen(page["examples"].click, self.use_example, [], [*page.slots, page.prompt])
+        listen(page.size.change, self.choose_size, [page.size], [page["sides"]])
+        rows = [page["lora_row_2"], page["lora_row_3"]]
+        for menu in page.lora_menus:
+            listen(menu.change, self.show_rows, page.lora_menus, rows)
+        listen(page["refresh"].click, self.refresh, [], page.lora_menus)
+        menus = [*page.lora_menus, page["head"], page["timer"]]
+        listen(blocks.load, self.open, [], menus)
+        listen(page["timer"].tick, self.look, [], [page["head"], page["timer"]])
+        changed = [*(component.change for component in page.fields), page["code_tab"].select]
+        listen(
+            partial(gr.on, changed), self.show_code, page.fields,
+            [page["curl"], page["python"], page["code_note"]],
+            trigger_mode="always_last",
+        )  # fmt: skip
+
+    def open(self) -> Updates:
+        """What a page that is opened shows at once."""
+        return {**self.refresh(), **self.look()}
+
+    def look(self) -> Updates:
+        """How the model is; asked again while it is being loaded."""
+        return {
+            self._page["head"]: views.head(self._desk.status()),
+            self._page["timer"]: gr.update(active=self._desk.is_starting),
+        }
+
+    def refresh(self) -> Updates:
+        """The menus with what lies in weights/loras now; what is chosen stays."""
+        choices = self._desk.lora_choices()
+        return {menu: gr.update(choices=choices) for menu in self._page.lora_menus}
+
+    async def check_pictures(self, *pictures: Any) -> Updates:
+        """Say at once what is wrong with a picture; what is right is stored for the run."""
+        try:
+            form = form_of_values([*pictures, *EMPTY_VALUES[3:]])
+            for index, picture in enumerate(form.pictures):
+                if picture is not None:
+                    await self._desk.shelf.keep(picture, f"images/{index}")
+        except Exception as exc:
+            return self._desk.complain_of(exc)
+        return self._desk.no_complaints()
+
+    async def add_url(self, url: Any, *slots: Any) -> Updates:
+        """Fetch a picture into the first empty slot, else into the last; the URL stays if not."""
+        try:
+            picture = await self._desk.shelf.fetch(str(url or ""))
+        except Exception as exc:
+            return self._desk.complain_of(exc)
+        free = next((index for index, slot in enumerate(slots) if not slot), len(slots) - 1)
+        return {
+            **self._desk.no_complaints(),
+            self._page.slots[free]: gr.update(value=picture.path),
+            self._page["url"]: "",
+        }
+
+    def use_example(self, event: gr.EventData) -> Updates:
+        """Put a drawn scene and its prompt into the fields."""
+        example = next((each for each in EXAMPLES if each.name == event.value), None)
+        if example is None:
+            return {self._page.prompt: gr.skip()}
+        files = [str(self._examples[name]) for name in example.files]
+        padded = [*files, *[None] * (len(self._page.slots) - len(files))]
+        slots = zip(self._page.slots, padded, strict=True)
+        return {
+            **{slot: gr.update(value=file) for slot, file in slots},
+            self._page.prompt: example.prompt,
+        }
+
+    def choose_size(self, size: Any) -> Updates:
+        """Show the sides where they are typed."""
+        return {self._page["sides"]: gr.update(visible=is_free(size))}
+
+    def show_rows(self, *references: Any) -> Updates:
+        """Show one row more than are filled."""
+        filled = max((row + 1 for row, value in enumerate(references) if value), default=0)
+        return {
+            self._page[f"lora_row_{row}"]: gr.update(visible=filled >= row - 1) for row in (2, 3)
+        }
+
+    async def show_code(self, request: gr.Request, *values: Any) -> Updates:
+        """The request that the form stands for, as curl and as Python."""
+        page = self._page
+        try:
+            form = form_of_values(values)
+            form = dataclasses.replace(
+                form, prompt=(form.prompt.strip() and form.prompt) or SOME_PROMPT
+            )
+            params, pictures = await self._desk.runner.ask(form)
+        except Exception as exc:
+            # the field itself says so when the edit is run
+            return {page["code_note"]: views.notice(str(exc))}
+        asked = Asked(
+            params,
+            form.is_seed_locked,
+            pictures or [SOME_PICTURE],
+            form.output_format,
+            self._desk.base_url(request),
+            self._desk.parts.has_keys,
+        )
+        words = "Files are named as on your machine: run this beside them." if pictures else ""
+        return {
+            page["curl"]: curl(asked),
+            page["python"]: python(asked),
+            page["code_note"]: views.notice(words) if words else "",
+        }

@@ -1,0 +1,51 @@
+"""What the page is handed: the server's parts that it works with."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.catalog import Catalog, ModelChoice
+from server.edit_service import EditService
+from server.executor import Executor
+from server.fetch import Fetcher
+from server.outputs import OutputStore
+from server.settings import Settings
+from server.uploads import UploadStore
+
+# What its jobs are listed under, as those of a contract are.
+NAME = "page"
+ENDPOINT = "edits"
+
+
+@dataclass(frozen=True, slots=True)
+class PageParts:
+    """The parts, and what of the settings concerns the page."""
+
+    settings: Settings
+    choice: ModelChoice
+    catalog: Catalog
+    service: EditService
+    executor: Executor
+    outputs: OutputStore
+    uploads: UploadStore
+    fetcher: Fetcher
+
+    @property
+    def folder(self) -> Path:
+        """The page's own folder."""
+        return self.settings.data_dir.absolute() / "page"
+
+    @property
+    def cache(self) -> Path:
+        """Where Gradio keeps what browsers send and are shown; it is empty after a start."""
+        return self.folder / "cache"
+
+    @property
+    def shown_folders(self) -> tuple[Path, ...]:
+        """What the page may show files of."""
+        data = self.settings.data_dir.absolute()
+        return self.folder, data / "outputs", data / "uploads"
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether clients need a key."""
+        return bool(self.settings.all_api_keys())

@@ -1,0 +1,62 @@
+"""The page's small pages: the key, and what stands there while or where there is no page."""
+
+import html
+
+_FRAME = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>qwen-edit</title>{head}
+<style>
+  :root {{ color-scheme: light dark; }}
+  body {{ margin: 0; min-height: 100vh; display: grid; place-items: center;
+         font: 16px/1.5 system-ui, sans-serif; }}
+  main {{ max-width: 26rem; padding: 1.5rem; }}
+  h1 {{ font-size: 1.3rem; margin: 0 0 .5rem; }}
+  p {{ margin: .5rem 0; }}
+  code {{ overflow-wrap: anywhere; }}
+  input, button {{ font: inherit; padding: .55rem .8rem; border-radius: .5rem;
+                  border: 1px solid #8888; box-sizing: border-box; width: 100%; }}
+  button {{ margin-top: .7rem; background: #4f46e5; color: #fff; border: 0; cursor: pointer; }}
+  :focus-visible {{ outline: 3px solid #818cf8; outline-offset: 2px; }}
+  .bad {{ color: #dc2626; }}
+</style></head><body><main>{body}</main></body></html>
+"""
+
+
+def starting() -> str:
+    """What stands at `/` for the seconds until the page is built; it looks again by itself."""
+    head = '<meta http-equiv="refresh" content="1">'
+    body = '<h1>The page is starting</h1><p role="status">It opens by itself in a few seconds.</p>'
+    return _FRAME.format(head=head, body=body)
+
+
+def missing() -> str:
+    """What stands at `/` where Gradio is not installed."""
+    body = (
+        "<h1>The page is not installed</h1><p>The server works; its page for people needs one more "
+        "package:</p><p><code>pip install -c constraints.txt -e '.[page]'</code></p>"
+        '<p>Then start the server again. <a href="docs">The API is described here.</a></p>'
+    )
+    return _FRAME.format(head="", body=body)
+
+
+def broken(reason: str) -> str:
+    """What stands at `/` where the page could not be built."""
+    body = (
+        f"<h1>The page could not start</h1><p>{html.escape(reason)}</p>"
+        '<p>The server works; its log says more. <a href="docs">The API is described here.</a></p>'
+    )
+    return _FRAME.format(head="", body=body)
+
+
+def login(*, wrong: bool) -> str:
+    """The form for a key."""
+    sentence = '<p class="bad" role="alert">This key is not known here.</p>' if wrong else ""
+    body = (
+        '<h1>This server asks for a key</h1><form method="post" action="login">'
+        '<p><label for="key">API key</label></p>'
+        '<input id="key" name="key" type="password" autocomplete="current-password" required '
+        f"autofocus>{sentence}"
+        "<button>Open the page</button></form>"
+    )
+    return _FRAME.format(head="", body=body)

@@ -1,0 +1,108 @@
+"""Hands the page's edits to the queue, and tells how they go."""
+
+import asyncio
+import contextlib
+import dataclasses
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+
+from pipelines.params import EditParams
+from server.edit_service import EditService, Submission
+from server.errors import NotFound
+from server.job import Job, OutputFormat
+from server.job_queue import JobState
+from server.playground.form import Form
+from server.playground.parts import ENDPOINT, NAME
+from server.playground.pictures import KeptPicture, PictureShelf
+
+States = Mapping[str, JobState]
+
+
+class Runner:
+    """Submits forms, follows jobs, cancels them."""
+
+    def __init__(
+        self, service: EditService, shelf: PictureShelf, draw_seed: Callable[[], int]
+    ) -> None:
+        self._service = service
+        self._shelf = shelf
+        self._draw_seed = draw_seed
+
+    async def ask(self, form: Form) -> tuple[EditParams, list[KeptPicture]]:
+        """What the form asks for, its pictures stored. Raises what a submit raises."""
+        params = form.params(self._draw_seed)
+        pictures = [picture for picture in form.pictures if picture is not None]
+        kept = [
+            await self._shelf.keep(picture, f"images/{index}")
+            for index, picture in enumerate(pictures)
+        ]
+        return params, kept
+
+    async def submit(self, form: Form, base_url: str) -> Job:
+        """Queue the edit that the form asks for. Raises InvalidParameter and ServerError."""
+        params, pictures = await self.ask(form)
+        return await self._submit(params, pictures, form.output_format, base_url)
+
+    async def submit_all(self, forms: Sequence[Form], base_url: str) -> list[Job]:
+        """Queue one edit per form, all of them or none. Raises InvalidParameter and ServerError."""
+        asked = [await self.ask(form) for form in forms]
+        jobs: list[Job] = []
+        try:
+            for (params, pictures), form in zip(asked, forms, strict=True):
+                jobs.append(await self._submit(params, pictures, form.output_format, base_url))
+        except BaseException:
+            await self.cancel([job.id for job in jobs])
+            raise
+        return jobs
+
+    async def follow(self, job_ids: Sequence[str]) -> AsyncIterator[States]:
+        """The jobs' states now and after each change, until all are final or the server closes.
+
+        A job that is deleted meanwhile is left out.
+        """
+        changes: asyncio.Queue[JobState | None] = asyncio.Queue()
+        watchers = [asyncio.create_task(self._watch(job_id, changes)) for job_id in job_ids]
+        states: dict[str, JobState] = {}
+        unfinished = len(watchers)
+        try:
+            while unfinished:
+                change = await changes.get()
+                if change is None:
+                    unfinished -= 1
+                    continue
+                states[change.job.id] = change
+                # what changed meanwhile is shown at once
+                while not changes.empty() and (change := changes.get_nowait()) is not None:
+                    states[change.job.id] = change
+                if change is None:
+                    unfinished -= 1
+                yield dict(states)
+        finally:
+            for watcher in watchers:
+                watcher.cancel()
+            await asyncio.gather(*watchers, return_exceptions=True)
+
+    async def cancel(self, job_ids: Sequence[str]) -> None:
+        """Cancel what has not ended; the last first, so that none of them moves up and starts."""
+        for job_id in reversed(job_ids):
+            with contextlib.suppress(NotFound):
+                await self._service.cancel(job_id)
+
+    async def _submit(
+        self,
+        params: EditParams,
+        pictures: Sequence[KeptPicture],
+        output_format: OutputFormat,
+        base_url: str,
+    ) -> Job:
+        images = [base_url + picture.route for picture in pictures]
+        return await self._service.submit(Submission(NAME, ENDPOINT, params, images, output_format))
+
+    async def _watch(self, job_id: str, changes: asyncio.Queue[JobState | None]) -> None:
+        try:
+            async for state in self._service.watch(job_id):
+                # previews are bytes of pictures, and the page shows none
+                changes.put_nowait(dataclasses.replace(state, previews=()))
+        except NotFound:
+            pass  # deleted by another client
+        finally:
+            changes.put_nowait(None)

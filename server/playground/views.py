@@ -1,0 +1,239 @@
+"""The page's own pieces of HTML: the progress, the results, the grid, the history."""
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from server.executor import ExecutorState
+from server.job import Job, JobStatus, Output
+from server.job_queue import JobState
+from server.outputs import ROUTE
+
+EMPTY_RESULT = (
+    '<div class="qe-empty"><p class="qe-empty-title">Your edit appears here</p>'
+    "<p>Add a picture, say what to change, and press Run.</p></div>"
+)
+EMPTY_GRID = (
+    '<div class="qe-empty"><p class="qe-empty-title">Find the right strength</p>'
+    "<p>The same edit side by side, at several scales of the first LoRA or with several seeds.</p>"
+    "</div>"
+)
+EMPTY_HISTORY = '<div class="qe-empty"><p>Edits made on this page are listed here.</p></div>'
+MAX_SHOWN_PROMPT = 140
+_WORDS = {
+    JobStatus.QUEUED: "Waiting",
+    JobStatus.RUNNING: "Running",
+    JobStatus.SUCCEEDED: "Done",
+    JobStatus.FAILED: "Failed",
+    JobStatus.CANCELED: "Canceled",
+}
+_STAGES = {"encode": "Reading prompt and pictures", "decode": "Painting the picture"}
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What the head of the page says of the model."""
+
+    model: str
+    device: str | None
+    state: ExecutorState
+    failure: str | None
+    warning: str | None
+
+
+def head(status: Status) -> str:
+    """The title, which model answers and how it is; and whether that is the demo model."""
+    words = {
+        ExecutorState.STARTING: "is being loaded",
+        ExecutorState.FAILED: "cannot be loaded",
+    }.get(status.state, f"on {status.device}" if status.device else "")
+    parts = [
+        '<header class="qe-head"><h1>Edit pictures by a sentence</h1>',
+        f'<p class="qe-model qe-{_text(status.state)}"><span class="qe-dot"></span>'
+        f"<span>{_text(status.model)} {_text(words)}</span></p></header>",
+    ]
+    if status.failure:
+        parts.append(f'<p class="qe-banner qe-bad" role="alert">{_text(status.failure)}</p>')
+    if status.warning:
+        parts.append(f'<p class="qe-banner">{_text(status.warning)}</p>')
+    return "".join(parts)
+
+
+def complaint(sentence: str) -> str:
+    """A sentence beside the field it is about."""
+    return f'<p class="qe-error" role="alert">{_text(sentence)}</p>'
+
+
+def notice(sentence: str) -> str:
+    """A sentence that is no complaint."""
+    return f'<p class="qe-notice" role="status">{_text(sentence)}</p>'
+
+
+def progress(state: JobState, executor: ExecutorState) -> str:
+    """How far a job is, as a bar and a sentence."""
+    done, words = progress_words(state, executor)
+    return _bar(done, words)
+
+
+def progress_words(state: JobState, executor: ExecutorState) -> tuple[float | None, str]:
+    """The share that is done, None while nobody can say, and a sentence."""
+    job, step = state.job, state.progress
+    if job.cancel_requested and not job.status.is_final:
+        return None, "Canceling at the next step…"
+    if job.status is JobStatus.QUEUED:
+        if executor is ExecutorState.STARTING:
+            return None, "Waiting for the model to be loaded…"
+        if job.prepared_at is None:
+            return None, "Fetching pictures and LoRAs…"
+        ahead = state.position or 0
+        return None, f"Waiting: {ahead} ahead in the queue" if ahead else "Waiting: next in line"
+    if job.status is JobStatus.RUNNING:
+        if step is None or not step.total:
+            return 0.0, "Starting…"
+        share = step.step / step.total
+        return share, _STAGES.get(step.stage, "") or f"Step {step.step} of {step.total}"
+    return 1.0, _WORDS[job.status]
+
+
+def grid_progress(states: Sequence[JobState], total: int) -> str:
+    """How far a grid is: its ended edits, and the steps of the one that runs."""
+    ended = sum(state.job.status.is_final for state in states)
+    running = [state.progress for state in states if state.progress and state.progress.total]
+    share = (ended + sum(step.step / step.total for step in running)) / total
+    return _bar(share, f"{ended} of {total} done")
+
+
+def result(job: Job) -> str:
+    """What became of an edit: each output with its seed, its download, and its use as input."""
+    size = "×".join(map(str, (job.outputs[0].width, job.outputs[0].height)))
+    took = (job.finished_at or 0) - (job.started_at or 0)
+    facts = [size, f"{job.num_inference_steps} steps", f"{took:.1f} s"]
+    cards = "".join(_output(job, index) for index in range(len(job.outputs)))
+    return f'<p class="qe-facts">{" · ".join(facts)}</p><div class="qe-outputs">{cards}</div>'
+
+
+def grid(labels: Sequence[str], states: Sequence[JobState | None], executor: ExecutorState) -> str:
+    """The cells with their labels, each with its picture as soon as it is there."""
+    cells = []
+    for label, state in zip(labels, states, strict=True):
+        inside = _cell(state, executor) if state else '<div class="qe-wait">Gone</div>'
+        cells.append(f'<figure class="qe-cell"><figcaption>{_text(label)}</figcaption>{inside}')
+        cells.append("</figure>")
+    return f'<div class="qe-grid">{"".join(cells)}</div>'
+
+
+def history(jobs: Sequence[Job], total: int, shown_keys: bool) -> str:
+    """The page's edits, newest first."""
+    if not jobs:
+        return EMPTY_HISTORY
+    parts = []
+    if shown_keys:
+        parts.append(notice("Everybody with a key for this server sees this list."))
+    parts.append(f'<div class="qe-history">{"".join(map(_entry, jobs))}</div>')
+    if total > len(jobs):
+        parts.append(f'<button class="qe-button" data-action="more">{total - len(jobs)} more')
+        parts.append("</button>")
+    return "".join(parts)
+
+
+def _output(job: Job, index: int) -> str:
+    output = job.outputs[index]
+    shown = ""
+    if len(job.outputs) > 1:
+        shown = _button("show", f"{job.id}:{index}", _image(output, f"Show output {index + 1}"))
+    unsafe = (
+        '<span class="qe-error">called unsafe by the checker</span>' if output.is_unsafe else ""
+    )
+    return (
+        f'<div class="qe-output">{shown}<span class="qe-seed">seed {output.seed}</span>{unsafe}'
+        f"{_download(output)}{_button('input', f'{job.id}:{index}', 'Use as input')}</div>"
+    )
+
+
+def _cell(state: JobState, executor: ExecutorState) -> str:
+    job = state.job
+    if job.outputs:
+        buttons = f"{_button('settings', job.id, 'Use these settings')}{_download(job.outputs[0])}"
+        image = _button("show", f"{job.id}:0", _image(job.outputs[0], "Show it beside the input"))
+        return f'{image}<div class="qe-actions">{buttons}</div>'
+    if job.error:
+        return f'<div class="qe-wait">{complaint(job.error.message)}</div>'
+    _, words = progress_words(state, executor)
+    return f'<div class="qe-wait">{_text(words)}</div>'
+
+
+def _entry(job: Job) -> str:
+    prompt = job.params.prompt
+    short = prompt if len(prompt) <= MAX_SHOWN_PROMPT else prompt[: MAX_SHOWN_PROMPT - 1] + "…"
+    when = datetime.fromtimestamp(job.created_at).astimezone()
+    buttons = [_button("settings", job.id, "Use these settings again")]
+    if job.outputs:
+        buttons += [_button("input", f"{job.id}:0", "Use as input"), _download(job.outputs[0])]
+    if job.status.is_final:
+        buttons.append(_button("delete", job.id, "Delete"))
+    else:
+        buttons.append(_button("cancel", job.id, "Cancel"))
+    shown = (
+        _button("show", f"{job.id}:0", _image(job.outputs[0], f"Show: {short}"))
+        if job.outputs
+        else f'<div class="qe-wait">{_WORDS[job.status]}</div>'
+    )
+    error = complaint(job.error.message) if job.error else ""
+    return (
+        f'<article class="qe-entry" data-status="{_text(job.status)}">{shown}'
+        f'<div class="qe-about"><p class="qe-prompt" title="{_text(prompt)}">{_text(short)}</p>'
+        f'<p class="qe-facts">{_text(" · ".join(_facts(job)))} · '
+        f'<time datetime="{when.isoformat()}">{when:%d %b, %H:%M}</time></p>{error}'
+        f'</div><div class="qe-actions">{"".join(buttons)}</div></article>'
+    )
+
+
+def _facts(job: Job) -> list[str]:
+    loras = [
+        f"{lora.path.rpartition('/')[2].removesuffix('.safetensors')} × {lora.scale:g}"
+        for lora in job.params.loras
+    ]
+    count = len(job.outputs)
+    return [f"seed {job.params.seed}", *loras, *([f"{count} outputs"] if count > 1 else [])]
+
+
+def _bar(done: float | None, words: str) -> str:
+    share = "" if done is None else f' aria-valuenow="{done * 100:.0f}"'
+    style = "" if done is None else f' style="width:{done * 100:.1f}%"'
+    waiting = " qe-waiting" if done is None else ""
+    return (
+        f'<div class="qe-progress"><div class="qe-bar{waiting}" role="progressbar" '
+        f'aria-label="Progress" aria-valuemin="0" aria-valuemax="100"{share}>'
+        f'<div class="qe-fill"{style}></div></div>'
+        f'<p class="qe-words" role="status">{_text(words)}</p></div>'
+    )
+
+
+def _image(output: Output, alt: str) -> str:
+    return (
+        f'<img src="{_url(output)}" alt="{_text(alt)}" loading="lazy" '
+        f'width="{output.width}" height="{output.height}">'
+    )
+
+
+def _download(output: Output) -> str:
+    name = f"edit-{output.seed}.{output.name.rpartition('.')[2]}"
+    return f'<a class="qe-button" href="{_url(output)}" download="{name}">Download</a>'
+
+
+def _button(action: str, value: str, inside: str) -> str:
+    """A button that tells the server `action` with `value`; `inside` is HTML."""
+    return (
+        f'<button type="button" class="qe-button qe-{action}" data-action="{action}" '
+        f'data-value="{value}">{inside}</button>'
+    )
+
+
+def _url(output: Output) -> str:
+    # relative to the page: right behind a proxy's prefix, too
+    return f".{ROUTE}/{output.name}"
+
+
+def _text(text: str) -> str:
+    return html.escape(text)

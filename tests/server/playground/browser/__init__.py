@@ -1,0 +1,1 @@
+"""The page in a real browser. No test here is async: Playwright's loop runs beside them."""

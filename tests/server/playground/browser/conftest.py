@@ -1,0 +1,158 @@
+"""One browser and one server for all of these tests; each has a page of its own."""
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+from pipelines.architecture import read_linears
+from tests.conftest import encoded, gradient
+from tests.live_server import LiveServer, until
+from tests.lora_files import random_pairs, write_lora
+
+TIMEOUT_MS = 20_000
+DESKTOP = {"width": 1280, "height": 900}
+PHONE = {"width": 390, "height": 844}
+# A job that is still there when somebody presses Cancel, on any machine.
+LONG = {"steps": "100", "outputs": "6", "size": "Square · 1024 × 1024"}
+LONG_STEP = re.compile(r"Step \d+ of 600")
+
+
+@pytest.fixture(scope="package")
+def browser() -> Iterator[Browser]:
+    """Chromium of this machine. It ends with this package: async tests cannot run beside it."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        sentence = "The page's tests need Chromium: apt-get install chromium"
+        if os.environ.get("CI"):
+            pytest.fail(sentence)
+        pytest.skip(sentence)
+    expect.set_options(timeout=TIMEOUT_MS)
+    with sync_playwright() as playwright:
+        # as root, in a container, its sandbox cannot start
+        running = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield running
+        running.close()
+
+
+@pytest.fixture(scope="package")
+def page_server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """A server with the page and two LoRAs; it may fetch from this machine."""
+    server = LiveServer(
+        tiny_model, tmp_path_factory.mktemp("page"), PAGE="true", ALLOW_NETWORKS="127.0.0.0/8"
+    )
+    linears = read_linears(tiny_model)
+    for seed, name in enumerate(("sepia", "outline")):
+        pairs = random_pairs(linears, list(linears)[:4], seed=seed)
+        write_lora(server.weights_dir / "loras" / f"{name}.safetensors", pairs)
+    try:
+        yield with_page(server.start())
+    finally:
+        server.close()
+
+
+def with_page(server: LiveServer) -> LiveServer:
+    """The server once its page is there."""
+    until(lambda: "the page is ready" in server.log())
+    return server
+
+
+class Visit:
+    """An open page, and all that it asked for."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.requests: list[str] = []
+        self.errors: list[str] = []
+        page.on("request", lambda request: self.requests.append(request.url))
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+    def foreign(self, url: str) -> list[str]:
+        """The requests that went to another host than that of `url`."""
+        own = urlsplit(url).netloc
+        found = [each for each in self.requests if each.startswith(("http", "ws"))]
+        return [each for each in found if urlsplit(each).netloc != own]
+
+
+@pytest.fixture
+def open_page(browser: Browser, page_server: LiveServer) -> Iterator[Callable[..., Page]]:
+    """Opens the page in a browser profile of its own. No request may leave the machine."""
+    contexts: list[BrowserContext] = []
+    visits: list[Visit] = []
+
+    def visit(*, viewport: dict[str, int] | None = None, server: LiveServer = page_server) -> Page:
+        context = browser.new_context(viewport=viewport or DESKTOP, accept_downloads=True)
+        context.set_default_timeout(TIMEOUT_MS)
+        contexts.append(context)
+        visits.append(Visit(context.new_page()))
+        page = visits[-1].page
+        page.goto(server.url)
+        expect(page.locator("#run")).to_be_visible()
+        # the events of loading have been answered
+        expect(page.locator(".qe-model")).to_be_visible()
+        return page
+
+    yield visit
+    for context, seen in zip(contexts, visits, strict=True):
+        assert seen.foreign(page_server.url) == []
+        assert seen.errors == []
+        context.close()
+    # what a failed test left would hold up the next one
+    jobs = page_server.http.get(f"{page_server.url}/v1/edits?status=queued&status=running").json()
+    for job in jobs["items"]:
+        page_server.http.delete(f"{page_server.url}/v1/edits/{job['id']}")
+
+
+@pytest.fixture
+def page(open_page: Callable[..., Page]) -> Page:
+    """The page, opened on a screen as that of a desk."""
+    return open_page()
+
+
+@pytest.fixture(scope="session")
+def picture_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A picture on the disk of whoever uses the page."""
+    path = tmp_path_factory.mktemp("pictures") / "my ball.png"
+    path.write_bytes(encoded(gradient(256, 256)))
+    return path
+
+
+def add_picture(page: Page, path: Path, slot: int = 1) -> None:
+    """Choose a file for a slot."""
+    page.locator(f"#picture-{slot} input[type=file]").set_input_files(path)
+    expect(page.locator(f"#picture-{slot} img")).to_be_visible()
+
+
+def ask(page: Page, path: Path, prompt: str = "Make it blue") -> None:
+    """Fill in what every edit needs."""
+    add_picture(page, path)
+    page.get_by_label("Prompt", exact=True).fill(prompt)
+
+
+def make_it_long(page: Page) -> None:
+    """Ask for an edit that takes minutes."""
+    page.get_by_role("button", name="Advanced").click()
+    page.get_by_label("Steps").fill(LONG["steps"])
+    page.get_by_label("Outputs").fill(LONG["outputs"])
+    page.get_by_label("Size", exact=True).click()
+    page.get_by_role("option", name=LONG["size"]).click()
+
+
+def choose_lora(page: Page, name: str, row: int = 1) -> None:
+    """Choose a LoRA from the menu of a row."""
+    if not page.locator("#lora-1").is_visible():
+        page.get_by_role("button", name="LoRAs").click()
+    page.get_by_label(f"LoRA {row}").click()
+    page.locator(f"#lora-{row}").get_by_role("option", name=name).click()
+
+
+def run(page: Page) -> None:
+    """Press Run and wait for the result."""
+    page.locator("#run").click()
+    expect(page.locator("#outputs .qe-output").first).to_be_visible()
+    expect(page.locator("#run")).to_be_visible()

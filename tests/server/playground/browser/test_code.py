@@ -1,0 +1,83 @@
+"""The request as curl and as Python really runs."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from playwright.sync_api import Page, expect
+
+from tests.live_server import LiveServer
+from tests.server.playground.browser.conftest import ask, choose_lora, run
+
+PROMPT = 'Make it "blue", it\'s $HOME; @5 <b>\nand “bold”'
+
+
+def shown(page: Page, which: str) -> str:
+    """The code as somebody would copy it."""
+    return "\n".join(page.locator(f"#{which} .cm-line").all_text_contents())
+
+
+def ask_with_everything(page: Page, picture_file: Path) -> None:
+    ask(page, picture_file, PROMPT)
+    choose_lora(page, "sepia")
+    page.get_by_label("Seed", exact=True).fill("12")
+    page.get_by_label("Lock").check()
+    page.get_by_label("Outputs").fill("2")
+    page.get_by_role("tab", name="As code").click()
+    expect(page.locator("#curl")).to_contain_text("my ball.png")
+    expect(page.locator("#curl")).to_contain_text("n=2")
+    expect(page.locator("#python")).to_contain_text('"n": 2')
+
+
+def last_job(server: LiveServer) -> tuple[object, ...]:
+    job = server.http.get(f"{server.url}/v1/edits?limit=1").json()["items"][0]
+    seeds = [output["seed"] for output in job["outputs"]]
+    return job["contract"], job["status"], job["prompt"], seeds
+
+
+def test_curl_line_runs_beside_the_picture(
+    page: Page, page_server: LiveServer, picture_file: Path
+) -> None:
+    ask_with_everything(page, picture_file)
+    assert shutil.which("curl")
+
+    ran = subprocess.run(
+        ["bash", "-c", shown(page, "curl")],
+        cwd=picture_file.parent, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+
+    assert json.loads(ran.stdout)["status"] == "succeeded"
+    assert last_job(page_server) == ("native", "succeeded", PROMPT, [12, 13])
+
+
+def test_python_runs_beside_the_picture(
+    page: Page, page_server: LiveServer, picture_file: Path
+) -> None:
+    ask_with_everything(page, picture_file)
+
+    ran = subprocess.run(
+        [sys.executable, "-c", shown(page, "python")],
+        cwd=picture_file.parent, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+
+    assert ran.stdout.startswith("succeeded")
+    assert last_job(page_server) == ("native", "succeeded", PROMPT, [12, 13])
+
+
+def test_code_names_a_result_that_is_used_as_input_by_its_url(
+    page: Page, page_server: LiveServer, picture_file: Path, tmp_path: Path
+) -> None:
+    ask(page, picture_file)
+    run(page)
+    page.locator("#outputs").get_by_role("button", name="Use as input").click()
+    page.get_by_role("tab", name="As code").click()
+    expect(page.locator("#curl")).to_contain_text(f"images={page_server.url}/outputs/")
+
+    ran = subprocess.run(
+        ["bash", "-c", shown(page, "curl")],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+
+    assert json.loads(ran.stdout)["status"] == "succeeded"

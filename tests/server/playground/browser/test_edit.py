@@ -1,0 +1,193 @@
+"""An edit on the page: from the picture to the download."""
+
+import base64
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import PIL.Image
+from playwright.sync_api import Page, expect
+
+from server.playground.examples import EXAMPLES
+from tests.conftest import encoded, gradient
+from tests.live_server import LiveServer
+from tests.server.playground.browser.conftest import (
+    LONG_STEP,
+    PHONE,
+    add_picture,
+    ask,
+    choose_lora,
+    make_it_long,
+    run,
+)
+
+# A browser's own drag and paste, with a file in it.
+TRANSFER = """([name, data]) => {
+  const bytes = Uint8Array.from(atob(data), (character) => character.charCodeAt(0));
+  const transfer = new DataTransfer();
+  transfer.items.add(new File([bytes], name, {type: 'image/png'}));
+  return transfer;
+}"""
+
+
+def transfer(page: Page, path: Path) -> object:
+    return page.evaluate_handle(TRANSFER, [path.name, base64.b64encode(path.read_bytes()).decode()])
+
+
+def test_edit_goes_from_drop_to_download(page: Page, picture_file: Path) -> None:
+    dropped = {"dataTransfer": transfer(page, picture_file)}
+    page.locator("#picture-1 button.upload-container").dispatch_event("drop", dropped)
+    expect(page.locator("#picture-1 img")).to_be_visible()
+    page.get_by_label("Prompt", exact=True).fill("Make it blue")
+
+    run(page)
+
+    expect(page.locator("#compare img")).to_have_count(2)
+    with page.expect_download() as waiting:
+        page.locator("#outputs").get_by_role("link", name="Download").click()
+    assert re.fullmatch(r"edit-\d+\.png", waiting.value.suggested_filename)
+    assert PIL.Image.open(io.BytesIO(waiting.value.path().read_bytes())).size == (256, 256)
+
+
+def test_pasted_picture_goes_into_the_first_empty_slot(page: Page, picture_file: Path) -> None:
+    add_picture(page, picture_file)
+
+    page.evaluate(
+        "(data) => document.body.dispatchEvent("
+        "new ClipboardEvent('paste', {clipboardData: data, bubbles: true}))",
+        transfer(page, picture_file),
+    )
+
+    expect(page.locator("#picture-2 img")).to_be_visible()
+
+
+def test_picture_is_added_by_url(page: Page, file_host: tuple[str, Path]) -> None:
+    url, folder = file_host
+    (folder / "cat.png").write_bytes(encoded(gradient(320, 256)))
+
+    page.get_by_label("Picture URL").fill(f"{url}/cat.png")
+    page.get_by_label("Picture URL").press("Enter")
+
+    expect(page.locator("#picture-1 img")).to_be_visible()
+    expect(page.get_by_label("Picture URL")).to_have_value("")
+
+
+def test_example_fills_picture_and_prompt(page: Page) -> None:
+    page.get_by_role("button", name="Make the circle green").click()
+
+    expect(page.locator("#picture-1 img")).to_be_visible()
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("Make the circle green")
+
+
+def test_all_settings_reach_the_engine(
+    page: Page, page_server: LiveServer, picture_file: Path
+) -> None:
+    ask(page, picture_file, "Make it “blue” & <b>bold</b>")
+    add_picture(page, picture_file, 3)
+    choose_lora(page, "sepia", 1)
+    choose_lora(page, "outline", 2)
+    page.locator("#scale-2 input[type=number]").fill("0.35")
+    page.get_by_label("Size", exact=True).click()
+    page.get_by_role("option", name="Free size").click()
+    page.locator("#width input[type=number]").fill("272")
+    page.locator("#height input[type=number]").fill("256")
+    page.get_by_label("Outputs").fill("2")
+    page.get_by_label("Seed", exact=True).fill("77")
+    page.get_by_label("Lock").check()
+    page.get_by_role("button", name="Advanced").click()
+    page.get_by_label("Negative prompt").fill("red")
+    page.get_by_label("Steps").fill("2")
+    page.get_by_label("CFG scale").fill("3")
+    page.get_by_label("WEBP").check()
+
+    run(page)
+
+    expect(page.locator("#outputs .qe-output")).to_have_count(2)
+    job = page_server.http.get(f"{page_server.url}/v1/edits?limit=1").json()["items"][0]
+    assert (job["contract"], job["prompt"]) == ("page", "Make it “blue” & <b>bold</b>")
+    assert [output["seed"] for output in job["outputs"]] == [77, 78]
+    assert {output["content_type"] for output in job["outputs"]} == {"image/webp"}
+    assert {(output["width"], output["height"]) for output in job["outputs"]} == {(272, 256)}
+    assert job["steps"] == 4
+    entry = page.locator("#history .qe-entry").first
+    expect(entry).to_contain_text("sepia × 1")
+    expect(entry).to_contain_text("outline × 0.35")
+    expect(entry).to_contain_text("Make it “blue” & <b>bold</b>")
+
+
+def test_seed_is_drawn_anew_unless_it_is_locked(page: Page, picture_file: Path) -> None:
+    ask(page, picture_file)
+    seed = page.get_by_label("Seed", exact=True)
+    run(page)
+    first = seed.input_value()
+    run(page)
+    expect(seed).not_to_have_value(first)
+    second = seed.input_value()
+
+    page.get_by_label("Lock").check()
+    run(page)
+
+    assert first != second == seed.input_value()
+
+
+def test_cancel_ends_the_job(page: Page, page_server: LiveServer, picture_file: Path) -> None:
+    ask(page, picture_file)
+    make_it_long(page)
+    page.locator("#run").click()
+    expect(page.locator("#progress")).to_contain_text(LONG_STEP)
+
+    page.locator("#cancel").click()
+
+    expect(page.locator("#progress")).to_contain_text("Canceled")
+    expect(page.locator("#run")).to_be_visible()
+    job = page_server.http.get(f"{page_server.url}/v1/edits?limit=1").json()["items"][0]
+    assert job["status"] == "canceled"
+
+
+def test_waiting_edit_says_its_place_and_can_be_canceled(
+    open_page: Callable[..., Page], picture_file: Path
+) -> None:
+    pages = [open_page() for _ in range(2)]
+    for each in pages:
+        ask(each, picture_file)
+        make_it_long(each)
+        each.locator("#run").click()
+        expect(each.locator("#progress .qe-progress")).to_be_visible()
+
+    expect(pages[1].locator("#progress")).to_contain_text("next in line")
+
+    for each in reversed(pages):
+        each.locator("#cancel").click()
+        expect(each.locator("#progress")).to_contain_text("Canceled")
+
+
+def test_keyboard_alone_makes_an_edit(page: Page) -> None:
+    page.get_by_role("button", name="Make the circle green").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#picture-1 img")).to_be_visible()
+    for _ in EXAMPLES:
+        page.keyboard.press("Tab")
+    expect(page.get_by_label("Prompt", exact=True)).to_be_focused()
+    outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    assert outline == "solid"
+
+    page.keyboard.press("Control+Enter")
+
+    expect(page.locator("#outputs .qe-output")).to_be_visible()
+
+
+def test_phone_has_no_sideways_scrolling(
+    open_page: Callable[..., Page], picture_file: Path
+) -> None:
+    page = open_page(viewport=PHONE)
+    ask(page, picture_file, "A word without any blank: " + "x" * 200)
+    choose_lora(page, "sepia")
+    run(page)
+    expect(page.locator("#compare")).to_be_in_viewport()
+    widths = []
+    for tab in ("Result", "Grid", "As code"):
+        page.get_by_role("tab", name=tab).click()
+        widths.append(page.evaluate("document.documentElement.scrollWidth"))
+
+    assert widths == [PHONE["width"]] * 3

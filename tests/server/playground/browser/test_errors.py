@@ -1,0 +1,109 @@
+"""Bad input: the server's own sentence at its field, and nothing typed is lost."""
+
+from pathlib import Path
+
+from playwright.sync_api import Page, expect
+
+from tests.live_server import LiveServer
+from tests.lora_files import write_raw
+from tests.server.playground.browser.conftest import add_picture, ask, choose_lora, run
+
+
+def test_missing_prompt_is_said_at_the_prompt(page: Page, picture_file: Path) -> None:
+    add_picture(page, picture_file)
+
+    page.locator("#run").click()
+
+    expect(page.locator("#error-prompt")).to_have_text("prompt must not be empty.")
+    page.get_by_label("Prompt", exact=True).fill("Make it blue")
+    run(page)
+    expect(page.locator("#error-prompt")).to_be_hidden()
+
+
+def test_missing_picture_is_said_at_the_pictures(page: Page) -> None:
+    page.get_by_label("Prompt", exact=True).fill("Make it blue")
+
+    page.locator("#run").click()
+
+    sentence = "images must have 1 to 3 entries, got 0."
+    expect(page.locator("#error-pictures")).to_have_text(sentence)
+
+
+def test_unreadable_picture_loses_nothing_typed(page: Page, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"this is no picture")
+    page.get_by_label("Prompt", exact=True).fill("Make it blue")
+
+    page.locator("#picture-1 input[type=file]").set_input_files(broken)
+
+    expect(page.locator("#error-pictures")).to_contain_text("images/0")
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("Make it blue")
+    page.locator("#run").click()
+    expect(page.locator("#error-pictures")).to_contain_text("images/0")
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("Make it blue")
+
+
+def test_lora_that_does_not_fit_is_said_at_its_row(
+    page: Page, page_server: LiveServer, picture_file: Path
+) -> None:
+    write_raw(page_server.weights_dir / "loras" / "broken.safetensors", b"no header")
+    ask(page, picture_file)
+    page.get_by_role("button", name="LoRAs").click()
+    page.get_by_role("button", name="Look again").click()
+    choose_lora(page, "sepia", 1)
+    choose_lora(page, "broken", 2)
+
+    page.locator("#run").click()
+
+    expect(page.locator("#error-lora_2")).to_contain_text("broken")
+    expect(page.get_by_label("LoRA 1")).to_have_value("sepia")
+    expect(page.get_by_label("LoRA 2")).to_have_value("broken")
+    (page_server.weights_dir / "loras" / "broken.safetensors").unlink()
+
+
+def test_typed_lora_that_nobody_has_is_said_and_stays(page: Page, picture_file: Path) -> None:
+    ask(page, picture_file)
+    page.get_by_role("button", name="LoRAs").click()
+    page.get_by_label("LoRA 1").fill("nobody-has-this")
+    page.get_by_label("LoRA 1").press("Enter")
+
+    page.locator("#run").click()
+
+    expect(page.locator("#error-lora_1")).to_contain_text("There is no LoRA 'nobody-has-this'")
+    expect(page.get_by_label("LoRA 1")).to_have_value("nobody-has-this")
+
+
+def test_field_in_a_fold_is_shown_with_its_sentence(page: Page, picture_file: Path) -> None:
+    ask(page, picture_file)
+    page.get_by_role("button", name="Advanced").click()
+    page.get_by_label("Steps").fill("1")
+    page.get_by_role("button", name="Advanced").click()
+    expect(page.get_by_label("Steps")).to_be_hidden()
+
+    page.locator("#run").click()
+
+    sentence = "num_inference_steps must be between 2 and 100, got 1."
+    expect(page.locator("#error-num_inference_steps")).to_have_text(sentence)
+    expect(page.get_by_label("Steps")).to_be_visible()
+
+
+def test_url_that_must_not_be_asked_stays_in_its_field(page: Page) -> None:
+    page.get_by_label("Picture URL").fill("http://10.0.0.1/cat.png")
+
+    page.get_by_role("button", name="Add", exact=True).click()
+
+    expect(page.locator("#error-pictures")).to_contain_text("10.0.0.1")
+    expect(page.get_by_label("Picture URL")).to_have_value("http://10.0.0.1/cat.png")
+
+
+def test_failed_job_says_its_sentence_at_its_field(page: Page, picture_file: Path) -> None:
+    ask(page, picture_file)
+    page.get_by_role("button", name="LoRAs").click()
+    page.get_by_label("LoRA 1").fill("http://127.0.0.1:9/style.safetensors")
+    page.get_by_label("LoRA 1").press("Enter")
+
+    page.locator("#run").click()
+
+    expect(page.locator("#error-lora_1")).to_contain_text("127.0.0.1:9")
+    expect(page.locator("#run")).to_be_visible()
+    expect(page.locator("#history .qe-entry").first).to_contain_text("127.0.0.1:9")

@@ -1,0 +1,102 @@
+"""What survives a reload, and what can be done with it again."""
+
+from pathlib import Path
+
+from playwright.sync_api import Page, expect
+
+from tests.live_server import LiveServer
+from tests.server.playground.browser.conftest import (
+    LONG_STEP,
+    ask,
+    choose_lora,
+    make_it_long,
+    run,
+)
+
+
+def test_reload_shows_the_last_edit_and_the_history(page: Page, picture_file: Path) -> None:
+    ask(page, picture_file, "Make it survive")
+    run(page)
+
+    page.reload()
+
+    expect(page.locator("#history .qe-entry").first).to_contain_text("Make it survive")
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("Make it survive")
+    expect(page.locator("#picture-1 img")).to_be_visible()
+    expect(page.locator("#compare img")).to_have_count(2)
+
+
+def test_reload_follows_the_edit_that_still_runs(page: Page, picture_file: Path) -> None:
+    ask(page, picture_file)
+    make_it_long(page)
+    page.locator("#run").click()
+    expect(page.locator("#progress")).to_contain_text(LONG_STEP)
+
+    page.reload()
+
+    expect(page.locator("#progress")).to_contain_text(LONG_STEP)
+    page.locator("#cancel").click()
+    expect(page.locator("#progress")).to_contain_text("Canceled")
+
+
+def test_settings_are_used_again_with_their_pictures(page: Page, picture_file: Path) -> None:
+    ask(page, picture_file, "The first")
+    choose_lora(page, "outline")
+    page.locator("#scale-1 input[type=number]").fill("0.8")
+    page.get_by_label("Seed", exact=True).fill("4711")
+    page.get_by_label("Lock").check()
+    run(page)
+    expect(page.locator("#history .qe-entry").first).to_contain_text("The first")
+    page.get_by_role("button", name="Make the circle green").click()
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("Make the circle green")
+    page.get_by_label("Seed", exact=True).fill("1")
+
+    page.get_by_role("button", name="Use these settings again").first.click()
+
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("The first")
+    expect(page.get_by_label("Seed", exact=True)).to_have_value("4711")
+    expect(page.get_by_label("LoRA 1")).to_have_value("outline")
+    expect(page.locator("#scale-1 input[type=number]")).to_have_value("0.8")
+    expect(page.locator("#picture-1 img")).to_be_visible()
+    run(page)
+
+
+def test_settings_come_back_without_pictures_that_are_gone(
+    page: Page, page_server: LiveServer, picture_file: Path
+) -> None:
+    ask(page, picture_file, "Gone")
+    run(page)
+    for upload in (page_server.data_dir / "uploads").iterdir():
+        upload.unlink()
+    page.get_by_label("Prompt", exact=True).fill("Something else")
+
+    page.get_by_role("button", name="Use these settings again").first.click()
+
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("Gone")
+    expect(page.locator("#notice")).to_contain_text("no longer kept")
+
+
+def test_result_is_used_as_input(page: Page, page_server: LiveServer, picture_file: Path) -> None:
+    ask(page, picture_file)
+    run(page)
+    first = page_server.http.get(f"{page_server.url}/v1/edits?limit=1").json()["items"][0]
+    name = first["outputs"][0]["url"].rpartition("/")[2]
+
+    page.locator("#outputs").get_by_role("button", name="Use as input").click()
+
+    expect(page.locator(f'#picture-1 img[src*="{name}"]')).to_be_visible()
+    run(page)
+
+
+def test_entry_is_deleted_with_its_job(
+    page: Page, page_server: LiveServer, picture_file: Path
+) -> None:
+    ask(page, picture_file, "Delete me")
+    run(page)
+    entry = page.locator("#history .qe-entry", has_text="Delete me")
+
+    entry.get_by_role("button", name="Delete", exact=True).click()
+
+    expect(entry).to_have_count(0)
+    jobs = page_server.http.get(f"{page_server.url}/v1/edits?limit=100").json()["items"]
+    assert "Delete me" not in {job["prompt"] for job in jobs}

@@ -1,0 +1,155 @@
+"""The page's fields to what the engine is asked for, and back."""
+
+import contextlib
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.errors import InvalidParameter
+from pipelines.params import EditParams, LoraRef
+from server.job import Job, OutputFormat
+from server.playground.form import (
+    AUTO_SIZE,
+    FREE_SIZE,
+    PRESETS,
+    Form,
+    LoraField,
+    Picture,
+    form_of_job,
+    form_of_values,
+    random_seed,
+    values_of_form,
+)
+
+FULL = Form(
+    pictures=(Picture("/a/one.png", "one.png"), None, None),
+    prompt="Make it blue",
+    negative_prompt="red",
+    size=FREE_SIZE,
+    width=300,
+    height=400,
+    loras=(LoraField("a", 0.5), LoraField(), LoraField("b", 2)),
+    seed=7,
+    is_seed_locked=True,
+    num_inference_steps=5,
+    true_cfg_scale=2.5,
+    output_format=OutputFormat.WEBP,
+    num_outputs=2,
+)
+
+
+def sent(form: Form) -> list[Any]:
+    """The form as a browser sends it."""
+    values = values_of_form(form)
+    pictures = [
+        {"path": picture.path, "orig_name": picture.name} if picture else None
+        for picture in form.pictures
+    ]
+    return [*pictures, *values[3:]]
+
+
+def refusal(**fields: Any) -> InvalidParameter:
+    with pytest.raises(InvalidParameter) as refused:
+        Form(**{"prompt": "a", **fields}).params(lambda: 1)
+    return refused.value
+
+
+def test_full_form_asks_for_all_of_it() -> None:
+    assert FULL.params(lambda: 1) == EditParams(
+        prompt="Make it blue",
+        seed=7,
+        negative_prompt="red",
+        size=(300, 400),
+        num_inference_steps=5,
+        true_cfg_scale=2.5,
+        num_outputs=2,
+        loras=(LoraRef("a", 0.5), LoraRef("b", 2)),
+    )
+
+
+def test_empty_fields_leave_their_values_to_the_model() -> None:
+    params = Form(prompt="a").params(lambda: 1)
+
+    assert params == EditParams(prompt="a", seed=1)
+
+
+def test_seed_is_drawn_unless_it_is_locked() -> None:
+    assert Form(prompt="a", seed=5).params(lambda: 9).seed == 9
+    assert Form(prompt="a", seed=5, is_seed_locked=True).params(lambda: 9).seed == 5
+    assert refusal(seed=None, is_seed_locked=True).field == "seed"
+
+
+@pytest.mark.parametrize("preset", [value for _, value in PRESETS if "*" in value])
+def test_preset_is_inside_the_bounds(preset: str) -> None:
+    assert Form(prompt="a", size=preset).params(lambda: 1).size
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"size": FREE_SIZE, "width": 255, "height": 512}, "size"),
+        ({"size": FREE_SIZE, "width": 512.5, "height": 512}, "size"),
+        ({"size": FREE_SIZE, "width": None}, "size"),
+        ({"size": "large"}, "size"),
+        ({"num_inference_steps": 2.5}, "num_inference_steps"),
+        ({"num_inference_steps": float("nan")}, "num_inference_steps"),
+        ({"num_inference_steps": float("inf")}, "num_inference_steps"),
+        ({"true_cfg_scale": float("nan")}, "true_cfg_scale"),
+        ({"num_outputs": 7}, "num_outputs"),
+        ({"prompt": "  "}, "prompt"),
+        ({"loras": (LoraField(), LoraField(), LoraField("c", 9))}, "loras.2.scale"),
+    ],
+)
+def test_refusal_names_the_field(fields: dict[str, Any], field: str) -> None:
+    assert refusal(**fields).field == field
+
+
+def test_form_comes_back_from_what_the_browser_sends() -> None:
+    assert form_of_values(sent(FULL)) == FULL
+    assert form_of_values(sent(Form())) == Form()
+
+
+def test_typed_numbers_are_read() -> None:
+    values = sent(Form(prompt="a"))
+    values[14:18] = ["12", True, " 4 ", "2.5"]
+
+    params = form_of_values(values).params(lambda: 1)
+
+    assert (params.seed, params.num_inference_steps, params.true_cfg_scale) == (12, 4, 2.5)
+
+
+def test_word_for_a_number_is_refused_by_its_field() -> None:
+    values = sent(Form())
+    values[16] = "many"
+
+    with pytest.raises(InvalidParameter) as refused:
+        form_of_values(values)
+
+    assert str(refused.value) == "num_inference_steps must be a number, got 'many'"
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inside: st.lists(inside, max_size=3) | st.dictionaries(st.text(max_size=8), inside),
+    max_leaves=4,
+)
+
+
+@given(st.lists(ANYTHING, min_size=20, max_size=20))
+def test_whatever_is_sent_is_read_or_refused(values: list[Any]) -> None:
+    with contextlib.suppress(InvalidParameter):
+        form_of_values(values).params(random_seed)
+
+
+def test_job_gives_the_form_that_asks_for_it_again() -> None:
+    params = FULL.params(lambda: 1)
+    job = Job("page", "edits", params, (None,), 0.0, output_format=OutputFormat.WEBP)
+
+    form = form_of_job(job, [Picture("/kept/one.png", "one.png")])
+
+    assert form.params(lambda: 1) == params
+    assert form.is_seed_locked
+    assert form.pictures[0] == Picture("/kept/one.png", "one.png")
+    assert form_of_job(Job("page", "edits", EditParams("a", 1), (None,), 0.0), []).size == AUTO_SIZE

@@ -1,0 +1,161 @@
+"""The page at `/`: what stands there without it, and what it leaves to the API."""
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from fastapi import FastAPI, Request, Response
+from starlette.testclient import TestClient
+
+from server.auth import KeyCheck
+from server.errors import ServerError
+from server.playground import PageParts, Playground
+from server.problem import problem_of
+from server.settings import Settings
+from tests.live_server import LiveServer, until
+
+
+def client_of(keys: tuple[str, ...] = (), public_url: str | None = None) -> TestClient:
+    """The page's routes alone, before Gradio is imported."""
+    parts = cast(PageParts, FakeParts(Settings(public_url=public_url)))
+    app = FastAPI()
+    app.router.routes.extend(Playground(parts, KeyCheck(keys)).routes())
+
+    @app.exception_handler(ServerError)
+    async def render(request: Request, exc: Exception) -> Response:
+        return Response(status_code=problem_of(exc).status)
+
+    return TestClient(app, base_url="http://here:8000", follow_redirects=False)
+
+
+class FakeParts:
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+
+@pytest.fixture(scope="module")
+def served(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    server = LiveServer(tiny_model, tmp_path_factory.mktemp("mounted"), PAGE="true")
+    try:
+        server.start()
+        until(lambda: "the page is ready" in server.log())
+        yield server
+    finally:
+        server.close()
+
+
+def test_page_that_is_starting_says_so_and_looks_again() -> None:
+    answer = client_of().get("/")
+
+    assert answer.status_code == 200
+    assert "starting" in answer.text
+    assert 'http-equiv="refresh"' in answer.text
+    assert client_of().get("/config").status_code == 503
+
+
+def test_page_without_gradio_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+
+    answer = client_of().get("/")
+
+    assert answer.status_code == 200
+    assert "pip install" in answer.text
+    assert "[page]" in answer.text
+
+
+def test_only_get_is_answered_at_the_root() -> None:
+    assert client_of().post("/").status_code == 405
+
+
+def test_key_opens_with_a_cookie() -> None:
+    client = client_of(("right",))
+    assert client.get("/").status_code == 401
+    assert client.post("/login", data={"key": "wrong"}).status_code == 401
+    assert client.post("/login", data={}).status_code == 401
+
+    answer = client.post("/login", data={"key": " right "})
+
+    assert (answer.status_code, answer.headers["location"]) == (303, "./")
+    cookie = answer.headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=lax" in cookie
+    assert "Secure" not in cookie
+    assert "right" not in cookie
+    assert "starting" in client.get("/").text
+
+
+def test_cookie_of_a_key_that_is_gone_opens_nothing() -> None:
+    token = KeyCheck(["old"]).token("old")
+
+    answer = client_of(("new",)).get("/config", headers={"Cookie": f"qwen_edit_page={token}"})
+
+    assert answer.status_code == 401
+
+
+def test_cookie_is_for_https_alone_where_the_page_is() -> None:
+    client = client_of(("right",), public_url="https://pictures.example/edit")
+
+    answer = client.post("/login", data={"key": "right"})
+
+    assert "Secure" in answer.headers["set-cookie"]
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("http://here:8000", 200),
+        ("https://pictures.example", 200),
+        ("http://here:9000", 403),
+        ("http://evil.example", 403),
+        ("null", 403),
+        ("http://[", 403),
+    ],
+)
+def test_requests_of_other_web_pages_are_refused(origin: str, status: int) -> None:
+    client = client_of(public_url="https://pictures.example/edit")
+
+    assert client.get("/", headers={"Origin": origin}).status_code == status
+
+
+def test_api_keeps_its_own_errors_beside_the_page(served: LiveServer) -> None:
+    get: Callable[[str], Any] = lambda path: served.http.get(served.url + path)  # noqa: E731
+
+    for path in ("/nothing", "/v1/nothing", "/gradio", "/login", "/monitoring"):
+        assert set(get(path).json()["error"]) == {"code", "message", "field"}, path
+    assert get("/api/v3/nothing").json()["code"] == 404
+    assert served.http.put(f"{served.url}/v1/edits").status_code == 405
+    assert served.http.post(served.url).status_code == 405
+    assert get("/docs").status_code == 200
+    assert get("/").headers["x-qwen-edit-model"] == "tiny"
+
+
+def test_page_serves_no_file_but_its_own(served: LiveServer) -> None:
+    for path in (Path(__file__), served.data_dir / "jobs.sqlite3", Path("/etc/passwd")):
+        answer = served.http.get(f"{served.url}/gradio_api/file={path}")
+
+        assert answer.status_code == 403, path
+
+
+def test_page_fetches_nothing_for_a_browser(served: LiveServer) -> None:
+    config = served.http.get(f"{served.url}/config").json()
+    slot = next(each for each in config["components"] if each["type"] == "image")
+    event = next(each for each in config["dependencies"] if each["inputs"][:1] == [slot["id"]])
+    picture = {"path": "http://127.0.0.1:9/a.png", "meta": {"_type": "gradio.FileData"}}
+    body = {
+        "data": [picture, *[None] * (len(event["inputs"]) - 1)],
+        "fn_index": event["id"],
+        "session_hash": "abc",
+    }
+    served.http.post(f"{served.url}/gradio_api/queue/join", json=body).raise_for_status()
+
+    until(lambda: "the page fetches nothing by itself" in served.log())
+
+
+def test_gradio_tells_nobody_anything(served: LiveServer) -> None:
+    config = served.http.get(f"{served.url}/config").json()
+
+    assert config["analytics_enabled"] is False
+    assert config["run_history"] is False
+    assert config["footer_links"] == []

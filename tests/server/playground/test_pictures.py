@@ -1,0 +1,102 @@
+"""The pictures in the page's slots."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from server.errors import FetchFailed, InvalidPicture, PayloadTooLarge
+from server.fetch import Fetcher
+from server.outputs import OutputStore
+from server.playground.form import Picture
+from server.playground.pictures import PictureShelf
+from server.store.database import Database
+from server.uploads import UploadStore
+from tests.conftest import encoded, gradient
+
+
+@pytest.fixture
+async def shelf(tmp_path: Path) -> AsyncIterator[PictureShelf]:
+    database = Database(tmp_path / "jobs.sqlite3")
+    uploads = UploadStore(tmp_path / "uploads", database, keep_s=60, clock=lambda: 0.0)
+    await uploads.open()
+    fetcher = Fetcher((), offline=True)
+    outputs = OutputStore(tmp_path / "outputs")
+    yield PictureShelf(uploads, outputs, fetcher, tmp_path / "cache", fetch_timeout_s=1)
+    await fetcher.close()
+    outputs.close()
+    database.close()
+
+
+def dropped(folder: Path, name: str, data: bytes) -> Picture:
+    path = folder / "dropped" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(data)
+    return Picture(str(path), name)
+
+
+async def test_picture_is_stored_once_however_often_it_is_used(
+    shelf: PictureShelf, tmp_path: Path
+) -> None:
+    data = encoded(gradient())
+
+    kept = await shelf.keep(dropped(tmp_path, "cat.png", data), "images/0")
+    again = await shelf.keep(dropped(tmp_path, "other.png", data), "images/1")
+
+    stored = shelf.path(f"http://anybody{kept.route}")
+    assert kept == again
+    assert kept.source == "cat.png"
+    assert stored is not None
+    assert stored.read_bytes() == data
+
+
+async def test_picture_whose_upload_expired_is_stored_again(
+    shelf: PictureShelf, tmp_path: Path
+) -> None:
+    picture = dropped(tmp_path, "cat.png", encoded(gradient()))
+    first = await shelf.keep(picture, "images/0")
+    expired = shelf.path(first.route)
+    assert expired is not None
+    expired.unlink()
+
+    second = await shelf.keep(picture, "images/0")
+
+    assert second.route != first.route
+    assert shelf.path(second.route) is not None
+
+
+async def test_output_is_used_where_it_lies(shelf: PictureShelf, tmp_path: Path) -> None:
+    name, data = "a" * 32 + ".png", encoded(gradient())
+    (tmp_path / "outputs" / name).write_bytes(data)
+
+    kept = await shelf.keep(dropped(tmp_path, name, data), "images/0")
+    changed = await shelf.keep(dropped(tmp_path, name, encoded(gradient(shift=9))), "images/0")
+
+    assert (kept.route, kept.source) == (f"/outputs/{name}", None)
+    # somebody downloaded it, painted on it and dropped it under the same name
+    assert changed.route.startswith("/uploads/")
+
+
+async def test_own_url_is_read_from_disk_offline_too(shelf: PictureShelf, tmp_path: Path) -> None:
+    kept = await shelf.keep(dropped(tmp_path, "cat.png", encoded(gradient())), "images/0")
+
+    fetched = await shelf.fetch(f" http://anybody{kept.route} ")
+
+    assert Path(fetched.path).read_bytes() == encoded(gradient())
+
+
+async def test_refusals_name_their_field(shelf: PictureShelf, tmp_path: Path) -> None:
+    broken = dropped(tmp_path, "broken.png", b"nothing")
+    large = dropped(tmp_path, "large.png", b"\0" * (20 * 2**20 + 1))
+    gone = Picture(str(tmp_path / "gone.png"), "gone.png")
+
+    for picture, error in ((broken, InvalidPicture), (large, PayloadTooLarge)):
+        with pytest.raises(error) as refused:
+            await shelf.keep(picture, "images/2")
+        assert refused.value.field == "images/2"
+    with pytest.raises(InvalidPicture, match="no longer here"):
+        await shelf.keep(gone, "images/0")
+    with pytest.raises(InvalidPicture, match="http"):
+        await shelf.fetch("cat.png")
+    with pytest.raises(FetchFailed, match="offline"):
+        await shelf.fetch("https://example.com/cat.png")
