@@ -50,7 +50,7 @@ lint: $(STAMP)
 # Two processes: most tests wait for a server. A file stays in one, for the servers of its own.
 test: export OMP_NUM_THREADS := $(OMP_NUM_THREADS)
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term --durations=15
 
 bench: export OMP_NUM_THREADS := $(OMP_NUM_THREADS)
 bench: $(STAMP)

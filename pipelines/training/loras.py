@@ -20,9 +20,10 @@ TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "img_mlp.net.0.proj", "img_mlp.ne
 
 @dataclass(frozen=True, slots=True)
 class DemoLora:
-    """One look, the words that describe it, and the layout of its file."""
+    """One look, how many steps it takes to learn, and the layout of its file."""
 
     style: str
+    steps: int
     layout: Callable[[dict[str, Tensor], float], dict[str, Tensor]]
 
 
@@ -65,9 +66,9 @@ def _renamed(
 
 
 DEMO_LORAS = (
-    DemoLora("sepia", diffusers_layout),
-    DemoLora("outline", comfyui_layout),
-    DemoLora("mosaic", kohya_layout),
+    DemoLora("sepia", 700, diffusers_layout),
+    DemoLora("outline", 700, comfyui_layout),
+    DemoLora("mosaic", 1400, kohya_layout),
 )
 
 

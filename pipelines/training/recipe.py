@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 
@@ -93,7 +93,8 @@ STAGES = (
     ),
 )  # fmt: skip
 STYLED = Drawn((256, 256), 60, seed=200)
-LORA_STAGE = Stage(((STYLED, 1),), 700, 8, (4e-3, 0.0), seed=5)
+# Each LoRA has its own number of steps.
+LORA_STAGE = Stage(((STYLED, 1),), 0, 8, (4e-3, 0.0), seed=5)
 # A LoRA learns at these scales to go as far towards its style; so its scale is even to use.
 LORA_SCALES = (0.5, 1.0, 1.0)
 
@@ -121,7 +122,8 @@ def make_loras(model: Path, folder: Path) -> None:
     pipe = load_components(model, torch.float32)
     for lora in loras.DEMO_LORAS:
         trainer = Trainer(loras.with_adapter(pipe.transformer, SEED))
-        run_stage(trainer, pipe, LORA_STAGE, styles=(lora.style,), strengths=LORA_SCALES)
+        stage = replace(LORA_STAGE, steps=lora.steps)
+        run_stage(trainer, pipe, stage, styles=(lora.style,), strengths=LORA_SCALES)
         loras.save_lora(lora, trainer.average, folder / f"demo-{lora.style}.safetensors")
 
 
