@@ -12,12 +12,12 @@ from server.client_request import base_url
 from server.errors import NotFound, ServerError
 from server.executor import ExecutorState
 from server.job import Job, JobStatus
-from server.playground import views
+from server.playground import problems, views
 from server.playground.components import Layout, is_free
 from server.playground.form import Form, Picture, form_of_job, values_of_form
 from server.playground.parts import NAME, PageParts
 from server.playground.pictures import PictureShelf
-from server.playground.problems import Complaint, complaint_of
+from server.playground.problems import Complaint
 from server.playground.runner import Runner
 from server.store.jobs import JobFilter
 
@@ -61,10 +61,14 @@ class Desk:
         return updates
 
     def complain_of(self, exc: Exception, form: Form | None = None) -> Updates:
-        """The sentence of an error at its field; what nobody foresaw is logged."""
+        """The sentence of an error at its field, and at no other."""
+        return self.complain(self.complaint_of(exc, form))
+
+    def complaint_of(self, exc: Exception, form: Form | None = None) -> Complaint:
+        """The sentence of an error and its place; what nobody foresaw is logged."""
         if not isinstance(exc, EngineError | ServerError):
             logger.error("the page failed", exc_info=exc)
-        return self.complain(complaint_of(exc, form))
+        return problems.complaint_of(exc, form)
 
     @property
     def complaint_outputs(self) -> list[Any]:

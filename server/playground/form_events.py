@@ -31,14 +31,14 @@ class FormEvents:
 
     def wire(self, blocks: Any) -> None:
         """Listen to the fields."""
-        page, complaints = self._page, self._desk.complaint_outputs
+        page, complaint = self._page, self._page.places["pictures"]
         for slot in page.slots:
-            listen(slot.upload, self.check_pictures, page.slots, complaints)
-            listen(slot.clear, self._desk.no_complaints, [], complaints)
+            listen(slot.upload, self.check_pictures, page.slots, [complaint])
+            listen(slot.clear, self.check_pictures, page.slots, [complaint])
         for event in (page["url"].submit, page["add_url"].click):
             listen(
                 event, self.add_url, [page["url"], *page.slots],
-                [page["url"], *page.slots, *complaints],
+                [page["url"], *page.slots, complaint],
             )  # fmt: skip
         listen(page["examples"].click, self.use_example, [], [*page.slots, page.prompt])
         listen(page.size.change, self.choose_size, [page.size], [page["sides"]])
@@ -80,21 +80,30 @@ class FormEvents:
                 if picture is not None:
                     await self._desk.shelf.keep(picture, f"images/{index}")
         except Exception as exc:
-            return self._desk.complain_of(exc)
-        return self._desk.no_complaints()
+            return self._about_pictures(exc)
+        return self._about_pictures(None)
 
     async def add_url(self, url: Any, *slots: Any) -> Updates:
         """Fetch a picture into the first empty slot, else into the last; the URL stays if not."""
         try:
             picture = await self._desk.shelf.fetch(str(url or ""))
         except Exception as exc:
-            return self._desk.complain_of(exc)
+            return self._about_pictures(exc)
         free = next((index for index, slot in enumerate(slots) if not slot), len(slots) - 1)
         return {
-            **self._desk.no_complaints(),
+            **self._about_pictures(None),
             self._page.slots[free]: gr.update(value=picture.path),
             self._page["url"]: "",
         }
+
+    def _about_pictures(self, exc: Exception | None) -> Updates:
+        """The sentence about the pictures, or none.
+
+        It leaves other fields alone: it may come later than the answer of a run that was started
+        meanwhile.
+        """
+        sentence = views.complaint(self._desk.complaint_of(exc).sentence) if exc else ""
+        return {self._page.places["pictures"]: sentence}
 
     def use_example(self, event: gr.EventData) -> Updates:
         """Put a drawn scene and its prompt into the fields."""

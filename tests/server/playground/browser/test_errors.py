@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Request, Route, expect
 
 from tests.live_server import LiveServer
 from tests.lora_files import write_raw
@@ -18,6 +18,29 @@ def test_missing_prompt_is_said_at_the_prompt(page: Page, picture_file: Path) ->
     page.get_by_label("Prompt", exact=True).fill("Make it blue")
     run(page)
     expect(page.locator("#error-prompt")).to_be_hidden()
+
+
+def test_late_answer_about_a_picture_leaves_other_sentences(page: Page, picture_file: Path) -> None:
+    add_picture(page, picture_file)
+    held: list[Route] = []
+
+    def is_of_url(request: Request) -> bool:
+        return "no url" in (request.post_data or "")
+
+    page.route(
+        "**/queue/join*",
+        lambda route: held.append(route) if is_of_url(route.request) else route.continue_(),
+    )
+    page.get_by_label("Picture URL").fill("no url")
+    with page.expect_request(is_of_url):
+        page.locator("#add-url").click()
+
+    page.locator("#run").click()
+    expect(page.locator("#error-prompt")).to_have_text("prompt must not be empty.")
+    held[0].continue_()
+
+    expect(page.locator("#error-pictures")).to_contain_text("'no url'")
+    expect(page.locator("#error-prompt")).to_have_text("prompt must not be empty.")
 
 
 def test_missing_picture_is_said_at_the_pictures(page: Page) -> None:
@@ -50,6 +73,9 @@ def test_lora_that_does_not_fit_is_said_at_its_row(
     ask(page, picture_file)
     page.get_by_role("button", name="LoRAs").click()
     page.get_by_role("button", name="Look again").click()
+    # a choice made while the menu grows could hit its neighbour
+    page.get_by_label("LoRA 1").click()
+    expect(page.locator("#lora-1").get_by_role("option", name="broken")).to_be_visible()
     choose_lora(page, "sepia", 1)
     choose_lora(page, "broken", 2)
 
