@@ -26,7 +26,7 @@ from server import files
 from server.contracts import native, openai, provider_queue, wavespeed
 from server.contracts.native import edits, loras, status
 from server.errors import ServerError
-from server.middleware import BodyLimit, ModelHeader
+from server.middleware import BodyLimit, ModelHeader, OwnHost
 from server.openapi import describe_errors
 from server.parts import Parts
 from server.problem import Problem, problem_of
@@ -112,6 +112,8 @@ def create_app(parts: Parts) -> FastAPI:
             allow_headers=["*"],
             expose_headers=CORS_EXPOSED_HEADERS,
         )
+    if settings.is_loopback and not settings.all_api_keys():
+        app.add_middleware(OwnHost, public_url=settings.public_url, render=render_problem)
     app.add_middleware(ModelHeader, model_name=lambda: _model_name(parts))
     if parts.playground is not None:
         app.router.routes.extend(parts.playground.routes())

@@ -5,6 +5,7 @@ ServerError
 │   ├── InvalidPicture    400  an input picture cannot be read or is outside the limits
 │   └── InvalidLora       400  a LoRA is not on this machine, or cannot be applied
 ├── Unauthorized          401  no key, or a wrong one
+├── WrongHost             403  the server was asked for under a name that is not its own
 ├── NotFound              404  no such job, file or page
 ├── PayloadTooLarge       413  the body, or a picture in it, is too large
 ├── QueueFull             429  too many jobs wait; try again later
@@ -57,6 +58,13 @@ class Unauthorized(ServerError):
 
     status = 401
     code = "unauthorized"
+
+
+class WrongHost(ServerError):
+    """The server was asked for under a name that is not its own."""
+
+    status = 403
+    code = "wrong_host"
 
 
 class NotFound(ServerError):

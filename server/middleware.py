@@ -3,6 +3,8 @@
 Starlette's function middleware would stand between an event stream and its client.
 """
 
+import ipaddress
+import urllib.parse
 from collections.abc import Callable
 
 from fastapi.responses import JSONResponse
@@ -10,7 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.errors import PayloadTooLarge
+from server.errors import PayloadTooLarge, WrongHost
 from server.problem import Problem, problem_of
 
 
@@ -30,6 +32,51 @@ class ModelHeader:
             await send(message)
 
         await self._app(scope, receive, send_named if scope["type"] == "http" else send)
+
+
+class OwnHost:
+    """Answers on this machine's own names alone, where nobody needs a key.
+
+    A web page may have its own name lead to 127.0.0.1; the browser then takes this server for the
+    page's, and the page could read and send whatever it likes (DNS rebinding). An address cannot
+    be made to lead elsewhere, so all addresses pass.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        public_url: str | None,
+        render: Callable[[str, Problem], JSONResponse],
+    ) -> None:
+        """The host of `public_url` is one of the names. `render` is asked with the path."""
+        self._app = app
+        self._public_host = urllib.parse.urlsplit(public_url or "").hostname
+        self._render = render
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer 403 where the Host header has a foreign name."""
+        host = Headers(scope=scope).get("host", "") if scope["type"] == "http" else ""
+        if not host or self._is_own(host):
+            await self._app(scope, receive, send)
+            return
+        error = WrongHost(
+            f"This server does not answer as {host[:80]!r}. Ask for it by its address, or set "
+            f"QWEN_EDIT_PUBLIC_URL to the URL that a proxy gives it."
+        )
+        await self._render(scope["path"], problem_of(error))(scope, receive, send)
+
+    def _is_own(self, host: str) -> bool:
+        try:
+            name = urllib.parse.urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            return False
+        if name == "localhost" or name.endswith(".localhost") or name == self._public_host:
+            return True
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return True
 
 
 class BodyLimit:

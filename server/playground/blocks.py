@@ -24,6 +24,7 @@ from server.playground.runner import Runner
 TITLE = "qwen-edit"
 # Uploads in Gradio's own folder only feed the page; the server has its own copy of what is used.
 CACHE_SWEEP_S, CACHE_AGE_S = 3600, 86400
+MAX_EVENTS = 10_000
 _HERE = Path(__file__).parent
 
 
@@ -37,7 +38,7 @@ def build_app(parts: PageParts) -> FastAPI:
         parts.cache,
         fetch_timeout_s=parts.settings.fetch_timeout_s,
     )
-    drawn = examples.write_all(parts.folder / "examples")
+    drawn = examples.write_all(parts.examples)
     with gr.Blocks(
         title=TITLE, analytics_enabled=False, delete_cache=(CACHE_SWEEP_S, CACHE_AGE_S)
     ) as blocks:
@@ -46,8 +47,10 @@ def build_app(parts: PageParts) -> FastAPI:
         page["examples"].value = _examples_html(drawn)
         FormEvents(desk, drawn).wire(blocks)
         RunEvents(desk).wire(blocks)
-        GridEvents(desk).wire()
+        GridEvents(desk).wire(blocks)
         HistoryEvents(desk).wire()
+    # an edit that is followed holds one of these until it ends
+    blocks.max_threads = MAX_EVENTS
     blocks.queue(default_concurrency_limit=None, api_open=False)
     app = FastAPI(openapi_url=None)
     gr.mount_gradio_app(
@@ -65,6 +68,8 @@ def build_app(parts: PageParts) -> FastAPI:
         css=(_HERE / "page.css").read_text(),
         head=f"<script>{(_HERE / 'page.js').read_text()}</script>",
     )
+    # `launch` alone sets it, and without it a browser may name any file of this machine as its own
+    blocks.has_launched = True
     return app
 
 

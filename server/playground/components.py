@@ -47,6 +47,11 @@ class Layout:
         return self.fields[5]
 
     @property
+    def advanced_fields(self) -> Sequence[Any]:
+        """What stands in the fold that is called so, and is empty as a rule."""
+        return self.fields[4], self.fields[16], self.fields[17]
+
+    @property
     def seed(self) -> Any:
         """The seed."""
         return self.fields[14]

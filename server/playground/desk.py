@@ -14,7 +14,7 @@ from server.executor import ExecutorState
 from server.job import Job, JobStatus
 from server.playground import problems, views
 from server.playground.components import Layout, is_free
-from server.playground.form import Form, Picture, form_of_job, values_of_form
+from server.playground.form import Form, Picture, form_of_job
 from server.playground.parts import NAME, PageParts
 from server.playground.pictures import PictureShelf
 from server.playground.problems import Complaint
@@ -77,21 +77,26 @@ class Desk:
         folds = [self.page["lora_fold"], self.page["advanced"]]
         return [*self.page.places.values(), *folds, *rows]
 
-    def fill(self, form: Form, *, with_pictures: bool = True) -> Updates:
-        """Put a form into the fields."""
-        values = values_of_form(form)
-        skipped = 0 if with_pictures else 3
-        fields = zip(self.page.fields[skipped:], values[skipped:], strict=True)
+    def fill(self, values: Sequence[Any], *, with_pictures: bool = True) -> Updates:
+        """Put values into the fields, in the order of `values_of_form`; folds with some open."""
+        page, skipped = self.page, 0 if with_pictures else 3
+        fields = zip(page.fields[skipped:], values[skipped:], strict=True)
         updates: Updates = {component: gr.update(value=value) for component, value in fields}
-        updates[self.page["sides"]] = gr.update(visible=is_free(form.size))
-        filled = len(form.lora_rows)
-        for row in (2, 3):
-            updates[self.page[f"lora_row_{row}"]] = gr.update(visible=filled >= row - 1)
-        if filled:
-            updates[self.page["lora_fold"]] = gr.update(open=True)
-        if form.negative_prompt or form.num_inference_steps or form.true_cfg_scale:
-            updates[self.page["advanced"]] = gr.update(open=True)
+        of = dict(zip(page.fields, values, strict=True))
+        updates[page["sides"]] = gr.update(visible=is_free(of[page.size]))
+        updates |= self.lora_rows([of[menu] for menu in page.lora_menus])
+        if any(of[menu] for menu in page.lora_menus):
+            updates[page["lora_fold"]] = gr.update(open=True)
+        if any(of[component] for component in page.advanced_fields):
+            updates[page["advanced"]] = gr.update(open=True)
         return updates
+
+    def lora_rows(self, references: Sequence[Any]) -> Updates:
+        """Show one row of LoRAs more than are filled."""
+        filled = max((row + 1 for row, value in enumerate(references) if value), default=0)
+        return {
+            self.page[f"lora_row_{row}"]: gr.update(visible=filled >= row - 1) for row in (2, 3)
+        }
 
     @property
     def fill_outputs(self) -> list[Any]:
@@ -110,7 +115,6 @@ class Desk:
         """The outputs of an edit, one of them beside its input."""
         page = self.page
         return {
-            page["progress"]: "",
             page["compare"]: self.compared(job, index),
             page["outputs"]: views.result(job),
             page["tabs"]: gr.Tabs(selected="result"),
@@ -119,7 +123,7 @@ class Desk:
     @property
     def shown_outputs(self) -> list[Any]:
         """The components that `shown` changes."""
-        names = ("progress", "compare", "outputs", "tabs")
+        names = ("compare", "outputs", "tabs")
         return [self.page[name] for name in names]
 
     def compared(self, job: Job, index: int) -> Any:

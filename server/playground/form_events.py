@@ -1,24 +1,24 @@
 """What the fields do by themselves: pictures by URL, examples, menus, the request as code."""
 
 import dataclasses
+from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from server.playground import views
+from server.playground import drafts, views
 from server.playground.components import is_free
 from server.playground.desk import Desk, Updates, listen
 from server.playground.examples import EXAMPLES
-from server.playground.form import Form, form_of_values, values_of_form
+from server.playground.form import form_of_values
 from server.playground.pictures import KeptPicture
 from server.playground.snippets import Asked, curl, python
 
 # What the code shows where nothing was given yet.
 SOME_PICTURE = KeptPicture("", "picture.png")
 SOME_PROMPT = "What to change"
-EMPTY_VALUES = values_of_form(Form())
 
 
 class FormEvents:
@@ -36,15 +36,16 @@ class FormEvents:
             listen(slot.upload, self.check_pictures, page.slots, [complaint])
             listen(slot.clear, self.check_pictures, page.slots, [complaint])
         for event in (page["url"].submit, page["add_url"].click):
+            fetched = listen(event, self.fetch_url, [page["url"]], [page["fetched"], complaint])
             listen(
-                event, self.add_url, [page["url"], *page.slots],
-                [page["url"], *page.slots, complaint],
+                fetched.then, self.place, [page["fetched"], page["url"], *page.slots],
+                [page["url"], *page.slots],
             )  # fmt: skip
         listen(page["examples"].click, self.use_example, [], [*page.slots, page.prompt])
         listen(page.size.change, self.choose_size, [page.size], [page["sides"]])
         rows = [page["lora_row_2"], page["lora_row_3"]]
         for menu in page.lora_menus:
-            listen(menu.change, self.show_rows, page.lora_menus, rows)
+            listen(menu.change, self.show_lora_rows, page.lora_menus, rows)
         listen(page["refresh"].click, self.refresh, [], page.lora_menus)
         menus = [*page.lora_menus, page["head"], page["timer"]]
         listen(blocks.load, self.open, [], menus)
@@ -52,7 +53,7 @@ class FormEvents:
         changed = [*(component.change for component in page.fields), page["code_tab"].select]
         listen(
             partial(gr.on, changed), self.show_code, page.fields,
-            [page["curl"], page["python"], page["code_note"]],
+            [page["curl"], page["python"], page["code_note"], page["draft"]],
             trigger_mode="always_last",
         )  # fmt: skip
 
@@ -75,7 +76,7 @@ class FormEvents:
     async def check_pictures(self, *pictures: Any) -> Updates:
         """Say at once what is wrong with a picture; what is right is stored for the run."""
         try:
-            form = form_of_values([*pictures, *EMPTY_VALUES[3:]])
+            form = form_of_values([*pictures, *drafts.EMPTY_VALUES[drafts.SLOTS :]])
             for index, picture in enumerate(form.pictures):
                 if picture is not None:
                     await self._desk.shelf.keep(picture, f"images/{index}")
@@ -83,17 +84,30 @@ class FormEvents:
             return self._about_pictures(exc)
         return self._about_pictures(None)
 
-    async def add_url(self, url: Any, *slots: Any) -> Updates:
-        """Fetch a picture into the first empty slot, else into the last; the URL stays if not."""
+    async def fetch_url(self, url: Any) -> AsyncIterator[Updates]:
+        """Fetch the picture that is named, for `place`."""
+        page, url = self._page, str(url or "")
+        yield {page["fetched"]: None, page.places["pictures"]: views.notice("Fetching…")}
         try:
-            picture = await self._desk.shelf.fetch(str(url or ""))
+            picture = await self._desk.shelf.fetch(url)
         except Exception as exc:
-            return self._about_pictures(exc)
+            yield self._about_pictures(exc)
+            return
+        yield {**self._about_pictures(None), page["fetched"]: (picture.path, url)}
+
+    def place(self, fetched: Any, url: Any, *slots: Any) -> Updates:
+        """Put what was fetched into the first slot that is empty by now, else into the last.
+
+        The URL goes out of its box, unless another was typed there meanwhile.
+        """
+        page = self._page
+        if fetched is None:
+            return {page["url"]: gr.skip()}
+        path, fetched_url = fetched
         free = next((index for index, slot in enumerate(slots) if not slot), len(slots) - 1)
         return {
-            **self._about_pictures(None),
-            self._page.slots[free]: gr.update(value=picture.path),
-            self._page["url"]: "",
+            page.slots[free]: gr.update(value=path),
+            page["url"]: "" if url == fetched_url else gr.skip(),
         }
 
     def _about_pictures(self, exc: Exception | None) -> Updates:
@@ -122,16 +136,14 @@ class FormEvents:
         """Show the sides where they are typed."""
         return {self._page["sides"]: gr.update(visible=is_free(size))}
 
-    def show_rows(self, *references: Any) -> Updates:
-        """Show one row more than are filled."""
-        filled = max((row + 1 for row, value in enumerate(references) if value), default=0)
-        return {
-            self._page[f"lora_row_{row}"]: gr.update(visible=filled >= row - 1) for row in (2, 3)
-        }
+    def show_lora_rows(self, *references: Any) -> Updates:
+        """Show one row of LoRAs more than are filled."""
+        return self._desk.lora_rows(references)
 
     async def show_code(self, request: gr.Request, *values: Any) -> Updates:
-        """The request that the form stands for, as curl and as Python."""
+        """The request that the form stands for, as curl and as Python; and a draft of the form."""
         page = self._page
+        draft = {page["draft"]: await drafts.draft_of_values(values, self._desk.shelf)}
         try:
             form = form_of_values(values)
             form = dataclasses.replace(
@@ -140,7 +152,7 @@ class FormEvents:
             params, pictures = await self._desk.runner.ask(form)
         except Exception as exc:
             # the field itself says so when the edit is run
-            return {page["code_note"]: views.notice(str(exc))}
+            return {**draft, page["code_note"]: views.notice(str(exc))}
         asked = Asked(
             params,
             form.is_seed_locked,
@@ -151,6 +163,7 @@ class FormEvents:
         )
         words = "Files are named as on your machine: run this beside them." if pictures else ""
         return {
+            **draft,
             page["curl"]: curl(asked),
             page["python"]: python(asked),
             page["code_note"]: views.notice(words) if words else "",

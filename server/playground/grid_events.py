@@ -8,36 +8,38 @@ import gradio as gr
 from server.playground import views
 from server.playground.desk import Desk, Updates, listen
 from server.playground.form import form_of_values, random_seed
-from server.playground.grid import Vary, cells
+from server.playground.grid import MAX_CELLS, Vary, cells
 
 # The fields that are the grid's own, behind those of the form.
 OWN_FIELDS = ("vary", "scales", "seeds")
 
 
 class GridEvents:
-    """One grid at a time for each open page."""
+    """One grid at a time for each open page, submitted, followed and ended as an edit is."""
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self._page = desk.page
 
-    def wire(self) -> None:
-        """Listen to the buttons and to what is varied."""
-        page = self._page
-        outputs = [
-            *self._desk.complaint_outputs, page["grid_progress"], page["grid"],
-            page["grid_jobs"], page["history"], page.seed,
-        ]  # fmt: skip
+    def wire(self, blocks: Any) -> None:
+        """Listen to the buttons, to what is varied, and to a page that is opened."""
+        page, desk = self._page, self._desk
+        begun = [page["grid_jobs"], page["grid_progress"]]
         own = [page[name] for name in OWN_FIELDS]
-        listen(page["run_grid"].click, self.run, [*page.fields, *own], outputs)
+        submitted = [*desk.complaint_outputs, *begun, page["last_grid"], page.seed]
+        for begins in (
+            listen(page["run_grid"].click, self.submit, [*page.fields, *own], submitted),
+            listen(blocks.load, self.resume, [page["last_grid"]], begun),
+        ):
+            followed = listen(
+                begins.then, self.follow, [page["grid_jobs"]], [page["grid_progress"], page["grid"]]
+            )
+            listen(followed.then, self.finish, [page["grid_jobs"]], [*begun, page["history"]])
         listen(page["cancel_grid"].click, self.cancel, [page["grid_jobs"]], [page["grid_progress"]])
-        listen(
-            page["vary"].change, self.choose, [page["vary"]], [page["scales"], page["seeds"]],
-            queue=False,
-        )  # fmt: skip
+        listen(page["vary"].change, self.choose, [page["vary"]], [page["scales"], page["seeds"]])
 
-    async def run(self, request: gr.Request, *values: Any) -> AsyncIterator[Updates]:
-        """Queue one edit for each cell and show them as they come."""
+    async def submit(self, request: gr.Request, *values: Any) -> Updates:
+        """Queue one edit for each cell, or say what is wrong."""
         form, own = None, values[-len(OWN_FIELDS) :]
         try:
             form = form_of_values(values[: -len(OWN_FIELDS)])
@@ -47,15 +49,34 @@ class GridEvents:
                 [cell.form for cell in wanted], self._desk.base_url(request)
             )
         except Exception as exc:
-            yield self._desk.complain_of(exc, form)
-            return
-        page, labels, ids = self._page, [cell.label for cell in wanted], [job.id for job in jobs]
-        yield {
+            return self._desk.complain_of(exc, form)
+        page = self._page
+        labeled = [[job.id, cell.label] for job, cell in zip(jobs, wanted, strict=True)]
+        return {
             **self._desk.no_complaints(),
             page.seed: seed,
-            page["grid_jobs"]: ids,
-            page["grid_progress"]: views.grid_progress([], len(ids)),
+            page["last_grid"]: labeled,
+            page["grid_jobs"]: labeled,
+            page["grid_progress"]: views.grid_progress([], len(jobs)),
         }
+
+    async def resume(self, last: Any) -> Updates:
+        """The last grid of this browser, if one of its edits is still there."""
+        labeled = [
+            [str(pair[0]), str(pair[1])]
+            for pair in (last if isinstance(last, list) else [])[:MAX_CELLS]
+            if isinstance(pair, list) and len(pair) == 2
+        ]
+        known = [await self._desk.find(job_id) for job_id, _ in labeled]
+        return {self._page["grid_jobs"]: labeled if any(known) else []}
+
+    async def follow(self, labeled: Any) -> AsyncIterator[Updates]:
+        """Show the cells as they come, until the last has ended."""
+        page = self._page
+        if not labeled:
+            yield {page["grid_progress"]: gr.skip()}
+            return
+        ids, labels = [job_id for job_id, _ in labeled], [label for _, label in labeled]
         async for states in self._desk.runner.follow(ids):
             shown = [states.get(job_id) for job_id in ids]
             known = [state for state in shown if state is not None]
@@ -64,15 +85,17 @@ class GridEvents:
                 page["grid_progress"]: views.grid_progress(known, len(ids)),
                 page["grid"]: views.grid(labels, shown, executor),
             }
-        yield {
-            page["grid_progress"]: "",
-            page["grid_jobs"]: [],
-            **await self._desk.history(),
-        }
 
-    async def cancel(self, jobs: Any) -> Updates:
+    async def finish(self, labeled: Any) -> Updates:
+        """Let the next grid begin."""
+        page = self._page
+        if not labeled:
+            return {page["grid_jobs"]: []}
+        return {page["grid_progress"]: "", page["grid_jobs"]: [], **await self._desk.history()}
+
+    async def cancel(self, labeled: Any) -> Updates:
         """Cancel all edits of the grid."""
-        await self._desk.runner.cancel([str(job_id) for job_id in jobs])
+        await self._desk.runner.cancel([job_id for job_id, _ in labeled])
         return {self._page["grid_progress"]: gr.skip()}
 
     def choose(self, vary: Any) -> Updates:

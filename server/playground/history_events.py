@@ -7,6 +7,7 @@ import gradio as gr
 from server.job import Job
 from server.playground import views
 from server.playground.desk import HISTORY_PAGE, Desk, Updates, listen
+from server.playground.form import values_of_form
 
 PICTURES_GONE = (
     "The pictures of that edit are no longer kept; all other settings are back. Add them again."
@@ -60,7 +61,7 @@ class HistoryEvents:
         words = "" if has_pictures else views.notice(PICTURES_GONE)
         return {
             **self._desk.no_complaints(),
-            **self._desk.fill(form, with_pictures=has_pictures),
+            **self._desk.fill(values_of_form(form), with_pictures=has_pictures),
             self._page["notice"]: words,
         }
 

@@ -252,9 +252,13 @@ def _add_history(page: Layout) -> None:
 
 
 def _add_states(page: Layout) -> None:
-    # the last edit of this browser, so that a reload finds it again; nothing secret is in it
-    page.parts["last"] = gr.BrowserState("", storage_key="qwen-edit-last", secret="qwen-edit")
+    # kept by the browser, so that a reload finds it again: the last edit, the last grid, the fields
+    for name in ("last", "last_grid", "draft"):
+        page.parts[name] = gr.BrowserState("", storage_key=f"qwen-edit-{name}", secret="qwen-edit")
     page.parts["jobs"] = gr.State([])
+    # what the running edit was asked with, and the picture that a URL has just given
+    page.parts["asked"] = gr.State(None)
+    page.parts["fetched"] = gr.State(None)
     page.parts["grid_jobs"] = gr.State([])
     page.parts["shown"] = gr.State(0)
     page.parts["timer"] = gr.Timer(2, active=False)

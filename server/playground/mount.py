@@ -14,6 +14,7 @@ from typing import cast
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, Response
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
@@ -25,7 +26,8 @@ from server.playground.parts import PageParts
 
 logger = logging.getLogger(__name__)
 
-# What Gradio's page asks for. A mount at `/` would swallow the 404s and 405s of the API.
+# What Gradio's page asks for, and no more of what Gradio can: it has paths that fetch URLs and keep
+# states. A mount at `/` would swallow the 404s and 405s of the API, too.
 GRADIO_PATHS = (
     "/config",
     "/theme.css",
@@ -34,8 +36,18 @@ GRADIO_PATHS = (
     "/assets/{path:path}",
     "/static/{path:path}",
     "/svelte/{path:path}",
-    "/gradio_api/{path:path}",
+    "/gradio_api/queue/join",
+    "/gradio_api/queue/data",
+    "/gradio_api/upload",
+    "/gradio_api/upload_progress",
+    "/gradio_api/heartbeat/{session}",
+    "/gradio_api/startup-events",
+    "/gradio_api/info",
+    "/gradio_api/theme.css",
+    "/gradio_api/app_id",
+    "/gradio_api/file={path:path}",
 )
+_FILE = "/gradio_api/file="
 # Set before Gradio is imported: nothing is told to anybody.
 _ENVIRONMENT = {
     "GRADIO_ANALYTICS_ENABLED": "False",
@@ -96,6 +108,8 @@ class Playground:
             await plain(scope, receive, send)
             return
         self._gate.check_cookie(request)
+        if scope["path"].removeprefix(_FILE).lower().startswith(("http:", "https:")):
+            raise HTTPException(404, "The page fetches nothing by itself.")
         if self._app is None:
             raise HTTPException(503, "The page is not there yet.")
         await self._forward(self._app, scope, receive, send)
@@ -121,6 +135,11 @@ class Playground:
 
         async def send_noted(message: Message) -> None:
             nonlocal is_halfway
+            if message["type"] == "http.response.start" and scope["path"].startswith(_FILE):
+                # somebody may have uploaded a page with a script: it gets no say here
+                headers = MutableHeaders(scope=message)
+                headers["Content-Security-Policy"] = "sandbox"
+                headers["X-Content-Type-Options"] = "nosniff"
             is_halfway = message["type"] != "http.response.body" or message.get("more_body", False)
             await send(message)
 

@@ -5,11 +5,16 @@ document.addEventListener('keydown', (event) => {
   if (!run || run.offsetParent === null) return;
   event.preventDefault();
   event.stopPropagation();
-  run.click();
+  // a menu takes what was typed into it when it is left
+  document.activeElement?.blur();
+  setTimeout(() => run.click());
 }, true);
 
 // A pasted picture goes into the first empty slot; a pasted address, outside a field, into its box.
 document.addEventListener('paste', (event) => {
+  const isTyping = event.target.closest?.('input, textarea, [contenteditable=true]');
+  // text of an office program comes with a picture of itself
+  if (isTyping && event.clipboardData?.types.includes('text/plain')) return;
   const files = [...(event.clipboardData?.files || [])].filter((file) => file.type.startsWith('image/'));
   const empty = [1, 2, 3].map((number) => document.querySelector(`#picture-${number}`))
     .find((slot) => slot && !slot.querySelector('img'));
@@ -24,7 +29,6 @@ document.addEventListener('paste', (event) => {
     return;
   }
   const text = event.clipboardData?.getData('text') || '';
-  const isTyping = event.target.closest?.('input, textarea, [contenteditable=true]');
   const box = document.querySelector('#picture-url input, #picture-url textarea');
   if (!isTyping && box && /^https?:\/\/\S+$/.test(text.trim())) {
     box.value = text.trim();

@@ -40,10 +40,15 @@ class PageParts:
         return self.folder / "cache"
 
     @property
+    def examples(self) -> Path:
+        """The drawn scenes that people may try."""
+        return self.folder / "examples"
+
+    @property
     def shown_folders(self) -> tuple[Path, ...]:
-        """What the page may show files of."""
+        """What the page shows pictures of, and nothing else lies in; the cache has its own rule."""
         data = self.settings.data_dir.absolute()
-        return self.folder, data / "outputs", data / "uploads"
+        return self.examples, data / "outputs", data / "uploads"
 
     @property
     def has_keys(self) -> bool:

@@ -7,12 +7,10 @@ uploads. Jobs name it by its URL, so that the history can show what was edited.
 import asyncio
 import hashlib
 import secrets
-import urllib.parse
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from server import outputs as output_files
 from server import uploads as upload_files
@@ -21,11 +19,12 @@ from server.fetch import Fetcher
 from server.inputs import is_url
 from server.outputs import OutputStore
 from server.pictures import MAX_BYTES, check_bytes, to_rgb_png
+from server.playground.examples import EXAMPLES
 from server.playground.form import Picture
 from server.uploads import UploadStore
 
-T = TypeVar("T")
-
+# Pictures from the clipboard, which browsers call so, and the examples: nobody has a file of them.
+_NAMES_OF_NO_FILE = frozenset(("image.png", *(name for each in EXAMPLES for name in each.files)))
 # Pictures whose place is remembered; one that is forgotten is only stored once more.
 MAX_REMEMBERED = 512
 
@@ -43,7 +42,10 @@ class KeptPicture:
 
 
 class PictureShelf:
-    """Takes what was dropped, pasted or named by URL; gives it to jobs and back to the page."""
+    """Takes what was dropped, pasted or named by URL; gives it to jobs and back to the page.
+
+    All who use the page share it: of a picture that another has, too, nobody learns the name.
+    """
 
     def __init__(
         self,
@@ -54,30 +56,31 @@ class PictureShelf:
         *,
         fetch_timeout_s: float,
     ) -> None:
-        """`folder` is where fetched pictures wait for the page to show them."""
+        """`folder` is where browsers' uploads come, and fetched pictures wait to be shown."""
         self._uploads = uploads
         self._outputs = outputs
         self._fetcher = fetcher
-        self._folder = folder
+        self._folder = folder.resolve()
         self._fetch_timeout_s = fetch_timeout_s
-        self._kept: OrderedDict[str, KeptPicture] = OrderedDict()
-        self._sources: OrderedDict[str, str] = OrderedDict()
+        # routes by the hash of the content, URLs by the unguessable name that a fetched file has
+        self._routes: OrderedDict[str, str] = OrderedDict()
+        self._urls: OrderedDict[str, str] = OrderedDict()
 
     async def keep(self, picture: Picture, field: str) -> KeptPicture:
         """Check a picture and store it, once however often it is used.
 
         Raises InvalidPicture, PayloadTooLarge, and NotFound where its upload is gone.
         """
-        data = await asyncio.to_thread(_read, Path(picture.path), field)
+        data = await asyncio.to_thread(self._read, Path(picture.path), field)
         digest = hashlib.sha256(data).hexdigest()
-        known = self._kept.get(digest)
-        if known is not None and self.path(known.route) is not None:
-            return known
         own = await asyncio.to_thread(self._own_route, picture.name, data)
-        route = own or await self._store(picture.name, data, field)
-        kept = KeptPicture(route, self._sources.get(digest, None if own else picture.name))
-        _remember(self._kept, digest, kept)
-        return kept
+        route = own or self._routes.get(digest)
+        if route is None or self.path(route) is None:
+            route = await self._store(picture.name, data, field)
+        _remember(self._routes, digest, route)
+        is_nameless = own is not None or picture.name in _NAMES_OF_NO_FILE
+        source = self._urls.get(picture.name, None if is_nameless else picture.name)
+        return KeptPicture(route, source)
 
     async def fetch(self, url: str) -> Picture:
         """The picture behind a URL, checked, as a file for a slot.
@@ -96,15 +99,24 @@ class PictureShelf:
                 url, max_bytes=MAX_BYTES, timeout_s=self._fetch_timeout_s, field="images"
             )
         await asyncio.to_thread(to_rgb_png, data, "images")
-        _remember(self._sources, hashlib.sha256(data).hexdigest(), url)
-        name = Path(urllib.parse.unquote(urllib.parse.urlsplit(url).path)).name or "picture"
-        path = self._folder / secrets.token_hex(16) / name
+        path = self._folder / "fetched" / secrets.token_hex(16)
+        _remember(self._urls, path.name, url)
         await asyncio.to_thread(_write, path, data)
-        return Picture(str(path), name)
+        return Picture(str(path), path.name)
 
     def path(self, url: str) -> Path | None:
         """The file behind one of this server's own URLs, while it is kept."""
         return self._outputs.path_of_url(url) or self._uploads.path_of_url(url)
+
+    def _read(self, path: Path, field: str) -> bytes:
+        try:
+            # a browser names the file
+            if not path.resolve().is_relative_to(self._folder):
+                raise OSError(f"{path} is no upload")
+            check_bytes(path.stat().st_size, MAX_BYTES, field)
+            return path.read_bytes()
+        except (OSError, ValueError) as exc:
+            raise InvalidPicture(f"{field} is no longer here; add it again", field=field) from exc
 
     async def _store(self, name: str, data: bytes, field: str) -> str:
         await asyncio.to_thread(to_rgb_png, data, field)
@@ -124,16 +136,8 @@ class PictureShelf:
         return None
 
 
-def _read(path: Path, field: str) -> bytes:
-    try:
-        check_bytes(path.stat().st_size, MAX_BYTES, field)
-        return path.read_bytes()
-    except OSError as exc:
-        raise InvalidPicture(f"{field} is no longer here; add it again", field=field) from exc
-
-
 def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
 
 
@@ -141,7 +145,7 @@ async def _once(data: bytes) -> AsyncIterator[bytes]:
     yield data
 
 
-def _remember(memory: OrderedDict[str, T], key: str, value: T) -> None:
+def _remember(memory: OrderedDict[str, str], key: str, value: str) -> None:
     memory[key] = value
     memory.move_to_end(key)
     while len(memory) > MAX_REMEMBERED:

@@ -7,98 +7,116 @@ import gradio as gr
 
 from server.job import Job, JobStatus
 from server.job_queue import JobState
-from server.playground import views
+from server.playground import drafts, views
 from server.playground.desk import Desk, Updates, is_running, listen
 from server.playground.form import Form, form_of_values
 from server.playground.problems import complaint_of_job
 
 
 class RunEvents:
-    """One edit at a time for each open page."""
+    """One edit at a time for each open page: submitted, followed, and its result shown.
+
+    These are three events in a row. The button of an event that has not ended is dead, so that the
+    one that shows Run again must not be the one that Run began.
+    """
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self._page = desk.page
 
     def wire(self, blocks: Any) -> None:
-        """Listen to the buttons, to Enter, and to a page that is opened."""
-        page = self._page
-        outputs = [
-            *self._desk.complaint_outputs, *self._desk.shown_outputs,
-            page["jobs"], page["last"], page["history"], page["head"], page.seed,
+        """Listen to the buttons, and to a page that is opened."""
+        page, desk = self._page, self._desk
+        begun = [page["jobs"], page["asked"], page["progress"]]
+        submitted = [*desk.complaint_outputs, *begun, page["last"], page.seed]
+        opened = [*begun, *desk.fill_outputs, *desk.shown_outputs, page["history"]]
+        ended = [
+            *desk.complaint_outputs, *desk.shown_outputs,
+            page["jobs"], page["progress"], page["history"], page["head"],
         ]  # fmt: skip
-        listen(page["run"].click, self.run, page.fields, outputs)
+        for begins in (
+            listen(page["run"].click, self.submit, page.fields, submitted),
+            listen(blocks.load, self.resume, [page["last"], page["draft"]], opened),
+        ):
+            followed = listen(
+                begins.then, self.follow, [page["jobs"]], [page["progress"], page["history"]]
+            )
+            listen(followed.then, self.finish, [page["jobs"], page["asked"]], ended)
         listen(page["cancel"].click, self.cancel, [page["jobs"]], [page["progress"]])
-        opened = dict.fromkeys((*outputs, *self._desk.fill_outputs))
-        listen(blocks.load, self.resume, [page["last"]], list(opened))
 
-    async def run(self, request: gr.Request, *values: Any) -> AsyncIterator[Updates]:
-        """Queue the edit and show how it goes."""
+    async def submit(self, request: gr.Request, *values: Any) -> Updates:
+        """Queue the edit, or say what is wrong with it."""
         form = None
         try:
             form = form_of_values(values)
             job = await self._desk.runner.submit(form, self._desk.base_url(request))
         except Exception as exc:
-            yield self._desk.complain_of(exc, form)
-            return
-        yield {
+            return self._desk.complain_of(exc, form)
+        return {
             **self._desk.no_complaints(),
+            **self._begun(job, form),
             self._page.seed: job.params.seed,
             self._page["last"]: job.id,
         }
-        async for updates in self._follow(job, form):
-            yield updates
 
-    async def resume(self, last: Any) -> AsyncIterator[Updates]:
-        """Show this browser's last edit again, and follow it if it still runs."""
+    async def resume(self, last: Any, draft: Any) -> Updates:
+        """What a page shows that is opened again: its fields as they were, and its last edit."""
         job = await self._desk.find(last) if last else None
+        updates = await self._desk.history()
+        if kept := drafts.values_of_draft(draft, self._desk.shelf):
+            updates |= self._desk.fill(kept)
         if job is None:
-            yield await self._desk.history()
-            return
-        form, has_pictures = self._desk.settings_of(job)
-        yield {
-            **self._desk.fill(form, with_pictures=has_pictures),
-            # what is locked is typed by somebody, and this was not
-            self._page.seed_lock: gr.update(value=False),
-            **await self._desk.history(),
-        }
+            return updates
         if is_running(job):
-            async for updates in self._follow(job, form):
-                yield updates
-        elif job.outputs:
-            yield self._desk.shown(job)
+            return updates | self._begun(job, self._desk.settings_of(job)[0])
+        return updates | (self._desk.shown(job) if job.outputs else {})
+
+    async def follow(self, jobs: Any) -> AsyncIterator[Updates]:
+        """Show how the edit goes, until it has ended."""
+        progress = self._page["progress"]
+        if not jobs:
+            yield {progress: gr.skip()}
+            return
+        yield await self._desk.history()
+        async for states in self._desk.runner.follow([str(job_id) for job_id in jobs]):
+            for state in states.values():
+                yield {progress: self._progress(state)}
+
+    async def finish(self, jobs: Any, form: Any) -> Updates:
+        """Show what became of the edit."""
+        page = self._page
+        if not jobs:
+            return {page["jobs"]: []}
+        job = await self._desk.find(jobs[0])
+        return {
+            page["progress"]: "",
+            page["jobs"]: [],
+            page["head"]: views.head(self._desk.status()),
+            **await self._desk.history(),
+            **(self._outcome(job, form) if job else {}),
+        }
 
     async def cancel(self, jobs: Any) -> Updates:
         """Cancel the edit that runs."""
         await self._desk.runner.cancel([str(job_id) for job_id in jobs])
         return {self._page["progress"]: gr.skip()}
 
-    async def _follow(self, job: Job, form: Form) -> AsyncIterator[Updates]:
+    def _begun(self, job: Job, form: Form) -> Updates:
         page = self._page
-        yield {
+        return {
             page["jobs"]: [job.id],
+            page["asked"]: form,
             page["progress"]: self._progress(JobState(job, None, None)),
-            **await self._desk.history(),
-        }
-        async for states in self._desk.runner.follow([job.id]):
-            job = states[job.id].job
-            yield {page["progress"]: self._progress(states[job.id])}
-        yield {
-            **(self._desk.shown(job) if job.outputs else self._unmade(job, form)),
-            page["jobs"]: [],
-            page["head"]: views.head(self._desk.status()),
-            **await self._desk.history(),
         }
 
     def _progress(self, state: JobState) -> str:
         return views.progress(state, self._desk.parts.executor.state)
 
-    def _unmade(self, job: Job, form: Form) -> Updates:
-        """An edit without a picture: its sentence at the field that it names."""
+    def _outcome(self, job: Job, form: Form) -> Updates:
+        """The pictures; without any, the sentence at the field that it names."""
+        if job.outputs:
+            return self._desk.shown(job)
         if job.error is not None:
-            return {
-                **self._desk.complain(complaint_of_job(job.error, form)),
-                self._page["progress"]: "",
-            }
+            return self._desk.complain(complaint_of_job(job.error, form))
         words = "Canceled." if job.status is JobStatus.CANCELED else "The server stops."
         return {self._page["progress"]: views.notice(words)}

@@ -14,6 +14,8 @@ from server.playground.form import Form
 from server.playground.parts import ENDPOINT, NAME
 from server.playground.pictures import KeptPicture, PictureShelf
 
+REPEAT_INTERVAL_S = 5.0
+
 States = Mapping[str, JobState]
 
 
@@ -57,7 +59,8 @@ class Runner:
     async def follow(self, job_ids: Sequence[str]) -> AsyncIterator[States]:
         """The jobs' states now and after each change, until all are final or the server closes.
 
-        A job that is deleted meanwhile is left out.
+        They come again every few seconds without a change: only then is a page that was closed
+        noticed, and its stream ended. A job that is deleted meanwhile is left out.
         """
         changes: asyncio.Queue[JobState | None] = asyncio.Queue()
         watchers = [asyncio.create_task(self._watch(job_id, changes)) for job_id in job_ids]
@@ -65,7 +68,11 @@ class Runner:
         unfinished = len(watchers)
         try:
             while unfinished:
-                change = await changes.get()
+                try:
+                    change = await asyncio.wait_for(changes.get(), REPEAT_INTERVAL_S)
+                except TimeoutError:
+                    yield dict(states)
+                    continue
                 if change is None:
                     unfinished -= 1
                     continue

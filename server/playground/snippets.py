@@ -1,6 +1,7 @@
 """What the form asks for, as a curl line and as Python: requests that work when they are pasted."""
 
 import json
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -117,11 +118,8 @@ def python(asked: Asked) -> str:
         "{url}": asked.url,
         "{headers}": headers,
     }
-    for name, value in values.items():
-        head, found, tail = program.partition(name)
-        assert found, "each place is filled once"
-        program = head + value + tail
-    return program
+    # all at once: what is filled in, a prompt say, may look like a place itself
+    return re.sub("|".join(map(re.escape, values)), lambda place: values[place[0]], program)
 
 
 def _in_form_order(asked: Asked) -> list[str]:

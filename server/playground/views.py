@@ -60,9 +60,10 @@ def head(status: Status) -> str:
     return "".join(parts)
 
 
-def complaint(sentence: str) -> str:
-    """A sentence beside the field it is about."""
-    return f'<p class="qe-error" role="alert">{_text(sentence)}</p>'
+def complaint(sentence: str, *, is_new: bool = True) -> str:
+    """A sentence beside the field it is about; a screen reader says a new one at once."""
+    role = ' role="alert"' if is_new else ""
+    return f'<p class="qe-error"{role}>{_text(sentence)}</p>'
 
 
 def notice(sentence: str) -> str:
@@ -110,7 +111,10 @@ def result(job: Job) -> str:
     took = (job.finished_at or 0) - (job.started_at or 0)
     facts = [size, f"{job.num_inference_steps} steps", f"{took:.1f} s"]
     cards = "".join(_output(job, index) for index in range(len(job.outputs)))
-    return f'<p class="qe-facts">{" · ".join(facts)}</p><div class="qe-outputs">{cards}</div>'
+    return (
+        f'<p class="qe-facts">{" · ".join(facts)}</p>'
+        f'<div class="qe-outputs" data-job="{job.id}">{cards}</div>'
+    )
 
 
 def grid(labels: Sequence[str], states: Sequence[JobState | None], executor: ExecutorState) -> str:
@@ -158,7 +162,7 @@ def _cell(state: JobState, executor: ExecutorState) -> str:
         image = _button("show", f"{job.id}:0", _image(job.outputs[0], "Show it beside the input"))
         return f'{image}<div class="qe-actions">{buttons}</div>'
     if job.error:
-        return f'<div class="qe-wait">{complaint(job.error.message)}</div>'
+        return f'<div class="qe-wait">{complaint(job.error.message, is_new=False)}</div>'
     _, words = progress_words(state, executor)
     return f'<div class="qe-wait">{_text(words)}</div>'
 
@@ -179,9 +183,9 @@ def _entry(job: Job) -> str:
         if job.outputs
         else f'<div class="qe-wait">{_WORDS[job.status]}</div>'
     )
-    error = complaint(job.error.message) if job.error else ""
+    error = complaint(job.error.message, is_new=False) if job.error else ""
     return (
-        f'<article class="qe-entry" data-status="{_text(job.status)}">{shown}'
+        f'<article class="qe-entry" data-job="{job.id}" data-status="{_text(job.status)}">{shown}'
         f'<div class="qe-about"><p class="qe-prompt" title="{_text(prompt)}">{_text(short)}</p>'
         f'<p class="qe-facts">{_text(" · ".join(_facts(job)))} · '
         f'<time datetime="{when.isoformat()}">{when:%d %b, %H:%M}</time></p>{error}'

@@ -114,3 +114,44 @@ def test_client_that_has_gone_does_not_end_the_server(server: LiveServer) -> Non
     ignored = int(re.search(r"SigIgn:\s*([0-9a-f]+)", status)[1], 16)  # type: ignore[index]
 
     assert ignored & 1 << signal.SIGPIPE - 1
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost:8000", 200),
+        ("qwen.localhost", 200),
+        ("192.168.1.7:8000", 200),
+        ("[::1]:8000", 200),
+        ("evil.example:8000", 403),
+        ("127.0.0.1.evil.example", 403),
+        ("[", 403),
+    ],
+)
+def test_server_without_keys_answers_to_no_foreign_name(
+    server: LiveServer, host: str, status: int
+) -> None:
+    for path in ("/health", "/v1/edits"):
+        answer = server.http.get(server.url + path, headers={"Host": host})
+
+        assert answer.status_code == status, path
+        if status == 403:
+            assert "QWEN_EDIT_PUBLIC_URL" in answer.json()["error"]["message"]
+
+
+def test_server_answers_to_its_public_name_and_with_keys_to_any(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    for number, (settings, host) in enumerate(
+        (
+            ({"PUBLIC_URL": "https://pictures.example/edit"}, "pictures.example"),
+            ({"API_KEYS": "right"}, "any.example"),
+        )
+    ):
+        server = LiveServer(tiny_model, tmp_path / str(number), **settings)
+        try:
+            server.start(wait_ready=False)
+            answer = server.http.get(f"{server.url}/health", headers={"Host": host})
+        finally:
+            server.close()
+        assert answer.status_code == 200, host

@@ -139,10 +139,16 @@ def test_page_serves_no_file_but_its_own(served: LiveServer) -> None:
 
 
 def test_page_fetches_nothing_for_a_browser(served: LiveServer) -> None:
+    join(served, {"path": "http://127.0.0.1:9/a.png", "meta": {"_type": "gradio.FileData"}})
+
+    until(lambda: "the page fetches nothing by itself" in served.log())
+
+
+def join(served: LiveServer, picture: dict[str, Any]) -> None:
+    """What a browser sends that has put `picture` into the first slot."""
     config = served.http.get(f"{served.url}/config").json()
     slot = next(each for each in config["components"] if each["type"] == "image")
     event = next(each for each in config["dependencies"] if each["inputs"][:1] == [slot["id"]])
-    picture = {"path": "http://127.0.0.1:9/a.png", "meta": {"_type": "gradio.FileData"}}
     body = {
         "data": [picture, *[None] * (len(event["inputs"]) - 1)],
         "fn_index": event["id"],
@@ -150,7 +156,50 @@ def test_page_fetches_nothing_for_a_browser(served: LiveServer) -> None:
     }
     served.http.post(f"{served.url}/gradio_api/queue/join", json=body).raise_for_status()
 
-    until(lambda: "the page fetches nothing by itself" in served.log())
+
+def test_browser_cannot_name_a_file_of_this_machine_as_its_own(served: LiveServer) -> None:
+    secret = served.folder / "secret.txt"
+    secret.write_text("the password")
+
+    join(served, {"path": str(secret), "meta": {"_type": "gradio.FileData"}})
+
+    until(lambda: "was not uploaded by a user" in served.log())
+    assert not list((served.data_dir / "page" / "cache").rglob("secret.txt"))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "file=http://127.0.0.1:9/a.png",
+        "file=HTTPS://example.com/a.png",
+        "file/http://example.com/a.png",
+        "proxy=https://a.hf.space/",
+        "deep_link?session_hash=abc",
+        "run/predict",
+        "call/predict",
+        "api/predict",
+    ],
+)
+def test_what_gradio_could_do_besides_is_not_there(served: LiveServer, path: str) -> None:
+    for method in ("GET", "POST"):
+        answer = served.http.request(method, f"{served.url}/gradio_api/{path}")
+
+        assert answer.status_code in (404, 405), method
+        assert "Gradio" not in answer.text
+
+
+def test_uploaded_script_gets_no_say(served: LiveServer) -> None:
+    uploads = f"{served.url}/gradio_api/upload"
+    for name in ("evil.html", "evil.svg"):
+        script = b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>"
+        path = served.http.post(uploads, files={"files": (name, script)}).json()[0]
+
+        answer = served.http.get(f"{served.url}/gradio_api/file={path}")
+
+        assert answer.status_code == 200
+        assert answer.headers["content-security-policy"] == "sandbox"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["content-disposition"].startswith("attachment")
 
 
 def test_gradio_tells_nobody_anything(served: LiveServer) -> None:

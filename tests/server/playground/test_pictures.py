@@ -8,6 +8,7 @@ import pytest
 from server.errors import FetchFailed, InvalidPicture, PayloadTooLarge
 from server.fetch import Fetcher
 from server.outputs import OutputStore
+from server.playground.examples import EXAMPLES
 from server.playground.form import Picture
 from server.playground.pictures import PictureShelf
 from server.store.database import Database
@@ -29,8 +30,8 @@ async def shelf(tmp_path: Path) -> AsyncIterator[PictureShelf]:
 
 
 def dropped(folder: Path, name: str, data: bytes) -> Picture:
-    path = folder / "dropped" / name
-    path.parent.mkdir(exist_ok=True)
+    path = folder / "cache" / "dropped" / name
+    path.parent.mkdir(exist_ok=True, parents=True)
     path.write_bytes(data)
     return Picture(str(path), name)
 
@@ -44,8 +45,9 @@ async def test_picture_is_stored_once_however_often_it_is_used(
     again = await shelf.keep(dropped(tmp_path, "other.png", data), "images/1")
 
     stored = shelf.path(f"http://anybody{kept.route}")
-    assert kept == again
-    assert kept.source == "cat.png"
+    assert kept.route == again.route
+    # each by the name that its own sender gave it
+    assert (kept.source, again.source) == ("cat.png", "other.png")
     assert stored is not None
     assert stored.read_bytes() == data
 
@@ -63,6 +65,15 @@ async def test_picture_whose_upload_expired_is_stored_again(
 
     assert second.route != first.route
     assert shelf.path(second.route) is not None
+
+
+async def test_picture_that_nobody_has_a_file_of_is_named_by_its_url(
+    shelf: PictureShelf, tmp_path: Path
+) -> None:
+    for name in ("image.png", EXAMPLES[0].files[0]):
+        kept = await shelf.keep(dropped(tmp_path, name, encoded(gradient())), "images/0")
+
+        assert kept.source is None
 
 
 async def test_output_is_used_where_it_lies(shelf: PictureShelf, tmp_path: Path) -> None:
@@ -83,19 +94,30 @@ async def test_own_url_is_read_from_disk_offline_too(shelf: PictureShelf, tmp_pa
     fetched = await shelf.fetch(f" http://anybody{kept.route} ")
 
     assert Path(fetched.path).read_bytes() == encoded(gradient())
+    assert (await shelf.keep(fetched, "images/0")).source == f"http://anybody{kept.route}"
+    assert (await shelf.keep(dropped(tmp_path, "cat.png", encoded(gradient())), "")).source == (
+        "cat.png"
+    )
 
 
 async def test_refusals_name_their_field(shelf: PictureShelf, tmp_path: Path) -> None:
     broken = dropped(tmp_path, "broken.png", b"nothing")
     large = dropped(tmp_path, "large.png", b"\0" * (20 * 2**20 + 1))
-    gone = Picture(str(tmp_path / "gone.png"), "gone.png")
+    gone = Picture(str(tmp_path / "cache" / "gone.png"), "gone.png")
 
     for picture, error in ((broken, InvalidPicture), (large, PayloadTooLarge)):
         with pytest.raises(error) as refused:
             await shelf.keep(picture, "images/2")
         assert refused.value.field == "images/2"
-    with pytest.raises(InvalidPicture, match="no longer here"):
-        await shelf.keep(gone, "images/0")
+    (tmp_path / "not-uploaded.png").write_bytes(encoded(gradient()))
+    foreign = [
+        Picture(str(tmp_path / "not-uploaded.png"), "a.png"),
+        Picture(str(tmp_path / "cache" / ".." / "not-uploaded.png"), "a.png"),
+        Picture("\0", "a.png"),
+    ]
+    for picture in (gone, *foreign):
+        with pytest.raises(InvalidPicture, match="no longer here"):
+            await shelf.keep(picture, "images/0")
     with pytest.raises(InvalidPicture, match="http"):
         await shelf.fetch("cat.png")
     with pytest.raises(FetchFailed, match="offline"):

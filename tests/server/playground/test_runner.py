@@ -11,6 +11,7 @@ from server.edit_service import EditService, Submission
 from server.errors import NotFound, QueueFull
 from server.job import Job, JobStatus
 from server.job_queue import JobProgress, JobState
+from server.playground import runner
 from server.playground.form import Form, Picture
 from server.playground.pictures import KeptPicture, PictureShelf
 from server.playground.runner import Runner
@@ -100,6 +101,19 @@ async def test_follow_gives_all_states_until_the_last_has_ended(service: FakeSer
     service.tell("2", None)
     with pytest.raises(StopAsyncIteration):
         await anext(following)
+
+
+async def test_follow_says_the_same_again_so_that_a_closed_page_is_noticed(
+    service: FakeService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "REPEAT_INTERVAL_S", 0.001)
+    service.tell("1", state("1", 1))
+    following = runner_of(service).follow(["1"])
+
+    first, again = await anext(following), await anext(following)
+
+    assert first == again
+    await following.aclose()
 
 
 async def test_cancel_leaves_out_what_is_gone(service: FakeService) -> None:

@@ -1,6 +1,7 @@
 """The request as curl and Python; `browser/test_code.py` runs them."""
 
 import ast
+import dataclasses
 
 from pipelines.params import EditParams, LoraRef
 from server.job import OutputFormat
@@ -52,6 +53,14 @@ def test_key_is_named_and_not_shown() -> None:
 def test_drawn_seed_is_left_to_the_server() -> None:
     assert "seed=7" in curl(asked(FILE))
     assert "seed" not in curl(asked(FILE, is_seed_chosen=False))
+
+
+def test_prompt_that_looks_like_a_place_in_the_program_stays_a_prompt() -> None:
+    params = EditParams('Write "{url}", {images} and {headers}', 7)
+    program = python(dataclasses.replace(asked(FILE), params=params))
+
+    assigned = next(node for node in ast.parse(program).body if isinstance(node, ast.Assign))
+    assert ast.literal_eval(assigned.value)["prompt"] == params.prompt
 
 
 def test_python_is_python() -> None:

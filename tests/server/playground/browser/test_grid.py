@@ -45,6 +45,9 @@ def test_grid_varies_the_seed_and_cancel_ends_all_of_it(
     assert page.locator("#grid figcaption").all_inner_texts() == [
         "seed 500", "seed 501", "seed 502",
     ]  # fmt: skip
+    page.reload()
+    page.get_by_role("tab", name="Grid").click()
+    expect(page.locator("#grid figcaption")).to_have_count(3)
     page.get_by_role("button", name="Cancel all").click()
 
     expect(page.get_by_role("button", name="Run the grid")).to_be_visible()

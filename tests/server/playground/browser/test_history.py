@@ -7,6 +7,7 @@ from playwright.sync_api import Page, expect
 from tests.live_server import LiveServer
 from tests.server.playground.browser.conftest import (
     LONG_STEP,
+    add_picture,
     ask,
     choose_lora,
     make_it_long,
@@ -24,6 +25,48 @@ def test_reload_shows_the_last_edit_and_the_history(page: Page, picture_file: Pa
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("Make it survive")
     expect(page.locator("#picture-1 img")).to_be_visible()
     expect(page.locator("#compare img")).to_have_count(2)
+
+
+def test_reload_loses_nothing_that_stands_in_the_fields(page: Page, picture_file: Path) -> None:
+    ask(page, picture_file, "The one that was run")
+    run(page)
+    page.get_by_label("Prompt", exact=True).fill("The one being written")
+    page.get_by_label("Seed", exact=True).fill("4711")
+    page.get_by_label("Lock").check()
+    page.get_by_role("button", name="LoRAs").click()
+    page.get_by_label("LoRA 1").fill("https://example.com/mine.safetensors")
+    page.get_by_label("LoRA 1").press("Enter")
+    add_picture(page, picture_file, slot=2)
+    page.get_by_role("tab", name="As code").click()
+    # the fields have arrived at the server, and the draft at the browser
+    expect(page.locator("#curl")).to_contain_text("mine.safetensors")
+    expect(page.locator("#curl").get_by_text("my ball.png")).to_have_count(2)
+
+    page.reload()
+
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("The one being written")
+    expect(page.get_by_label("Seed", exact=True)).to_have_value("4711")
+    expect(page.get_by_label("Lock")).to_be_checked()
+    expect(page.get_by_label("LoRA 1")).to_have_value("https://example.com/mine.safetensors")
+    expect(page.locator("#picture-2 img")).to_be_visible()
+    expect(page.locator("#compare img")).to_have_count(2)
+
+
+def test_result_that_is_looked_at_leaves_the_running_edit_its_cancel(
+    page: Page, picture_file: Path
+) -> None:
+    ask(page, picture_file, "Look at me meanwhile")
+    run(page)
+    make_it_long(page)
+    page.locator("#run").click()
+    expect(page.locator("#progress")).to_contain_text(LONG_STEP)
+
+    page.get_by_role("button", name="Show: Look at me meanwhile").first.click()
+
+    expect(page.locator("#compare img")).to_have_count(2)
+    expect(page.locator("#run")).to_be_hidden()
+    page.locator("#cancel").click()
+    expect(page.locator("#progress")).to_contain_text("Canceled")
 
 
 def test_reload_follows_the_edit_that_still_runs(page: Page, picture_file: Path) -> None:
@@ -67,7 +110,7 @@ def test_settings_come_back_without_pictures_that_are_gone(
     ask(page, picture_file, "Gone")
     run(page)
     for upload in (page_server.data_dir / "uploads").iterdir():
-        upload.unlink()
+        upload.unlink(missing_ok=True)
     page.get_by_label("Prompt", exact=True).fill("Something else")
 
     page.get_by_role("button", name="Use these settings again").first.click()
