@@ -98,23 +98,7 @@ def create_app(parts: Parts) -> FastAPI:
     app.include_router(wavespeed.upload_router(parts.uploads, public_url=settings.public_url))
     _add_errors(app)
     describe_errors(app, lambda path: _contract_of(path).ERROR_SCHEMA)
-    max_upload_bytes = settings.max_lora_mb * 2**20 + FORM_BYTES
-    app.add_middleware(
-        BodyLimit,
-        max_bytes=lambda path: max_upload_bytes if path == loras.ROUTE else MAX_BODY_BYTES,
-        render=render_problem,
-    )
-    if settings.cors_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=settings.cors_origins,
-            allow_methods=["*"],
-            allow_headers=["*"],
-            expose_headers=CORS_EXPOSED_HEADERS,
-        )
-    if settings.is_loopback and not settings.all_api_keys():
-        app.add_middleware(OwnHost, public_url=settings.public_url, render=render_problem)
-    app.add_middleware(ModelHeader, model_name=lambda: _model_name(parts))
+    _add_middleware(app, parts)
     if parts.playground is not None:
         app.router.routes.extend(parts.playground.routes())
     else:
@@ -205,6 +189,27 @@ def _linears(parts: Parts) -> Linears:
 def _model_name(parts: Parts) -> str:
     loaded = parts.executor.model
     return loaded.model.name if loaded else parts.choice.path.name
+
+
+def _add_middleware(app: FastAPI, parts: Parts) -> None:
+    settings = parts.settings
+    max_upload_bytes = settings.max_lora_mb * 2**20 + FORM_BYTES
+    app.add_middleware(
+        BodyLimit,
+        max_bytes=lambda path: max_upload_bytes if path == loras.ROUTE else MAX_BODY_BYTES,
+        render=render_problem,
+    )
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=CORS_EXPOSED_HEADERS,
+        )
+    if settings.is_loopback and not settings.all_api_keys():
+        app.add_middleware(OwnHost, public_url=settings.public_url, render=render_problem)
+    app.add_middleware(ModelHeader, model_name=lambda: _model_name(parts))
 
 
 def _add_errors(app: FastAPI) -> None:

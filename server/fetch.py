@@ -79,7 +79,8 @@ class Fetcher:
 
         What a broken connection, or a server that was killed, left in `part` is asked for no
         second time, if the far side says that it is still the same. `token` goes to this host
-        alone, not along with a redirect. Raises FetchFailed, PayloadTooLarge.
+        alone, not along with a redirect. Raises FetchFailed, and PayloadTooLarge, after which
+        nothing is kept.
         """
         for attempt in range(DOWNLOAD_ATTEMPTS):
             # compressed on the way, a range of it would be no range of the file
@@ -94,6 +95,11 @@ class Fetcher:
             except _RangeRefused:
                 # the whole file had come before, or another lies there now
                 part.unlink()
+            except PayloadTooLarge:
+                # no later try could end better
+                part.unlink(missing_ok=True)
+                _validator_path(part).unlink(missing_ok=True)
+                raise
             except _Broken as exc:
                 has_grown = part.exists() and part.stat().st_size > size_before
                 if attempt + 1 == DOWNLOAD_ATTEMPTS or not has_grown:

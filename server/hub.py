@@ -9,14 +9,16 @@ from pathlib import Path, PurePosixPath
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
 from pipelines.catalog import HubLora
-from pipelines.errors import LoraInvalid
+from pipelines.errors import EngineError, LoraInvalid
 from pipelines.lora_config import METADATA_KEY, PEFT_CONFIG, PEFT_WEIGHTS
 from pipelines.safetensors_header import add_metadata
 from server import hub_repository
-from server.errors import FetchFailed
+from server.errors import FetchFailed, PayloadTooLarge, ServerError
 from server.hub_repository import HubFile, HubRepository, OnBytes
 
 WEIGHT_SUFFIX = ".safetensors"
+# A PEFT configuration has a few kilobytes; a longer file would be read into memory as a whole.
+MAX_CONFIG_BYTES = 1024 * 1024
 
 
 def cached_file(lora: HubLora) -> Path | None:
@@ -25,17 +27,20 @@ def cached_file(lora: HubLora) -> Path | None:
         found = hub_repository.cached(lora.repo, lora.filename, lora.revision)
         files = [found] if found else []
     else:
-        snapshot = hub_repository.cached_snapshot(lora.repo)
+        snapshot = hub_repository.cached_snapshot(lora.repo, lora.revision)
         files = list(snapshot.rglob(f"*{WEIGHT_SUFFIX}")) if snapshot else []
     if len(files) != 1 or not _is_whole(files[0]):
         return None
     return files[0]
 
 
-def download(lora: HubLora, folder: Path, field: str) -> Path:
+def download(
+    lora: HubLora, folder: Path, field: str, *, max_bytes: int, on_bytes: OnBytes | None = None
+) -> Path:
     """Bring the file into `folder`, going on where an earlier try ended.
 
-    Raises FetchFailed with a sentence that says what to do.
+    What `on_bytes` raises ends it, as of `hub_repository.download`. Raises PayloadTooLarge before
+    the first byte, LoraInvalid, and FetchFailed with a sentence that says what to do.
     """
     try:
         repository = hub_repository.read_repository(lora.repo, lora.revision)
@@ -43,12 +48,17 @@ def download(lora: HubLora, folder: Path, field: str) -> Path:
         file = repository.file(filename)
         if file is None:
             raise FetchFailed(f"{field}: {lora.repo} has no file {filename}.", field=field)
-        return fetch_lora(repository, file, folder)
-    except (FetchFailed, LoraInvalid):
+        if file.size_bytes > max_bytes:
+            raise PayloadTooLarge(
+                f"{field}: {lora.repo}/{filename} has more than the allowed "
+                f"{max_bytes / 2**20:.0f} MiB.",
+                field=field,
+            )
+        return fetch_lora(repository, file, folder, on_bytes)
+    except (EngineError, ServerError):
         raise
     except Exception as exc:  # the library's errors have no common root
-        what = lora.repo if lora.filename is None else f"{lora.repo}/{lora.filename}"
-        said = hub_repository.sentence(what, lora.repo, lora.revision, exc)
+        said = hub_repository.sentence(shown(lora), lora.repo, lora.revision, exc)
         if isinstance(exc, RepositoryNotFoundError | HFValidationError):
             said += " LoRAs on this machine are named by their file under weights/loras."
         raise FetchFailed(f"{field}: {said}", field=field) from exc
@@ -61,15 +71,32 @@ def fetch_lora(
 
     Raises LoraInvalid for what is no safetensors file, and what `hub_repository.download` raises.
     """
-    path = hub_repository.download(repository, file, folder, on_bytes)
-    beside = PurePosixPath(file.name).with_name(PEFT_CONFIG)
-    config = repository.file(str(beside))
-    if PurePosixPath(file.name).name == PEFT_WEIGHTS and config is not None:
-        # alone, the weights lack alpha
-        text = hub_repository.download(repository, config, folder)
+    config = peft_config(repository, file)
+    if config is not None and config.size_bytes > MAX_CONFIG_BYTES:
+        raise LoraInvalid(
+            f"{repository.name}/{config.name} has {config.size_bytes} bytes; a PEFT configuration "
+            f"has at most {MAX_CONFIG_BYTES}."
+        )
+    path = hub_repository.bring(repository, file, folder, on_bytes)
+    if config is not None:
+        # alone, the weights lack alpha; a new file is written, so a linked one in the cache stays
+        text = hub_repository.bring(repository, config, folder)
         add_metadata(path, METADATA_KEY, text.read_text())
         text.unlink()
     return path
+
+
+def peft_config(repository: HubRepository, file: HubFile) -> HubFile | None:
+    """PEFT's configuration beside the file, where the file is PEFT's weights."""
+    path = PurePosixPath(file.name)
+    if path.name != PEFT_WEIGHTS:
+        return None
+    return repository.file(str(path.with_name(PEFT_CONFIG)))
+
+
+def shown(lora: HubLora) -> str:
+    """What messages call it: the repository, or the file in it."""
+    return lora.repo if lora.filename is None else f"{lora.repo}/{lora.filename}"
 
 
 def only_weight_file(repository: HubRepository, field: str) -> str:

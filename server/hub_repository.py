@@ -5,8 +5,12 @@ Its `hf_hub_download` begins every file anew after a kill (huggingface_hub issue
 `http_get` here, which takes up a part. Everything blocks; call it in a thread.
 """
 
+import contextlib
+import errno
 import hashlib
-from collections.abc import Callable
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,8 +24,9 @@ from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 REQUEST_TIMEOUT_S = 30.0
 HASH_CHUNK_BYTES = 4 * 1024 * 1024
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
-# Told each number of bytes that came, or that lay there already.
+# Told each number of bytes that came, or that lay there already, before they are written.
 OnBytes = Callable[[int], None]
 
 
@@ -104,7 +109,7 @@ def download(
     there = part.stat().st_size if part.exists() else 0
     if on_bytes is not None:
         on_bytes(there)
-    with part.open("ab") as target:
+    with _disk_named(parts), part.open("ab") as target:
         http_get(
             huggingface_hub.hf_hub_url(repository.name, file.name, revision=repository.commit),
             target,
@@ -120,6 +125,46 @@ def download(
     return part
 
 
+def bring(
+    repository: HubRepository, file: HubFile, parts: Path, on_bytes: OnBytes | None = None
+) -> Path:
+    """The file in `parts`, as of `download`, from the Hugging Face cache where it lies there."""
+    found = cached(repository.name, file.name, repository.commit)
+    if found is None or not file.is_at(found):
+        return download(repository, file, parts, on_bytes)
+    part = parts / file.part_name
+    link(found, part)
+    if on_bytes is not None:
+        on_bytes(file.size_bytes)
+    return part
+
+
+def link(source: Path, target: Path) -> None:
+    """Put the file to its place by a hard link, which costs no room, or by a copy."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source.resolve(), target)
+    except OSError:  # another disk
+        with _disk_named(target.parent):
+            shutil.copyfile(source, target)
+
+
+def bytes_to_come(repository: HubRepository, files: Sequence[HubFile], parts: Path) -> int:
+    """The room that these files still need on the disk of the folder `parts`, which exists.
+
+    What is there as a part needs no more, nor what is linked from the Hugging Face cache.
+    """
+    needed = 0
+    for file in files:
+        part = parts / file.part_name
+        there = part.stat().st_size if part.is_file() else 0
+        found = cached(repository.name, file.name, repository.commit)
+        if found is None or not _can_be_linked(found, file, parts):
+            needed += max(0, file.size_bytes - there)
+    return needed
+
+
 def cached(repository: str, filename: str, revision: str | None) -> Path | None:
     """The file where it lies in the Hugging Face cache already."""
     found = huggingface_hub.try_to_load_from_cache(repository, filename, revision=revision)
@@ -127,13 +172,22 @@ def cached(repository: str, filename: str, revision: str | None) -> Path | None:
 
 
 def cached_snapshot(name: str, revision: str | None = None) -> Path | None:
-    """The repository's folder in the Hugging Face cache; the newest, where none is asked for."""
-    folder = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "snapshots"
-    if not folder.is_dir():
+    """The repository's folder in the Hugging Face cache, at a branch, tag or commit, or at `main`.
+
+    A cache without refs, copied from elsewhere say, knows no `main`: there it is the newest.
+    """
+    folder = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
+    if not (folder / "snapshots").is_dir():
         return None
+    snapshots = {path.name: path for path in (folder / "snapshots").iterdir()}
+    ref = folder / "refs" / (revision or constants.DEFAULT_REVISION)
+    if ref.is_file():
+        return snapshots.get(ref.read_text().strip())
     if revision is not None:
-        return next((path for path in (folder / revision,) if path.is_dir()), None)
-    return max(folder.iterdir(), key=lambda path: path.stat().st_mtime, default=None)
+        return snapshots.get(revision)
+    if any((folder / "refs").glob("*")):
+        return None
+    return max(snapshots.values(), key=lambda path: path.stat().st_mtime, default=None)
 
 
 def sentence(what: str, repository: str, revision: str | None, exc: Exception) -> str:
@@ -165,11 +219,33 @@ def sentence(what: str, repository: str, revision: str | None, exc: Exception) -
                 f"{constants.ENDPOINT} cannot be reached ({exc}): check the network, or name a "
                 f"mirror with HF_ENDPOINT."
             )
+        case OSError() if exc.filename and exc.errno in DISK_FULL:
+            return (
+                f"{what} cannot be written: {exc.strerror}: {exc.filename}. What came is kept: "
+                f"make room and run it again, and it goes on from there."
+            )
         case OSError() if exc.filename:
             return f"{what} cannot be written: {exc.strerror}: {exc.filename}"
         case _:
             reason = str(exc).strip().split("\n")[0] or type(exc).__name__
             return f"{what} cannot be fetched from {constants.ENDPOINT}: {reason}"
+
+
+@contextlib.contextmanager
+def _disk_named(folder: Path) -> Iterator[None]:
+    """Have the error of a full disk name the folder; a write knows of none, a copy its source."""
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno in DISK_FULL:
+            exc.filename, exc.filename2 = str(folder), None
+        raise
+
+
+def _can_be_linked(path: Path, file: HubFile, folder: Path) -> bool:
+    """Whether `path` looks like the file, without reading it, and lies on the folder's disk."""
+    found = path.stat()
+    return found.st_size == file.size_bytes and found.st_dev == folder.stat().st_dev
 
 
 class _Counter:

@@ -18,6 +18,7 @@ from pipelines.safetensors_header import read_header
 from server import hub
 from server.errors import InvalidRequest, PayloadTooLarge
 from server.fetch import Fetcher
+from server.hub_downloads import HubDownloads
 from server.lora_store import LoraStore
 
 
@@ -43,6 +44,7 @@ class LoraLibrary:
         self._catalog = catalog
         self._store = store
         self._fetcher = fetcher
+        self._hub_downloads = HubDownloads(max_bytes=max_bytes, timeout_s=timeout_s)
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
         self._tokens = tokens
@@ -138,7 +140,7 @@ class LoraLibrary:
         part = self._store.part(reference)
         if isinstance(found, HubLora):
             folder = part.with_suffix(".hub")
-            return await asyncio.to_thread(hub.download, found, folder, field)
+            return await self._hub_downloads.fetch(found, folder, field)
         if not isinstance(found, RemoteLora):
             raise LoraNotFound(f"The LoRA {reference!r} is not on this machine any more.")
         host = urllib.parse.urlsplit(found.url).hostname or ""

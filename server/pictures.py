@@ -30,7 +30,7 @@ def to_rgb_png(data: bytes, field: str) -> bytes:
 
     Raises InvalidPicture, which names `field` and says what came and what is allowed.
     """
-    picture = _to_rgb(_open(data, field), field)
+    picture = to_rgb(_open(data, field), field)
     file = io.BytesIO()
     # level 1: these files live for one job, and the default level takes four times as long
     picture.save(file, "PNG", compress_level=1, icc_profile=None)
@@ -81,7 +81,11 @@ def _open(data: bytes, field: str) -> PIL.Image.Image:
     return picture
 
 
-def _to_rgb(picture: PIL.Image.Image, field: str) -> PIL.Image.Image:
+def to_rgb(picture: PIL.Image.Image, field: str) -> PIL.Image.Image:
+    """The picture in RGB, upright, on white where it is transparent.
+
+    Raises InvalidPicture, which names `field`, when it is damaged.
+    """
     try:
         picture.load()
         profile = picture.info.get("icc_profile")

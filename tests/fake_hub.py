@@ -8,10 +8,19 @@ import threading
 import urllib.parse
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 PRIVATE_TOKEN = "hf_right"
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A file that is listed with a size, too large to be made or sent."""
+
+    size_bytes: int
 
 
 class FakeHub(http.server.ThreadingHTTPServer):
@@ -22,7 +31,7 @@ class FakeHub(http.server.ThreadingHTTPServer):
     the body of a longer file stops there until `released` is set.
     """
 
-    def __init__(self, repositories: Mapping[str, Mapping[str, bytes]]) -> None:
+    def __init__(self, repositories: Mapping[str, Mapping[str, bytes | Listed]]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.repositories = repositories
         self.requests: list[str] = []
@@ -36,7 +45,7 @@ class FakeHub(http.server.ThreadingHTTPServer):
 
 
 @contextmanager
-def fake_hub(repositories: Mapping[str, Mapping[str, bytes]]) -> Iterator[FakeHub]:
+def fake_hub(repositories: Mapping[str, Mapping[str, bytes | Listed]]) -> Iterator[FakeHub]:
     """A running hub, stopped after the block."""
     hub = FakeHub(repositories)
     threading.Thread(target=hub.serve_forever, daemon=True).start()
@@ -114,8 +123,34 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def _sibling(name: str, data: bytes) -> dict[str, Any]:
+def write_cache(
+    cache: Path,
+    repository: str,
+    files: Mapping[str, bytes],
+    *,
+    commit: str = COMMIT,
+    ref: str | None = "main",
+) -> Path:
+    """A snapshot as the hub's library lays it into its cache: links to blobs. Gives its folder."""
+    folder = cache / f"models--{repository.replace('/', '--')}"
+    snapshot = folder / "snapshots" / commit
+    (folder / "blobs").mkdir(parents=True, exist_ok=True)
+    for name, data in files.items():
+        blob = folder / "blobs" / hashlib.sha256(data).hexdigest()
+        blob.write_bytes(data)
+        (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
+        (snapshot / name).symlink_to(blob)
+    if ref is not None:
+        (folder / "refs").mkdir(exist_ok=True)
+        (folder / "refs" / ref).write_text(commit)
+    return snapshot
+
+
+def _sibling(name: str, data: bytes | Listed) -> dict[str, Any]:
     """A file as the hub lists it: safetensors files are large ones, by their SHA-256."""
+    if isinstance(data, Listed):
+        large = {"sha256": "0" * 64, "size": data.size_bytes, "pointerSize": 134}
+        return {"rfilename": name, "size": data.size_bytes, "blobId": "0" * 40, "lfs": large}
     found: dict[str, Any] = {"rfilename": name, "size": len(data), "blobId": git_digest(data)}
     if name.endswith(".safetensors"):
         digest = hashlib.sha256(data).hexdigest()

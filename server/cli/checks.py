@@ -8,7 +8,9 @@ from enum import StrEnum
 
 import httpx2
 
+from server.cli.advice import Advice, Serve
 from server.cli.machine import (
+    PORTS,
     Host,
     TorchReport,
     free_disk,
@@ -26,6 +28,8 @@ MIN_DRIVER = 580
 MIN_CAPABILITY = (8, 0)
 # Jobs, inputs and outputs: a picture has a few MB.
 MIN_DATA_BYTES = 2 * GIB
+# Whoever sets keys needs no --no-auth any more.
+SET_KEYS = Serve({"no_auth": None}, {"QWEN_EDIT_API_KEYS": "KEY"})
 
 
 class State(StrEnum):
@@ -38,12 +42,12 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One finding; `do` is a command that would mend it, or that comes next."""
+    """One finding; `do` is what would mend it, or what comes next."""
 
     topic: str
     state: State
     text: str
-    do: str | None = None
+    do: Advice | None = None
 
 
 def check_libraries(torch: TorchReport) -> Check:
@@ -80,7 +84,7 @@ def check_devices(settings: Settings, torch: TorchReport, host: Host) -> Iterato
         index = cuda_index(name)
         if index is None or index >= len(torch.gpus):
             said = f"--device {name} is not on this machine: {len(torch.gpus)} CUDA devices found"
-            yield Check("device", State.STOP, said, "qwen-edit serve --device auto")
+            yield Check("device", State.STOP, said, Serve({"device": "auto"}))
 
 
 def check_memory(host: Host) -> Check:
@@ -93,7 +97,7 @@ def check_memory(host: Host) -> Check:
 def check_data(settings: Settings) -> Check:
     """Whether a server could work on the data folder."""
     folder = settings.data_dir
-    other = "qwen-edit serve --data-dir OTHER"
+    other = Serve({"data_dir": "OTHER"})
     if not is_writable(folder):
         return Check("data", State.STOP, f"{folder} cannot be written", other)
     holder = lock_holder(folder)
@@ -112,8 +116,13 @@ def check_port(settings: Settings) -> Check:
     if problem is None:
         said = "any free port" if settings.port == 0 else f"{address} is free"
         return Check("address", State.OK, said)
+    if settings.port not in PORTS:
+        return Check("address", State.STOP, f"{address}: {problem}", Serve({"port": 0}))
+    if "in use" not in problem:
+        return Check("address", State.STOP, f"{address}: {problem}")
     said = f"{address}: {problem}{_who_answers(settings)}"
-    other = f"qwen-edit serve --port {settings.port + 1}" if "in use" in problem else None
+    next_port = settings.port + 1
+    other = Serve({"port": next_port if next_port in PORTS else 0})
     return Check("address", State.STOP, said, other)
 
 
@@ -125,7 +134,7 @@ def check_keys(settings: Settings) -> Check:
     if settings.is_loopback:
         return Check("keys", State.OK, "none needed: only this machine reaches the server")
     said = f"none, and {settings.host} can be reached by others (--no-auth)"
-    return Check("keys", State.NOTE, said, "QWEN_EDIT_API_KEYS=KEY qwen-edit serve")
+    return Check("keys", State.NOTE, said, SET_KEYS)
 
 
 def check_page() -> Check:
@@ -148,7 +157,9 @@ def _no_gpu(torch: TorchReport, host: Host) -> Check:
         said = "no CUDA device: no NVIDIA driver is loaded"
     elif torch.cuda_build is None:
         said = f"no CUDA device: driver {host.driver} is loaded, but this torch is the CPU build"
-        do = "pip install -c constraints.txt --force-reinstall --no-deps torch"
+        # pip takes a CPU build of the same version for installed already, and CUDA's libraries
+        # come only as dependencies of torch
+        do = "pip uninstall -y torch && pip install -c constraints.txt torch"
     elif int(host.driver.split(".")[0]) < MIN_DRIVER:
         said = f"no CUDA device: driver {host.driver} is too old, R{MIN_DRIVER} or newer is needed"
     else:
@@ -158,10 +169,11 @@ def _no_gpu(torch: TorchReport, host: Host) -> Check:
 
 def _who_answers(settings: Settings) -> str:
     scheme = "https" if settings.tls_cert else "http"
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
     try:
         # whether its certificate is good is not the question
         health = httpx2.get(
-            f"{scheme}://{settings.host}:{settings.port}/health",
+            f"{scheme}://{host}:{settings.port}/health",
             timeout=ASK_TIMEOUT_S,
             verify=False,
             trust_env=False,

@@ -11,7 +11,8 @@ from rich.text import Text
 
 from server.app import VERSION
 from server.cli import checks, model_checks
-from server.cli.checks import Check, State
+from server.cli.advice import Options, Serve, command, together
+from server.cli.checks import SET_KEYS, Check, State
 from server.cli.console import out
 from server.cli.machine import Host, TorchReport, ask_torch, read_host
 from server.settings import Dtype, Offload, Settings, SettingsError, read_settings
@@ -46,7 +47,7 @@ def doctor(
         report = {
             "version": VERSION,
             "ok": is_fine,
-            "checks": [asdict(check) for check in found],
+            "checks": [_as_json(check, flags) for check in found],
             "next": steps,
             "host": asdict(machine),
             "torch": asdict(torch),
@@ -63,7 +64,7 @@ def examine(flags: dict[str, Any], torch: TorchReport, machine: Host) -> list[Ch
     try:
         settings = read_settings(**flags)
     except SettingsError as exc:
-        do = "QWEN_EDIT_API_KEYS=KEY qwen-edit serve" if "API_KEYS" in str(exc) else None
+        do = SET_KEYS if "can be reached by others" in str(exc) else None
         found.append(Check("settings", State.STOP, str(exc), do))
         # the rest is looked at with what the flags say
         settings = Settings.model_construct(**flags)
@@ -80,17 +81,28 @@ def examine(flags: dict[str, Any], torch: TorchReport, machine: Host) -> list[Ch
     ]
 
 
-def next_steps(found: list[Check], flags: dict[str, Any]) -> list[str]:
+def next_steps(found: list[Check], flags: Options) -> list[str]:
     """The commands that come next: what mends the stops, else the start and what may be added."""
     stops = [check.do for check in found if check.state is State.STOP and check.do]
     if any(check.state is State.STOP for check in found):
-        return list(dict.fromkeys([*stops, "qwen-edit doctor"]))
-    words = ["qwen-edit", "serve"]
-    for name, value in flags.items():
-        option = f"--{name.replace('_', '-')}"
-        words += [option] if value is True else [option, str(value)]
-    more = [check.do for check in found if check.do]
-    return list(dict.fromkeys([" ".join(words), *more]))
+        mended = together(do for do in stops if isinstance(do, Serve))
+        steps = [command(do, flags) for do in stops if not isinstance(do, Serve)]
+        steps.append(command(mended, flags, verb="doctor"))
+        if mended != Serve():
+            steps.append(command(mended, flags))
+    else:
+        more = [check.do for check in found if check.do]
+        steps = [command(do, flags) for do in (Serve(), *more)]
+    return list(dict.fromkeys(steps))
+
+
+def _as_json(check: Check, flags: Options) -> dict[str, str | None]:
+    return {
+        "topic": check.topic,
+        "state": check.state,
+        "text": check.text,
+        "do": None if check.do is None else command(check.do, flags),
+    }
 
 
 def _show(found: list[Check], steps: list[str], *, is_fine: bool) -> None:

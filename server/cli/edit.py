@@ -1,32 +1,51 @@
 """`qwen-edit edit` and `qwen-edit jobs`, over a running server."""
 
 import io
-import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import PIL.Image
 import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
 from pipelines.params import SEED_RANGE
 from server.cli.console import DEFAULT_SERVER, Key, Server, errors_said, out
-from server.cli.grid import Axis, GridCell, lay_out, lora_name, parse_axes
+from server.cli.grid import Axis, lay_out, lora_name, parse_axes
+from server.cli.paper import Caption
 from server.cli.runs import Finished, run_edits
-from server.cli.sheet import Caption, Cell, draw_comparison, draw_grid, open_picture
+from server.cli.saving import (
+    cell_path,
+    check_place,
+    format_of,
+    make_folder,
+    save_picture,
+    save_sheet,
+    saving,
+)
+from server.cli.sheet import Cell, draw_comparison, draw_grid, open_picture
 from server.client import Client, EditOptions, parse_lora
 
 JOB_COLUMNS = "status", "contract", "step", "seconds", "prompt"
-FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
-SHEET_QUALITY = 92
+
+Images = Annotated[
+    list[Path], typer.Argument(help="One to three pictures", exists=True, dir_okay=False)
+]
+Output = Annotated[
+    Path, typer.Option("-o", "--output", help="Where to save", dir_okay=False, writable=True)
+]
+Compare = Annotated[
+    Path | None,
+    typer.Option(
+        help="Also save a sheet with before and after there", dir_okay=False, writable=True
+    ),
+]
 
 
 def edit(
-    images: Annotated[list[Path], typer.Argument(help="One to three pictures", exists=True)],
+    images: Images,
     prompt: Annotated[str, typer.Option("-p", "--prompt", help="What to change")],
     lora: Annotated[list[str] | None, typer.Option(help="NAME or URL, with :SCALE")] = None,
     size: Annotated[str | None, typer.Option(help="WIDTH*HEIGHT, each 256–1536")] = None,
@@ -34,10 +53,8 @@ def edit(
     steps: Annotated[int | None, typer.Option(help="Denoising steps")] = None,
     cfg: Annotated[float | None, typer.Option(help="True CFG scale")] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="What to avoid")] = None,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Where to save")] = Path("out.png"),
-    compare: Annotated[
-        Path | None, typer.Option(help="Also save a sheet with before and after there")
-    ] = None,
+    output: Output = Path("out.png"),
+    compare: Compare = None,
     grid: Annotated[
         list[str] | None,
         typer.Option(help="Save a grid: scale=0,0.5,1, NAME=0:1:0.25, seed=…, steps=…, cfg=…"),
@@ -62,10 +79,10 @@ def edit(
         num_inference_steps=steps,
         true_cfg_scale=cfg,
         negative_prompt=negative_prompt,
-        output_format=_format_of(output, "--output"),
+        output_format=format_of(output, "--output"),
     )
     axes = parse_axes(grid or (), options)
-    _check_sheets(compare, keep_cells, has_grid=bool(axes))
+    _check_places(output, compare, keep_cells, has_grid=bool(axes))
     with errors_said(), Client(server, key) as client:
         if axes:
             _edit_grid(client, options, axes, output, keep_cells)
@@ -97,8 +114,7 @@ def jobs(
 
 
 def _edit_one(client: Client, options: EditOptions, output: Path, compare: Path | None) -> None:
-    [finished] = run_edits(client, [options])
-    output.write_bytes(finished.picture)
+    [finished] = run_edits(client, [options], lambda _, one: save_picture(one.picture, output))
     job = finished.job
     result = job["outputs"][0]
     seconds = "  ".join(f"{stage} {value:.2f} s" for stage, value in job["seconds"].items())
@@ -106,8 +122,10 @@ def _edit_one(client: Client, options: EditOptions, output: Path, compare: Path 
     out.print(f"[dim]{seconds}[/dim]", soft_wrap=True)
     if compare is not None:
         caption = _caption(client, options, finished, ())
-        inputs = [open_picture(path) for path in options.images]
-        _save(draw_comparison(inputs, open_picture(io.BytesIO(finished.picture)), caption), compare)
+        with saving(compare):
+            inputs = [open_picture(path) for path in options.images]
+            sheet = draw_comparison(inputs, open_picture(io.BytesIO(finished.picture)), caption)
+        save_sheet(sheet, compare)
 
 
 def _edit_grid(
@@ -122,14 +140,25 @@ def _edit_grid(
         options = replace(options, seed=secrets.randbelow(SEED_RANGE[1] + 1))
     rows = lay_out(axes, options)
     cells = [cell for row in rows for cell in row]
-    finished = run_edits(client, [cell.options for cell in cells])
-    if keep_cells is not None:
-        _keep(cells, finished, keep_cells)
-    pictures = iter(open_picture(io.BytesIO(one.picture)) for one in finished)
-    drawn = [[Cell(next(pictures), cell.column, cell.row) for cell in row] for row in rows]
-    inputs = [open_picture(path) for path in options.images]
+    kept = 0
+
+    def keep(index: int, one: Finished) -> None:
+        nonlocal kept
+        if keep_cells is not None:
+            save_picture(one.picture, cell_path(keep_cells, index + 1, cells[index], one))
+            kept += 1
+
+    try:
+        finished = run_edits(client, [cell.options for cell in cells], keep)
+    finally:
+        if keep_cells is not None:
+            out.print(escape(f"{kept} of {len(cells)} pictures in {keep_cells}"), soft_wrap=True)
     caption = _caption(client, options, finished[0], axes)
-    _save(draw_grid(inputs, drawn, caption), output)
+    with saving(output):
+        pictures = iter(open_picture(io.BytesIO(one.picture)) for one in finished)
+        drawn = [[Cell(next(pictures), cell.column, cell.row) for cell in row] for row in rows]
+        sheet = draw_grid([open_picture(path) for path in options.images], drawn, caption)
+    save_sheet(sheet, output)
 
 
 def _caption(
@@ -157,35 +186,22 @@ def _caption(
     return Caption(options.prompt, shown_facts)
 
 
-def _keep(cells: Sequence[GridCell], finished: Sequence[Finished], folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for number, (cell, one) in enumerate(zip(cells, finished, strict=True), 1):
-        words = re.sub(r"[^\w.]+", "-", f"{cell.row} {cell.column}".strip())
-        name = f"{number:02} {words}.{one.job['outputs'][0]['content_type'].partition('/')[2]}"
-        (folder / name.replace(" ", "-")).write_bytes(one.picture)
-    out.print(escape(f"{len(cells)} pictures in {folder}"), soft_wrap=True)
+def _check_places(
+    output: Path, compare: Path | None, keep_cells: Path | None, *, has_grid: bool
+) -> None:
+    """Make the folder of kept pictures.
 
-
-def _save(sheet: PIL.Image.Image, path: Path) -> None:
-    sheet.save(path, _format_of(path, "--output"), quality=SHEET_QUALITY)
-    out.print(escape(f"{path}  {sheet.width}×{sheet.height}"), soft_wrap=True, highlight=False)
-
-
-def _check_sheets(compare: Path | None, keep_cells: Path | None, *, has_grid: bool) -> None:
-    """Raise typer.BadParameter for options that do not go together."""
+    Raises typer.BadParameter for options that do not go together, and for a place where nothing
+    could be saved: that should not turn out only after everything is computed.
+    """
+    check_place(output, "--output")
     if compare is not None:
-        _format_of(compare, "--compare")
+        check_place(compare, "--compare")
         if has_grid:
             said = f"{compare} goes without --grid: the sheet of a grid shows the pictures before"
             raise typer.BadParameter(said, param_hint="--compare")
-    if keep_cells is not None and not has_grid:
-        said = f"{keep_cells} is for the pictures of a grid: add --grid"
-        raise typer.BadParameter(said, param_hint="--keep-cells")
-
-
-def _format_of(path: Path, option: str) -> str:
-    found = FORMATS.get(path.suffix.lower())
-    if found is None:
-        known = ", ".join(FORMATS)
-        raise typer.BadParameter(f"{path} must end in one of {known}", param_hint=option)
-    return found
+    if keep_cells is not None:
+        if not has_grid:
+            said = f"{keep_cells} is for the pictures of a grid: add --grid"
+            raise typer.BadParameter(said, param_hint="--keep-cells")
+        make_folder(keep_cells, "--keep-cells")

@@ -43,11 +43,14 @@ def inspect(
 ) -> None:
     """Say what a LoRA file is and whether it fits; exit code 1 when it does not. Needs no server.
 
-    Without --model it is checked against the first model found, else against Qwen-Image-Edit-Plus.
+    Without --model it is checked against the first model found, else against Qwen-Image-Edit-Plus
+    and, where it does not fit that, against the demo model.
     """
     try:
-        linears, model_name = _linears_of(model, weights_dir)
-        report = inspect_lora(file, linears, file.name)
+        choices = _linears_of(model, weights_dir)
+        reports = {name: inspect_lora(file, linears, file.name) for name, linears in choices}
+        model_name = next((name for name, report in reports.items() if report.fits), choices[0][0])
+        report = reports[model_name]
     except EngineError as exc:
         print_error(str(exc))
         raise typer.Exit(1) from exc
@@ -58,11 +61,13 @@ def inspect(
     raise typer.Exit(0 if report.fits else 1)
 
 
-def _linears_of(model: str | None, weights_dir: Path) -> tuple[Linears, str]:
+def _linears_of(model: str | None, weights_dir: Path) -> list[tuple[str, Linears]]:
+    """The models that the file may be for, each with its linear layers."""
     choice = Catalog(weights_dir).resolve_model(model)
+    own = (choice.path.name, read_linears(choice.path))
     if choice.is_demo and model is None:
-        return linears_of(PUBLISHED_CONFIG), "Qwen-Image-Edit-Plus"
-    return read_linears(choice.path), choice.path.name
+        return [("Qwen-Image-Edit-Plus", linears_of(PUBLISHED_CONFIG)), own]
+    return [own]
 
 
 def _report_rows(report: LoraReport) -> list[tuple[str, str]]:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 REPORT_TIMEOUT_S = 120
+# 0 is any free one.
+PORTS = range(65536)
 # Where the kernel says what it has, and what a container may have of it.
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP_MAX = Path("/sys/fs/cgroup/memory.max")
@@ -107,6 +109,8 @@ def lock_holder(data_dir: Path) -> str | None:
 
 def port_problem(host: str, port: int) -> str | None:
     """Why a server cannot listen there, in the system's words; None when it can."""
+    if port not in PORTS:
+        return f"a port is a number from 0 to {PORTS[-1]}"
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -10,15 +10,20 @@ from pipelines.catalog import Catalog, ModelChoice
 from pipelines.errors import LoraInvalid, ModelNotFound, ModelUnusable
 from pipelines.memory_fit import GIB, PUBLISHED_PARAMETERS, Fit, fits_on_cpu, fits_on_gpu
 from pipelines.model_files import ModelFiles, inspect_model
-from pipelines.model_spec import INDEX_FILE, model_name
+from pipelines.model_spec import DEMO_NAME, INDEX_FILE, model_name
 from pipelines.safetensors_header import read_header
+from server.cli.advice import Pull, Serve
 from server.cli.checks import Check, State, cuda_index
 from server.cli.console import shown_size
 from server.cli.machine import Gpu, Host, TorchReport, free_disk
+from server.cli.pull.command import SHORT_NAMES
+from server.cli.pull.model import PUBLISHER, model_folder
+from server.cli.pull.origin import NOTE
+from server.cli.pull.refusal import PullRefused
 from server.settings import Dtype, Settings
 
 PUBLISHED_GB = 57.7
-PULL = "qwen-edit pull 2509"
+PULL = Pull("2509")
 
 
 def check_models(settings: Settings) -> Iterator[Check]:
@@ -27,9 +32,11 @@ def check_models(settings: Settings) -> Iterator[Check]:
     try:
         choice = catalog.resolve_model(settings.model)
     except ModelNotFound as exc:
-        yield Check("model", State.STOP, str(exc), "qwen-edit serve --model demo")
+        is_demo_absent = settings.model in (None, DEMO_NAME)
+        do = PULL if is_demo_absent else Serve({"model": DEMO_NAME})
+        yield Check("model", State.STOP, str(exc), do)
         return
-    yield _served(choice)
+    yield _served(choice, settings)
     others = [path.absolute() for path in catalog.models() if path.absolute() != choice.path]
     for path in [*others, *(path for path in _cached_models() if path != choice.path)]:
         with contextlib.suppress(ModelUnusable):
@@ -53,10 +60,10 @@ def check_fit(settings: Settings, torch: TorchReport, host: Host) -> Iterator[Ch
     state = State.STOP if served else State.NOTE
     if works is None:
         said = f"{name} does not fit this machine. On a GPU, {_needs(parameters)}"
-        yield Check("memory", state, said, "qwen-edit serve --model demo" if served else None)
+        yield Check("memory", state, said, Serve({"model": DEMO_NAME}) if served else None)
     elif not chosen.fits:
         said = f"{name} fits with --offload {works.offload}, not with {chosen.offload}"
-        do = f"qwen-edit serve --offload {works.offload}" if served else None
+        do = Serve({"offload": works.offload}) if served else None
         yield Check("memory", state, said, do)
     elif not used:
         said = f"{name} would run on the CPU: with the published one an edit takes hours"
@@ -83,7 +90,7 @@ def check_loras(settings: Settings) -> Check:
     return Check("loras", State.OK, f"{len(found)} in {folder}")
 
 
-def _served(choice: ModelChoice) -> Check:
+def _served(choice: ModelChoice, settings: Settings) -> Check:
     if choice.is_demo:
         said = f"the demo model would answer ({choice.why}). {choice.warning}"
         return Check("model", State.NOTE, said)
@@ -94,9 +101,38 @@ def _served(choice: ModelChoice) -> Check:
     said = f"{model_name(choice.path)} would answer ({choice.why}): {_describe(files)}"
     if not files.problems:
         return Check("model", State.OK, said)
-    name = choice.path.name
-    do = f"qwen-edit pull {name.removeprefix('Qwen-Image-Edit-')}" if "2509" in name else None
-    return Check("model", State.STOP, said, do)
+    mend = _mend(choice.path, settings)
+    if mend is None:
+        said += ". Where this folder came from is not known here: fetch it again from there"
+    return Check("model", State.STOP, said, mend)
+
+
+def _mend(path: Path, settings: Settings) -> Pull | None:
+    """What fetches what the model in `path` lacks; None where nothing says whence it came."""
+    models = settings.weights_dir.absolute() / "models"
+    here = model_name(path)
+    if "/" not in here:  # else a snapshot in the cache: what is fetched goes to the weights folder
+        if not path.is_relative_to(models):
+            return None
+        here = str(path.relative_to(models))
+    note = path / NOTE
+    repository = note.read_text().strip() if note.is_file() else _repository_of(here)
+    if repository is None:
+        return None
+    try:
+        usual, own = (model_folder(repository, name, settings) for name in (None, here))
+    except PullRefused:
+        return None
+    short = {full: name for name, full in SHORT_NAMES.items()}.get(repository, repository)
+    return Pull(short, None if own == usual else here)
+
+
+def _repository_of(name: str) -> str | None:
+    """The repository that a folder under `models/` is named after."""
+    if "/" in name:
+        return name
+    published = f"{PUBLISHER}/{name}"
+    return published if published in SHORT_NAMES.values() else None
 
 
 def _describe(files: ModelFiles) -> str:

@@ -2,7 +2,7 @@
 
 import contextlib
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,14 +22,17 @@ class Finished:
     picture: bytes
 
 
-def run_edits(client: Client, edits: Sequence[EditOptions]) -> list[Finished]:
+def run_edits(
+    client: Client, edits: Sequence[EditOptions], keep: Callable[[int, Finished], None]
+) -> list[Finished]:
     """Queue all edits, wait for them in their order, and give what they made.
 
-    When one cannot be queued or fails, the others are canceled. Raises ClientError, and typer.Exit
-    after Ctrl-C.
+    `keep` gets each one with its place as soon as it is made, so that it outlives what happens to
+    the others. When one cannot be queued, fails or cannot be kept, the others are canceled. Raises
+    ClientError, what `keep` raises, and typer.Exit after Ctrl-C.
     """
     waiting: list[str] = []
-    finished = []
+    finished: list[Finished] = []
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     try:
         with Progress(*columns, Elapsed(), console=err, transient=True) as progress:
@@ -38,16 +41,18 @@ def run_edits(client: Client, edits: Sequence[EditOptions]) -> list[Finished]:
             for edit in edits:
                 with _interrupt_later():
                     waiting.append(client.submit(edit)["id"])
-            for job_id in list(waiting):
+            for index, job_id in enumerate(list(waiting)):
                 job = _follow(client, job_id, progress, bar)
                 waiting.remove(job_id)
                 finished.append(Finished(job, client.download(job["outputs"][0]["url"])))
+                with _interrupt_later():
+                    keep(index, finished[-1])
                 progress.advance(cells)
     except KeyboardInterrupt:
         _cancel(client, waiting)
         err.print("canceled" if len(edits) == 1 else f"canceled {len(waiting)} of {len(edits)}")
         raise typer.Exit(130) from None
-    except ClientError:
+    except BaseException:
         _cancel(client, waiting)
         raise
     return finished
@@ -69,7 +74,10 @@ def _follow(client: Client, job_id: str, progress: Progress, bar: TaskID) -> dic
 
 @contextlib.contextmanager
 def _interrupt_later() -> Iterator[None]:
-    """Ctrl-C counts at the end of the block: a job whose id has not come could not be canceled."""
+    """Ctrl-C counts at the end of the block.
+
+    A job whose id has not come could not be canceled, and a picture would be cut off in its file.
+    """
     pressed: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
     try:

@@ -1,14 +1,18 @@
 """LoRAs from a hub, over a live server and a stand-in for the hub on loopback."""
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import constants
 
+from pipelines.catalog import HubLora
+from server.hub import cached_file
 from tests.conftest import as_base64, encoded, gradient
-from tests.fake_hub import COMMIT, PRIVATE_TOKEN, FakeHub, fake_hub
+from tests.fake_hub import PRIVATE_TOKEN, FakeHub, fake_hub, write_cache
 from tests.live_server import LiveServer, until
 from tests.lora_files import random_pairs, write_lora
 
@@ -127,24 +131,10 @@ def test_download_goes_on_where_it_ended_after_a_kill_of_the_server(
     # 25.6 MB, of which the library writes 10 MiB at a time
     pairs = random_pairs(LINEARS, ["proj_out"], rank=50_000)
     data = write_lora(tmp_path / "large.safetensors", pairs).read_bytes()
-    with fake_hub({"owner/large": {"large.safetensors": data}}) as hub:
-        hub.hold_at = 11 * 2**20
-        environment = {
-            "HF_ENDPOINT": hub.url,
-            "HF_HUB_OFFLINE": "0",
-            "HF_HOME": str(tmp_path / "hf"),
-        }
-        server = LiveServer(tiny_model, tmp_path, environment=environment)
+    with held_hub(data) as hub:
+        server = server_of(hub, tiny_model, tmp_path)
         try:
-            server.start(wait_ready=False)
-            body = {
-                "prompt": "a",
-                "images": [as_base64(encoded(gradient()))],
-                "loras": [{"path": "owner/large"}],
-            }
-            job = server.http.post(f"{server.url}/v1/edits", json=body).json()
-            parts = server.data_dir / "loras" / "parts"
-            until(lambda: any(path.stat().st_size == 10 * 2**20 for path in parts.rglob("*.part")))
+            job = submit_and_hold(server)
             server.kill()
             hub.hold_at = None
             hub.released.set()
@@ -153,6 +143,51 @@ def test_download_goes_on_where_it_ended_after_a_kill_of_the_server(
         finally:
             server.close()
         assert hub.ranges == [f"bytes={10 * 2**20}-"]
+
+
+def test_server_that_is_stopped_waits_for_no_download(tiny_model: Path, tmp_path: Path) -> None:
+    pairs = random_pairs(LINEARS, ["proj_out"], rank=50_000)
+    data = write_lora(tmp_path / "large.safetensors", pairs).read_bytes()
+    with held_hub(data) as hub:
+        server = server_of(hub, tiny_model, tmp_path)
+        try:
+            submit_and_hold(server)
+            seconds = server.stop()
+        finally:
+            server.close()
+    assert seconds < 10
+    assert "Traceback" not in server.log()
+
+
+@contextlib.contextmanager
+def held_hub(data: bytes) -> Iterator[FakeHub]:
+    """A hub whose file stops in the second of the 10 MiB that the library writes at a time."""
+    with fake_hub({"owner/large": {"large.safetensors": data}}) as hub:
+        hub.hold_at = 11 * 2**20
+        yield hub
+
+
+def server_of(hub: FakeHub, model: Path, folder: Path) -> LiveServer:
+    environment = {
+        "HF_ENDPOINT": hub.url,
+        "HF_HUB_OFFLINE": "0",
+        "HF_HOME": str(folder / "hf"),
+    }
+    return LiveServer(model, folder, environment=environment)
+
+
+def submit_and_hold(server: LiveServer) -> dict[str, Any]:
+    """A job whose LoRA has come as far as the hub lets it."""
+    server.start(wait_ready=False)
+    body = {
+        "prompt": "a",
+        "images": [as_base64(encoded(gradient()))],
+        "loras": [{"path": "owner/large"}],
+    }
+    job: dict[str, Any] = server.http.post(f"{server.url}/v1/edits", json=body).json()
+    parts = server.data_dir / "loras" / "parts"
+    until(lambda: any(path.stat().st_size == 10 * 2**20 for path in parts.rglob("*.part")))
+    return job
 
 
 def pixels_of(server: LiveServer, job_id: str) -> bytes | None:
@@ -186,11 +221,8 @@ def test_fault_is_said_in_the_jobs_error(
 def test_file_in_the_hugging_face_cache_is_used_offline_where_it_lies(
     tiny_model: Path, tmp_path: Path
 ) -> None:
-    snapshot = tmp_path / "hub" / "models--owner--cached" / "snapshots" / COMMIT
-    snapshot.mkdir(parents=True)
-    (snapshot.parent.parent / "refs").mkdir()
-    (snapshot.parent.parent / "refs" / "main").write_text(COMMIT)
-    write_lora(snapshot / "x.safetensors", random_pairs(LINEARS, ["proj_out"]))
+    data = write_lora(tmp_path / "x", random_pairs(LINEARS, ["proj_out"])).read_bytes()
+    write_cache(tmp_path / "hub", "owner/cached", {"x.safetensors": data})
     environment = {"HF_HUB_CACHE": str(tmp_path / "hub")}
     server = LiveServer(tiny_model, tmp_path, environment=environment, OFFLINE="true")
     try:
@@ -204,3 +236,16 @@ def test_file_in_the_hugging_face_cache_is_used_offline_where_it_lies(
         server.close()
     assert refused.status_code == 400
     assert "runs offline and fetches nothing" in refused.json()["error"]["message"]
+
+
+def test_only_file_of_a_revision_is_found_in_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    old = write_cache(tmp_path, "owner/x", {"x.safetensors": b"old"}, commit="1" * 40, ref="v1")
+    main = write_cache(tmp_path, "owner/x", {"x.safetensors": b"new"})
+
+    found = {revision: cached_file(HubLora("owner/x", None, revision)) for revision in (None, "v1")}
+
+    assert found == {None: main / "x.safetensors", "v1": old / "x.safetensors"}
+    assert cached_file(HubLora("owner/x", None, "v2")) is None

@@ -197,7 +197,6 @@ async def test_download_that_was_complete_when_the_server_was_killed_is_fetched_
 
 async def test_token_goes_to_its_host_and_not_along_a_redirect(tmp_path: Path, host: Host) -> None:
     data = lora_bytes(tmp_path)
-    other = f"http://127.0.0.2:{host.server_port}"
     second = http.server.ThreadingHTTPServer(("127.0.0.2", 0), HostHandler)
     second.files = {"/signed": data}  # type: ignore[attr-defined]
     second.requests, second.redirects, second.break_after = [], {}, []  # type: ignore[attr-defined]
@@ -228,6 +227,7 @@ async def test_lora_over_the_size_limit_is_refused(tmp_path: Path, host: Host) -
     host.files["/a.safetensors"] = lora_bytes(tmp_path, rank=64)
     with pytest.raises(PayloadTooLarge, match="more than the allowed"):
         await make_library(tmp_path, max_bytes=2000).fetch(f"{host.url}/a.safetensors", "f")
+    assert list((tmp_path / "store" / "parts").iterdir()) == []
 
 
 async def test_missing_url_is_said(tmp_path: Path, host: Host) -> None:

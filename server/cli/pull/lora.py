@@ -1,6 +1,7 @@
 """A LoRA from the hub or a URL into `weights/loras/`, proved against the models first."""
 
 import asyncio
+import filecmp
 import hashlib
 import os
 import shutil
@@ -18,7 +19,7 @@ from pipelines.lora_config import METADATA_KEY, PEFT_CONFIG, PEFT_WEIGHTS
 from pipelines.lora_file import Linears
 from pipelines.lora_report import LoraReport, inspect_lora
 from pipelines.safetensors_header import add_metadata
-from server import hub
+from server import hub, hub_repository
 from server.cli.console import err, out, shown_size
 from server.cli.pull.progress import ByteProgress
 from server.cli.pull.refusal import PullRefused, alone_in, check_space, leave
@@ -51,11 +52,17 @@ def pull_from_hub(
             f"repositories in the published layout only, such as `qwen-edit pull 2509`."
         )
     target = _target(_name_of(repository.name, filename), name_here, settings)
+    # with PEFT's configuration in it, a file is not the hub's any more
+    if hub.peft_config(repository, file) is None and file.is_at(target):
+        _say_there(target)
+        return
+    _refuse_taken(target)
     parts = settings.weights_dir / "loras" / PARTS
-    check_space(parts, file.size_bytes, filename)
     title = f"{repository.name}/{filename}"
-    with alone_in(parts), ByteProgress(title, file.size_bytes, err) as progress:
-        part = hub.fetch_lora(repository, file, parts, progress.add)
+    with alone_in(parts):
+        check_space(parts, hub_repository.bytes_to_come(repository, [file], parts), filename)
+        with ByteProgress(title, file.size_bytes, err) as progress:
+            part = hub.fetch_lora(repository, file, parts, progress.add)
     _keep(part, target, settings)
 
 
@@ -65,6 +72,7 @@ def pull_url(url: str, name_here: str | None, settings: Settings) -> None:
     if not name_here and not own.endswith(LORA_SUFFIX):
         raise PullRefused(f"{url} does not end in the name of a file: say one, --name my-style.")
     target = _target(own, name_here, settings)
+    _refuse_taken(target)
     parts = settings.weights_dir / "loras" / PARTS
     part = parts / hashlib.sha256(url.encode()).hexdigest()
     with alone_in(parts), ByteProgress(own or url, None, err) as progress:
@@ -76,6 +84,11 @@ def pull_url(url: str, name_here: str | None, settings: Settings) -> None:
 def take_cached(cached: Path, wanted: HubLora, name_here: str | None, settings: Settings) -> None:
     """Copy a file of the Hugging Face cache."""
     target = _target(_name_of(wanted.repo, cached.name), name_here, settings)
+    is_there = target.is_file() and filecmp.cmp(cached, target, shallow=False)
+    if is_there and cached.name != PEFT_WEIGHTS:
+        _say_there(target)
+        return
+    _refuse_taken(target)
     parts = settings.weights_dir / "loras" / PARTS
     check_space(parts, cached.stat().st_size, cached.name)
     with alone_in(parts):
@@ -93,20 +106,27 @@ def _name_of(repository: str, filename: str) -> str:
 
 
 def _target(own: str, name_here: str | None, settings: Settings) -> Path:
-    """Where the file will lie. Raises PullRefused for a taken or impossible name."""
+    """Where the file will lie. Raises PullRefused for an impossible name."""
     name = name_here or own
     if not name.endswith(LORA_SUFFIX):
         name += LORA_SUFFIX
     try:
-        target = Catalog(settings.weights_dir).new_lora_path(name)
+        return Catalog(settings.weights_dir).new_lora_path(name)
     except InvalidParameter as exc:
         raise PullRefused(f"--{exc}") from exc
+
+
+def _refuse_taken(target: Path) -> None:
     if target.exists():
         raise PullRefused(
             f"{target} is there already. Remove it to fetch it anew, or give this one another name "
             f"with --name."
         )
-    return target
+
+
+def _say_there(target: Path) -> None:
+    size = shown_size(target.stat().st_size)
+    out.print(escape(f"{target} was there already, whole, {size}"), soft_wrap=True, highlight=False)
 
 
 async def _download(url: str, part: Path, settings: Settings, progress: ByteProgress) -> None:

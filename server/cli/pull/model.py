@@ -6,7 +6,6 @@ away first where the folder holds a half model.
 
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from pipelines.model_files import components_of, inspect_model, needed_files, re
 from pipelines.model_spec import INDEX_FILE
 from server import hub_repository
 from server.cli.console import err, out, shown_size
+from server.cli.pull.origin import check_origin, holds_another, note_origin
 from server.cli.pull.progress import ByteProgress, Stopped
 from server.cli.pull.refusal import PullRefused, alone_in, check_space
 from server.hub_repository import HubFile, HubRepository
@@ -48,7 +48,11 @@ def pull_model(repository: HubRepository, name_here: str | None, settings: Setti
     with alone_in(folder / PARTS):
         missing = _missing(files, folder)
         if missing:
-            _check_room(missing, folder, repository.name)
+            check_origin(folder, repository.name, name_here)
+            needed = hub_repository.bytes_to_come(repository, missing, folder / PARTS)
+            check_space(folder, needed, repository.name)
+        note_origin(folder, repository.name)
+        if missing:
             # from here on the folder holds a half model
             (folder / INDEX_FILE).unlink(missing_ok=True)
             index_file = files[-1]
@@ -69,20 +73,23 @@ def take_cached(wanted: HubLora, name_here: str | None, settings: Settings) -> b
     The files are linked where the disk is the same, which costs no room, else copied.
     """
     folder = model_folder(wanted.repo, name_here, settings)
-    if (folder / INDEX_FILE).is_file() and not inspect_model(folder).problems:
+    snapshot = hub_repository.cached_snapshot(wanted.repo, wanted.revision)
+    if snapshot is not None and not _is_whole(snapshot):
+        snapshot = None
+    if snapshot is not None:
+        check_origin(folder, wanted.repo, name_here)
+    if _is_whole(folder) and not holds_another(folder, wanted.repo, name_here):
         _say_whole(folder, is_new=False)
         return True
-    snapshot = hub_repository.cached_snapshot(wanted.repo, wanted.revision)
-    if snapshot is None or not (snapshot / INDEX_FILE).is_file():
-        return False
-    if inspect_model(snapshot).problems:
+    if snapshot is None:
         return False
     present = [str(path.relative_to(snapshot)) for path in snapshot.rglob("*") if path.is_file()]
     index = read_object(snapshot / INDEX_FILE)
     with alone_in(folder / PARTS):
+        note_origin(folder, wanted.repo)
         (folder / INDEX_FILE).unlink(missing_ok=True)
         for name in needed_files(present, components_of(index, str(snapshot))):
-            _link(snapshot / name, folder / PARTS / "file")
+            hub_repository.link(snapshot / name, folder / PARTS / "file")
             _place(folder / PARTS / "file", folder / name)
     _say_whole(folder, is_new=True)
     return True
@@ -110,24 +117,22 @@ def _read_index(repository: HubRepository) -> dict[str, Any]:
 def _missing(files: Sequence[HubFile], folder: Path) -> list[HubFile]:
     """Those that are not there with the right content; looking costs a read of what is there."""
     there = sum(file.size_bytes for file in files if (folder / file.name).is_file())
-    with (
-        ByteProgress(f"checking {folder.name}", there, err) as progress,
-        ThreadPoolExecutor(CONNECTIONS) as pool,
-    ):
+    pool = ThreadPoolExecutor(CONNECTIONS)
+    try:
+        with ByteProgress(f"checking {folder.name}", there, err) as progress:
 
-        def is_missing(file: HubFile) -> bool:
-            path = folder / file.name
-            found = file.is_at(path)
-            if path.is_file():
-                progress.add(file.size_bytes)
-            return not found
+            def is_missing(file: HubFile) -> bool:
+                path = folder / file.name
+                found = file.is_at(path)
+                if path.is_file():
+                    progress.add(file.size_bytes)
+                return not found
 
-        return [file for file, gone in zip(files, pool.map(is_missing, files), strict=True) if gone]
-
-
-def _check_room(missing: Sequence[HubFile], folder: Path, name: str) -> None:
-    there = sum(path.stat().st_size for path in (folder / PARTS).iterdir())
-    check_space(folder, sum(file.size_bytes for file in missing) - there, name)
+            gone = list(pool.map(is_missing, files))
+    finally:
+        # Ctrl-C waits for no thread: the hash of a shard takes many seconds
+        pool.shutdown(wait=False, cancel_futures=True)
+    return [file for file, is_gone in zip(files, gone, strict=True) if is_gone]
 
 
 def _fetch(repository: HubRepository, missing: Sequence[HubFile], folder: Path) -> None:
@@ -155,28 +160,18 @@ def _fetch(repository: HubRepository, missing: Sequence[HubFile], folder: Path) 
 
 
 def _bring(repository: HubRepository, file: HubFile, folder: Path, progress: ByteProgress) -> None:
-    part = folder / PARTS / file.part_name
-    cached = hub_repository.cached(repository.name, file.name, repository.commit)
-    if cached is not None and file.is_at(cached):
-        _link(cached, part)
-        progress.add(file.size_bytes)
-    else:
-        hub_repository.download(repository, file, part.parent, progress.add)
+    part = hub_repository.bring(repository, file, folder / PARTS, progress.add)
     if file.name != INDEX_FILE:
         _place(part, folder / file.name)
-
-
-def _link(source: Path, target: Path) -> None:
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source.resolve(), target)
-    except OSError:  # another disk
-        shutil.copyfile(source, target)
 
 
 def _place(part: Path, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     os.replace(part, path)
+
+
+def _is_whole(folder: Path) -> bool:
+    return (folder / INDEX_FILE).is_file() and not inspect_model(folder).problems
 
 
 def _say_whole(folder: Path, *, is_new: bool) -> None:

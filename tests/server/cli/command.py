@@ -1,8 +1,13 @@
 """Runs `qwen-edit` as a process of its own."""
 
+import contextlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+
+# Longer than the longest that a command itself waits for something (the doctor, for torch).
+RUN_TIMEOUT_S = 150
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -10,19 +15,25 @@ def environment(**variables: str) -> dict[str, str]:
     return {**os.environ, "COLUMNS": "200", **variables}
 
 
-def start(*arguments: str, **variables: str) -> subprocess.Popen[str]:
-    """Start `qwen-edit` with these arguments."""
-    return subprocess.Popen(
+@contextlib.contextmanager
+def start(*arguments: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
+    """`qwen-edit` with these arguments while the block runs; what has not ended then is killed."""
+    with subprocess.Popen(
         [sys.executable, "-m", "server.cli", *arguments],
         env=environment(**variables),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            # else the end of Popen's own block waits for it without limit
+            process.kill()
 
 
 def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run `qwen-edit` with these arguments to its end."""
     with start(*arguments, **variables) as process:
-        stdout, stderr = process.communicate(timeout=60)
+        stdout, stderr = process.communicate(timeout=RUN_TIMEOUT_S)
     return subprocess.CompletedProcess(arguments, process.returncode, stdout, stderr)

@@ -5,6 +5,7 @@ from pathlib import Path
 import PIL.Image
 import pytest
 
+from pipelines.catalog import DEMO_PLACES
 from server.client import parse_lora
 from tests.live_server import LiveServer
 from tests.lora_files import random_pairs, write_lora
@@ -120,6 +121,15 @@ def test_serve_says_that_the_port_is_taken(server: LiveServer, tmp_path: Path) -
     done = run("serve", "--data-dir", str(tmp_path), "--port", port)
     assert done.returncode == 2
     assert "Address already in use" in done.stderr
+
+
+def test_loras_inspect_knows_the_loras_of_the_demo_model(tmp_path: Path) -> None:
+    path = DEMO_PLACES[0].parent / "loras" / "demo-mosaic.safetensors"
+
+    done = run("loras", "inspect", str(path), "--weights-dir", str(tmp_path))
+
+    assert done.returncode == 0, done.stderr
+    assert "fits demo: yes" in done.stdout
 
 
 def test_loras_inspect_says_what_a_file_is_and_whether_it_fits(

@@ -2,32 +2,22 @@
 
 import json
 import shutil
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipelines.memory_fit import GIB, PUBLISHED_PARAMETERS, fits_on_gpu
-from pipelines.model_files import inspect_model
-from server.cli.checks import Check, State, check_devices
+from pipelines.memory_fit import GIB
+from server.cli.advice import Pull, Serve
+from server.cli.checks import Check, State, check_devices, check_port
 from server.cli.doctor import examine, next_steps
-from server.cli.machine import Gpu, Host, TorchReport
-from server.cli.model_checks import check_fit
+from server.cli.machine import Host, TorchReport
 from server.settings import Settings
 from tests.fake_hub import COMMIT
 from tests.live_server import LiveServer
 from tests.server.cli.command import run
-
-LIBRARIES: dict[str, str | None] = {"torch": "2.13.0", "diffusers": "0.42.1"}
-BIG_HOST = Host(16, 128 * GIB, 120 * GIB, "580.65.06")
-
-
-def gpu(gib: int, index: int = 0) -> Gpu:
-    return Gpu(index, "NVIDIA X", gib * GIB, gib * GIB, "9.0")
-
-
-def torch_with(*gpus: Gpu, cuda_build: str | None = "13.0") -> TorchReport:
-    return TorchReport(LIBRARIES, cuda_build, gpus, ())
+from tests.server.cli.machines import BIG_HOST, LIBRARIES, gpu, torch_with
 
 
 def topics(report: dict[str, Any], topic: str) -> list[tuple[str, str]]:
@@ -118,7 +108,8 @@ def test_broken_torch_half_model_and_bad_folder_are_all_said_at_once(
     (tmp_path / "data").write_text("a file")
 
     done = run(
-        *("doctor", "--json", "--host", "0.0.0.0", "--data-dir", str(tmp_path / "data")),
+        *("doctor", "--json", "--host", "0.0.0.0", "--port", "0"),
+        *("--data-dir", str(tmp_path / "data")),
         *("--weights-dir", str(tmp_path / "weights")),
         PYTHONPATH=str(broken),
     )
@@ -130,59 +121,11 @@ def test_broken_torch_half_model_and_bad_folder_are_all_said_at_once(
     assert topics(report, "data")[0][1].endswith("data cannot be written")
     shard = "transformer/diffusion_pytorch_model-00001-of-00001.safetensors is missing"
     assert shard in topics(report, "model")[0][1]
-    assert "qwen-edit pull 2509" in report["next"]
-
-
-@pytest.mark.parametrize(
-    ("device_gib", "host_gib", "expected"),
-    [
-        (80, 32, "none"),
-        (80, 128, "none"),
-        (48, 128, "model"),
-        (24, 128, "group"),
-        (24, 32, None),
-        (6, 128, None),
-    ],
-)
-def test_way_that_fits_is_the_fastest_with_room_for_it(
-    device_gib: int, host_gib: int, expected: str | None
-) -> None:
-    fits = fits_on_gpu(
-        PUBLISHED_PARAMETERS,
-        bytes_each=2,
-        device_bytes=device_gib * GIB,
-        host_bytes=host_gib * GIB,
+    assert f"qwen-edit pull 2509 --weights-dir {tmp_path / 'weights'}" in report["next"]
+    assert report["next"][-1] == (
+        f"QWEN_EDIT_API_KEYS=KEY qwen-edit serve --host 0.0.0.0 --port 0 "
+        f"--weights-dir {tmp_path / 'weights'} --data-dir OTHER"
     )
-
-    assert next((fit.offload for fit in fits if fit.fits), None) == expected
-
-
-def fit_checks(model: Path, device: Gpu, **settings: Any) -> list[Check]:
-    """The checks of memory for a served model, which counts as if it were the published one."""
-    chosen = Settings(model=str(model), **settings)
-    return list(check_fit(chosen, torch_with(device), BIG_HOST))
-
-
-def test_served_model_that_fits_only_with_offload_stops_and_says_which(tiny_model: Path) -> None:
-    # the tiny model wants 1 GiB beside its 2.2 MB
-    small = Gpu(0, "NVIDIA X", GIB + 2 * 2**20, GIB, "9.0")
-
-    whole = fit_checks(tiny_model, small)
-    offloaded = fit_checks(tiny_model, small, offload="model")
-
-    assert (whole[-1].state, whole[-1].do) == (State.STOP, "qwen-edit serve --offload model")
-    assert all(check.state is not State.STOP for check in offloaded)
-
-
-def test_published_model_is_proposed_where_it_would_fit(tmp_path: Path) -> None:
-    settings = Settings(weights_dir=tmp_path)
-    found = list(check_fit(settings, torch_with(gpu(24)), BIG_HOST))
-
-    said = "\n".join(check.text for check in found)
-    assert "--offload none needs 60 GiB on the GPU and 4 GiB of host memory: does not fit" in said
-    assert "--offload group needs 8 GiB on the GPU and 58 GiB of host memory: fits" in said
-    assert "the published model has 57.7 GB to fetch" in said
-    assert all(check.state is not State.STOP for check in found)
 
 
 @pytest.mark.parametrize(
@@ -197,6 +140,11 @@ def test_published_model_is_proposed_where_it_would_fit(tmp_path: Path) -> None:
 def test_missing_gpu_is_explained(torch: TorchReport, host: Host, sentence: str) -> None:
     [check] = check_devices(Settings(), torch, host)
     assert (check.state, sentence in check.text) == (State.NOTE, True)
+
+
+def test_cpu_build_beside_a_driver_is_replaced_with_all_that_torch_needs() -> None:
+    [check] = check_devices(Settings(), torch_with(cuda_build=None), BIG_HOST)
+    assert check.do == "pip uninstall -y torch && pip install -c constraints.txt torch"
 
 
 def test_named_device_that_is_not_there_stops() -> None:
@@ -220,18 +168,56 @@ def test_next_step_of_a_place_without_fault_is_to_serve_with_the_same_options(
     assert first == f"qwen-edit serve --port 0 --data-dir {tmp_path} --model {tiny_model} --no-auth"
 
 
-def test_truncated_weights_and_missing_configuration_are_named(
-    tiny_model: Path, tmp_path: Path
-) -> None:
-    folder = tmp_path / "model"
-    shutil.copytree(tiny_model, folder)
-    weights = folder / "vae" / "diffusion_pytorch_model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-10])
-    (folder / "text_encoder" / "config.json").unlink()
-    shutil.rmtree(folder / "tokenizer")
+def test_advice_keeps_the_options_in_use_and_says_each_once() -> None:
+    flags = {"model": "my model", "port": 9000, "offload": "none"}
+    found = [
+        Check("memory", State.STOP, "too large", Serve({"offload": "model"})),
+        Check("address", State.STOP, "taken", Serve({"port": 9001})),
+    ]
 
-    problems = "; ".join(inspect_model(folder).problems)
+    assert next_steps(found, flags) == [
+        "qwen-edit doctor --model 'my model' --port 9001 --offload model",
+        "qwen-edit serve --model 'my model' --port 9001 --offload model",
+    ]
 
-    assert "text_encoder/config.json is missing" in problems
-    assert "tokenizer/ is missing" in problems
-    assert "vae/diffusion_pytorch_model.safetensors is truncated" in problems
+
+def test_model_is_pulled_into_the_weights_folder_in_use() -> None:
+    flags = {"weights_dir": Path("/mnt/big disk"), "port": 9000}
+    found = [Check("disk", State.OK, "room enough", Pull("2509"))]
+
+    assert next_steps(found, flags) == [
+        "qwen-edit serve --weights-dir '/mnt/big disk' --port 9000",
+        "qwen-edit pull 2509 --weights-dir '/mnt/big disk'",
+    ]
+
+
+def test_keys_take_the_place_of_the_option_to_have_none(tmp_path: Path) -> None:
+    flags = {"host": "0.0.0.0", "port": 0, "no_auth": True, "data_dir": tmp_path}
+    found = examine(flags, torch_with(gpu(80)), BIG_HOST)
+
+    advised = (
+        f"QWEN_EDIT_API_KEYS=KEY qwen-edit serve --host 0.0.0.0 --port 0 --data-dir {tmp_path}"
+    )
+    assert advised in next_steps(found, flags)
+
+
+def test_port_that_no_machine_has_is_said_with_a_sentence(tmp_path: Path) -> None:
+    done = run("doctor", "--port", "70000", "--data-dir", str(tmp_path))
+
+    said = " ".join(done.stdout.split())
+    assert done.returncode == 1
+    assert "127.0.0.1:70000: a port is a number from 0 to 65535" in said
+    assert f"qwen-edit serve --port 0 --data-dir {tmp_path}" in said
+    assert done.stderr == ""
+
+
+def test_taken_port_of_an_ipv6_address_is_said() -> None:
+    with socket.socket(socket.AF_INET6) as taken:
+        taken.bind(("::1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        # who connects is not answered, which is the end of what can be learnt
+        check = check_port(Settings(host="::1", port=port))
+
+    assert (check.state, check.do) == (State.STOP, Serve({"port": port + 1}))
+    assert "Address already in use" in check.text

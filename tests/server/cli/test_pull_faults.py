@@ -1,0 +1,110 @@
+"""`qwen-edit pull`: what it refuses, and what it says when something fails."""
+
+import hashlib
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from pipelines.catalog import Catalog
+from server.cli.pull.progress import ByteProgress
+from server.cli.pull.refusal import PullRefused, alone_in, check_space
+from server.hub_repository import HubFile
+from tests.fake_hub import PRIVATE_TOKEN, FakeHub
+from tests.server.cli.command import run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("nothing",), "'nothing' is nothing that can be fetched: give 2509, 2511, OWNER/REPO"),
+        (("../x",), "'../x' is nothing that can be fetched"),
+        (
+            ("owner/nothing",),
+            "has no repository owner/nothing, or it is private: then set HF_TOKEN",
+        ),
+        (("someone/flux",), "someone/flux holds a FluxPipeline"),
+        (("someone/half",), "someone/half is not whole: vae/ is missing"),
+        (("someone/gguf",), "files of the kinds .gguf, .md"),
+        (("owner/many",), "qwen-edit pull 'owner/many/sub/b.safetensors'"),
+        (("owner/many/c.safetensors",), "owner/many has no file c.safetensors. It has: a.safete"),
+        (("owner/page",), "a.safetensors is no safetensors file (it looks like a web page)"),
+        (("gated/style",), "gated/style is gated: accept its terms on http://127.0.0.1"),
+        (("owner/style", "--name", "../x"), "--name must be a file name under"),
+        (("2509", "--name", "a/b/c"), "--name 'a/b/c': a model's folder has letters"),
+    ],
+)
+def test_refusal_says_what_came_and_leaves_nothing(
+    place: dict[str, str], weights: Path, arguments: tuple[str, ...], sentence: str
+) -> None:
+    done = run("pull", *arguments, **place)
+
+    assert done.returncode == 1
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+    assert Catalog(weights).models() == []
+    assert Catalog(weights).loras() == []
+
+
+def test_token_opens_a_gated_repository(place: dict[str, str], weights: Path) -> None:
+    done = run("pull", "gated/style", **place, HF_TOKEN=PRIVATE_TOKEN)
+
+    assert done.returncode == 0, done.stderr
+    assert (weights / "loras" / "style.safetensors").is_file()
+
+
+def test_hub_that_cannot_be_reached_is_said(place: dict[str, str]) -> None:
+    done = run("pull", "2509", **{**place, "HF_ENDPOINT": "http://127.0.0.1:9"})
+
+    assert done.returncode == 1
+    assert "http://127.0.0.1:9 cannot be reached" in done.stderr
+    assert "name a mirror with HF_ENDPOINT" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["owner/style", "2509"])
+def test_full_disk_is_not_blamed_on_the_hub(
+    place: dict[str, str], weights: Path, hub: FakeHub, name: str
+) -> None:
+    """The part is a device that takes no byte, as a disk without room does."""
+    repository, folder, file = {
+        "owner/style": ("owner/style", "loras", "pytorch_lora_weights.safetensors"),
+        "2509": (
+            "Qwen/Qwen-Image-Edit-2509",
+            "models/Qwen-Image-Edit-2509",
+            "vae/diffusion_pytorch_model.safetensors",
+        ),
+    }[name]
+    data = hub.repositories[repository][file]
+    parts = weights / folder / ".parts"
+    parts.mkdir(parents=True)
+    part = HubFile(file, len(data), hashlib.sha256(data).hexdigest()).part_name
+    (parts / part).symlink_to("/dev/full")
+
+    done = run("pull", name, **place)
+
+    assert done.returncode == 1
+    assert f"{repository} cannot be written: No space left on device: {parts}. What" in done.stderr
+    assert "What came is kept: make room and run it again, and it goes on from" in done.stderr
+    assert hub.url not in done.stderr
+    assert (parts / part).is_symlink()
+
+
+def test_disk_without_room_is_said_before_anything_comes(tmp_path: Path) -> None:
+    with pytest.raises(PullRefused, match=r"Qwen/X needs 1000000000.0 GB more, and the disk of"):
+        check_space(tmp_path / "weights" / "models", 10**18, "Qwen/X")
+
+
+def test_second_pull_into_the_same_folder_is_refused(tmp_path: Path) -> None:
+    parts = tmp_path / "model" / ".parts"
+    with alone_in(parts), pytest.raises(PullRefused, match="another pull is fetching into"):
+        alone_in(parts).__enter__()
+    assert not parts.exists()
+
+
+def test_bar_is_drawn_on_a_terminal() -> None:
+    terminal = io.StringIO()
+    console = Console(file=terminal, force_terminal=True, width=100)
+    with ByteProgress("a model", 4_000_000, console) as progress:
+        progress.add(1_000_000)
+    assert "1.0/4.0 MB" in terminal.getvalue()

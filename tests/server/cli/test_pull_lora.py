@@ -1,0 +1,208 @@
+"""`qwen-edit pull` of LoRAs: from the hub, its cache, and any other address."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from huggingface_hub.errors import OfflineModeIsEnabled
+
+from pipelines.lora_config import METADATA_KEY
+from pipelines.safetensors_header import read_header
+from server.cli.pull.lora import pull_from_hub
+from server.cli.pull.refusal import PullRefused
+from server.hub_repository import HubFile, HubRepository
+from server.settings import read_settings
+from tests.fake_hub import COMMIT, FakeHub, write_cache
+from tests.lora_files import random_pairs, write_lora
+from tests.server.cli.command import run
+from tests.server.cli.conftest import LAYER, TINY, files_of
+
+MIB = 2**20
+
+
+@pytest.mark.parametrize(
+    ("name", "stored"),
+    [
+        ("owner/style", "style.safetensors"),
+        ("owner/many/sub/b.safetensors", "b.safetensors"),
+        ("{hub}/owner/many/blob/main/a.safetensors", "a.safetensors"),
+        ("{hub}/owner/style", "style.safetensors"),
+    ],
+)
+def test_lora_comes_into_the_folder_of_loras(
+    place: dict[str, str], weights: Path, hub: FakeHub, lora: bytes, name: str, stored: str
+) -> None:
+    done = run("pull", name.format(hub=hub.url), **place)
+
+    assert done.returncode == 0, done.stderr
+    assert files_of(weights / "loras") == {stored: lora}
+    assert "LoRA, 1 layers, rank 4, fits Qwen-Image-Edit-Plus" in done.stdout
+
+
+def test_peft_lora_keeps_the_strength_of_its_configuration(
+    place: dict[str, str], weights: Path
+) -> None:
+    done = run("pull", "owner/peft", "--name", "strong", **place)
+
+    assert done.returncode == 0, done.stderr
+    header = read_header(weights / "loras" / "strong.safetensors")
+    assert json.loads(header.metadata[METADATA_KEY])["lora_alpha"] == 12
+
+
+def test_lora_comes_from_any_address(
+    place: dict[str, str], weights: Path, lora: bytes, file_host: tuple[str, Path]
+) -> None:
+    address, folder = file_host
+    (folder / "my style.safetensors").write_bytes(lora)
+    allowed = {**place, "QWEN_EDIT_ALLOW_NETWORKS": "127.0.0.0/8"}
+
+    done = run("pull", f"{address}/my%20style.safetensors", **allowed)
+    nameless = run("pull", f"{address}/download/7", **allowed)
+    offline = run("pull", f"{address}/b.safetensors", **{**allowed, "HF_HUB_OFFLINE": "1"})
+
+    assert done.returncode == 0, done.stderr
+    assert files_of(weights / "loras") == {"my style.safetensors": lora}
+    assert "say one, --name my-style" in nameless.stderr
+    assert "runs offline and fetches nothing" in offline.stderr
+
+
+def test_lora_for_a_model_that_is_here_is_kept(
+    place: dict[str, str], weights: Path, hub: FakeHub, tiny_model: Path, tmp_path: Path
+) -> None:
+    path = write_lora(tmp_path / "tiny.safetensors", random_pairs(TINY, [LAYER]))
+    hub.repositories = {"owner/tiny": {"tiny.safetensors": path.read_bytes()}}
+
+    other = run("pull", "owner/tiny", **place)
+    shutil.copytree(tiny_model, weights / "models" / "tiny")
+    fits = run("pull", "owner/tiny", **place)
+
+    assert other.returncode == 1
+    assert "tiny.safetensors does not fit this model" in other.stderr
+    assert "It was not kept. (Checked against Qwen-Image-Edit-Plus.)" in other.stderr
+    assert fits.returncode == 0, fits.stderr
+    assert "fits tiny" in fits.stdout
+
+
+def test_file_that_is_there_is_not_overwritten(place: dict[str, str], weights: Path) -> None:
+    path = weights / "loras" / "style.safetensors"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"mine")
+
+    done = run("pull", "owner/style", **place)
+
+    assert done.returncode == 1
+    assert "style.safetensors is there already. Remove it" in done.stderr
+    assert path.read_bytes() == b"mine"
+
+
+def test_file_that_is_too_large_for_a_lora_is_not_fetched(
+    place: dict[str, str], hub: FakeHub
+) -> None:
+    hub.repositories = {"owner/checkpoint": {"model.safetensors": bytes(2 * MIB)}}
+
+    done = run("pull", "owner/checkpoint", **place, QWEN_EDIT_MAX_LORA_MB="1")
+
+    assert done.returncode == 1
+    assert "has 2.1 MB: more than a LoRA may have (QWEN_EDIT_MAX_LORA_MB=1)" in done.stderr
+    assert not any("/resolve/" in request for request in hub.requests)
+
+
+def test_lora_that_is_there_is_said_and_left(
+    place: dict[str, str], weights: Path, hub: FakeHub, lora: bytes
+) -> None:
+    run("pull", "owner/style", **place)
+    run("pull", "owner/peft", **place)
+    before = files_of(weights)
+    hub.requests.clear()
+
+    again = run("pull", "owner/style", **place)
+    merged = run("pull", "owner/peft", **place)
+
+    assert again.returncode == 0, again.stderr
+    assert "style.safetensors was there already, whole, " in again.stdout
+    assert merged.returncode == 1
+    assert "peft.safetensors is there already. Remove it" in merged.stderr
+    assert files_of(weights) == before
+    assert not any("/resolve/" in request for request in hub.requests)
+
+
+def test_lora_in_the_cache_is_linked_and_not_fetched(
+    place: dict[str, str], weights: Path, hub: FakeHub, tmp_path: Path
+) -> None:
+    cache = tmp_path / "hf" / "hub"
+    style, peft = hub.repositories["owner/style"], hub.repositories["owner/peft"]
+    linked = write_cache(cache, "owner/style", style)
+    merged = write_cache(cache, "owner/peft", peft)
+
+    done = [run("pull", name, **place) for name in ("owner/style", "owner/peft")]
+
+    assert [command.returncode for command in done] == [0, 0], done[1].stderr
+    assert not any("/resolve/" in request for request in hub.requests)
+    stored = weights / "loras" / "style.safetensors"
+    assert stored.samefile(linked / "pytorch_lora_weights.safetensors")
+    header = read_header(weights / "loras" / "peft.safetensors")
+    assert json.loads(header.metadata[METADATA_KEY])["lora_alpha"] == 12
+    # what is linked is the cache's own file, and the configuration goes into another
+    assert files_of(merged) == peft
+
+
+def test_damaged_file_in_the_cache_is_fetched_instead(
+    place: dict[str, str], weights: Path, lora: bytes, tmp_path: Path
+) -> None:
+    damaged = {"pytorch_lora_weights.safetensors": lora[:-1] + b"!"}
+    write_cache(tmp_path / "hf" / "hub", "owner/style", damaged)
+
+    done = run("pull", "owner/style", **place)
+
+    assert done.returncode == 0, done.stderr
+    assert files_of(weights / "loras") == {"style.safetensors": lora}
+
+
+def test_lora_is_taken_from_the_cache_when_offline(
+    place: dict[str, str], weights: Path, hub: FakeHub, tmp_path: Path
+) -> None:
+    for name in ("owner/style", "owner/peft"):
+        write_cache(tmp_path / "hf" / "hub", name, hub.repositories[name])
+    offline = {**place, "HF_HUB_OFFLINE": "1"}
+
+    first = [run("pull", name, **offline) for name in ("owner/style", "owner/peft")]
+    again = [run("pull", name, **offline) for name in ("owner/style", "owner/peft")]
+
+    assert [command.returncode for command in first] == [0, 0], first
+    assert [command.returncode for command in again] == [0, 1]
+    assert "style.safetensors was there already" in again[0].stdout
+    assert hub.requests == []
+
+
+def test_part_that_is_there_needs_no_room_again(tmp_path: Path) -> None:
+    """More is there than any disk has free: without it the room is refused, with it the hub fails.
+
+    The tests run offline, so that asking the hub ends at once.
+    """
+    settings = read_settings(weights_dir=tmp_path, max_lora_mb=2**24)
+    file = HubFile("a.safetensors", 2**43, "0" * 64)
+    repository = HubRepository("owner/style", COMMIT, (file,))
+    with pytest.raises(PullRefused, match=r"a\.safetensors needs 8796\.1 GB more"):
+        pull_from_hub(repository, file.name, None, settings)
+
+    parts = tmp_path / "loras" / ".parts"
+    parts.mkdir()
+    (parts / file.part_name).touch()
+    os.truncate(parts / file.part_name, file.size_bytes - 1)
+    with pytest.raises(OfflineModeIsEnabled):
+        pull_from_hub(repository, file.name, None, settings)
+
+
+def test_configuration_that_is_too_large_for_one_is_not_fetched(
+    place: dict[str, str], hub: FakeHub, lora: bytes
+) -> None:
+    large = {"adapter_model.safetensors": lora, "adapter_config.json": bytes(MIB + 1)}
+    hub.repositories = {"owner/peft": large}
+
+    done = run("pull", "owner/peft", **place)
+
+    assert done.returncode == 1
+    assert "owner/peft/adapter_config.json has 1048577 bytes; a PEFT configuration" in done.stderr
+    assert not any("/resolve/" in request for request in hub.requests)
