@@ -33,7 +33,7 @@ def _parse_args() -> argparse.Namespace:
     parser.add_argument("command", choices=["train", "train-loras", "judge"])
     parser.add_argument("--model", type=Path, default=DEMO, help=f"the model's folder [{DEMO}]")
     parser.add_argument("--loras", type=Path, default=LORAS, help=f"the LoRAs' folder [{LORAS}]")
-    parser.add_argument("--per-task", type=int, default=60, help="edits of each task to judge [60]")
+    parser.add_argument("--per-task", type=int, default=30, help="edits of each task to judge [30]")
     parser.add_argument(
         "--threads", type=int, default=os.cpu_count() or 1, help="processor threads [all]"
     )

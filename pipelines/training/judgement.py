@@ -2,17 +2,20 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from pipelines.architecture import read_linears
+from pipelines.lora_file import plan_lora
 from pipelines.params import EditParams, LoraRef
 from pipelines.pipeline import EditPipeline
 from pipelines.training.court import Score, held_out_edits, try_edits
 from pipelines.training.families import Edit
 from pipelines.training.instructions import Task
+from pipelines.training.new_folder import CARD
 from pipelines.training.scenes import Pixels, draw
 from pipelines.training.styles import STYLES, paint_styled
 
@@ -26,21 +29,48 @@ STYLE_EDITS = 12
 START, END = "<!-- judged -->", "<!-- /judged -->"
 
 
-def write_card(model: Path, loras: Path, per_task: int) -> None:
-    """Judge the model in `model` and its LoRAs, and put the figures between the card's marks."""
+def write_card(
+    model: Path,
+    loras: Path,
+    *,
+    per_task: int,
+    sizes: Mapping[tuple[int, int], float] = SIZES,
+    style_edits: int = STYLE_EDITS,
+) -> None:
+    """Judge the model in `model` and its LoRAs, and put the figures between the card's marks.
+
+    `sizes` are (width, height), each with the share of `per_task` that is edited at it. A model
+    without a card gets one, and a card without marks gets them at its end.
+    """
     pipeline = EditPipeline.load(model, device="cpu", dtype=torch.float32)
-    parts = [_task_table(pipeline, per_task), _style_table(pipeline, loras)]
+    # what would end the judgement, it finds out before and not after the hour that it takes
+    head, tail = _open_card(model / CARD)
+    for style in STYLES:
+        plan_lora(_lora_file(loras, style), read_linears(model), style)
+    parts = [
+        _task_table(pipeline, per_task, sizes),
+        _style_table(pipeline, loras, style_edits),
+    ]
     figures = "\n\n".join(parts)
     logger.info("%s", figures)
-    card = model / "README.md"
-    head, _, rest = card.read_text().partition(START)
-    _, _, tail = rest.partition(END)
-    card.write_text(f"{head}{START}\n{figures}\n{END}{tail}")
+    (model / CARD).write_text(f"{head}{START}\n{figures}\n{END}{tail}")
 
 
-def _task_table(pipeline: EditPipeline, per_task: int) -> str:
+def _open_card(card: Path) -> tuple[str, str]:
+    """What stands before and after the figures, in a card that has marks for them from here on."""
+    text = card.read_text() if card.exists() else f"# {card.absolute().parent.name}\n"
+    if START not in text:
+        text = f"{text.rstrip()}\n\n{START}\n{END}\n"
+    card.write_text(text)
+    head, _, rest = text.partition(START)
+    return head, rest.partition(END)[2]
+
+
+def _task_table(
+    pipeline: EditPipeline, per_task: int, sizes: Mapping[tuple[int, int], float]
+) -> str:
     lines = ["| task | size | edits | right | error of the rest |", "|---|---|---|---|---|"]
-    for size, share in SIZES.items():
+    for size, share in sizes.items():
         edits = list(held_out_edits(max(1, round(per_task * share))))
         started = time.monotonic()
         scores = try_edits(pipeline, edits, size)
@@ -57,18 +87,22 @@ def _task_row(task: Task, size: tuple[int, int], score: Score) -> str:
     )
 
 
-def _style_table(pipeline: EditPipeline, loras: Path) -> str:
-    edits = [edit for edit in held_out_edits(STYLE_EDITS) if edit.task is Task.RECOLOR]
+def _style_table(pipeline: EditPipeline, loras: Path, style_edits: int) -> str:
+    edits = [edit for edit in held_out_edits(style_edits) if edit.task is Task.RECOLOR]
     head = " | ".join(f"scale {scale:g}" for scale in SCALES)
     lines = [f"| LoRA | {head} |", "|---|" + "---|" * len(SCALES)]
     for styles in [*((style,) for style in STYLES), STYLES[:2]]:
-        files = [loras / f"demo-{style}.safetensors" for style in styles]
+        files = [_lora_file(loras, style) for style in styles]
         cells = (
             f"{style_distance(pipeline, edits, styles, [(file, scale) for file in files]):.3f}"
             for scale in SCALES
         )
         lines.append(f"| {' and '.join(styles)} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _lora_file(folder: Path, style: str) -> Path:
+    return folder / f"demo-{style}.safetensors"
 
 
 def style_distance(

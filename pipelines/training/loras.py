@@ -67,7 +67,7 @@ def _renamed(
 
 DEMO_LORAS = (
     DemoLora("sepia", 700, diffusers_layout),
-    DemoLora("outline", 700, comfyui_layout),
+    DemoLora("outline", 1400, comfyui_layout),
     DemoLora("mosaic", 1400, kohya_layout),
 )
 

@@ -18,6 +18,7 @@ from pipelines.training.dataset import Dataset, build_dataset
 from pipelines.training.families import Edit, draw_additions, draw_family
 from pipelines.training.flow import Trainer
 from pipelines.training.instructions import Task
+from pipelines.training.new_folder import new_folder
 
 logger = logging.getLogger(__name__)
 
@@ -99,21 +100,39 @@ LORA_STAGE = Stage(((STYLED, 1),), 0, 8, (4e-3, 0.0), seed=5)
 LORA_SCALES = (0.5, 1.0, 1.0)
 
 
-def make_model(path: Path) -> None:
-    """Train the demo model from nothing and write it to `path`; hours on two processor cores."""
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What the demo model is made by: stages of its transformer, steps of its VAE and decoder.
+
+    The decoder is trained several times, after the first on LoRAs' styles at lower strengths too.
+    """
+
+    stages: tuple[Stage, ...] = STAGES
+    vae_steps: int = vae.STEPS
+    decoder_steps: tuple[int, ...] = (vae.DECODER_STEPS, 1500)
+
+
+def make_model(path: Path, recipe: Recipe = Recipe()) -> None:
+    """Train the demo model from nothing and put it to `path`; hours on two processor cores."""
+    with new_folder(path) as made:
+        _train_model(made, recipe)
+
+
+def _train_model(path: Path, recipe: Recipe) -> None:
     demo.build(path, layers=4, seed=SEED)
     pipe = load_components(path, torch.float32)
     torch.manual_seed(SEED)
     pipe.vae = demo.new_vae()
-    vae.train(pipe.vae, SEED)
+    vae.train(pipe.vae, SEED, recipe.vae_steps)
     torch.manual_seed(SEED)
     trainer = Trainer(demo.new_transformer())
-    for stage in STAGES:
+    for stage in recipe.stages:
         run_stage(trainer, pipe, stage)
     pipe.transformer = trainer.average
-    vae.train_decoder(pipe.vae, SEED + 1)
-    # LoRAs at lower scales go to colours between, which the decoder has not met
-    vae.train_decoder(pipe.vae, SEED + 2, steps=1500, least_strength=0.2)
+    for time, steps in enumerate(recipe.decoder_steps, 1):
+        # LoRAs at lower scales go to colours between, which the decoder has not met at first
+        least_strength = 1.0 if time == 1 else 0.2
+        vae.train_decoder(pipe.vae, SEED + time, steps, least_strength)
     save(pipe, path)
 
 
