@@ -186,7 +186,7 @@ def test_sigterm_ends_the_server_within_seconds_with_a_stream_open(
     assert server.process.returncode == 0
     assert not is_alive(worker)
     server.start()
-    assert wait_for(server, running, *FINAL)["status"] == "succeeded"
+    wait_for(server, running, JobStatus.RUNNING)
 
 
 def test_model_that_cannot_be_loaded_is_said_in_health_and_at_submit(

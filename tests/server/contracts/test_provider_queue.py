@@ -386,7 +386,7 @@ async def test_failed_job_answers_by_what_failed_it(
 
 @pytest.mark.parametrize("module", [errors, engine_errors])
 def test_every_code_that_a_job_can_keep_has_its_error_type(module: ModuleType) -> None:
-    about_requests = {"unauthorized", "queue_full"}
+    about_requests = {"unauthorized", "queue_full", "wrong_host"}
     codes = {kind.code for kind in vars(module).values() if hasattr(kind, "code")}
     assert codes
     assert codes - about_requests - set(ERROR_TYPES) == set()
