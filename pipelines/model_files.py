@@ -4,7 +4,6 @@ The published layout: `model_index.json` names the components, each has a folder
 weights are one safetensors file or the shards that an index beside them names.
 """
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -13,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipelines.errors import LoraInvalid, ModelUnusable
-from pipelines.model_spec import INDEX_FILE, PIPELINE_CLASS, SPEC_FILE
+from pipelines.model_spec import INDEX_FILE, PIPELINE_CLASS, SPEC_FILE, read_object
 from pipelines.safetensors_header import read_header
 
 # The components with weights, and what diffusers and transformers call those files.
@@ -125,14 +124,3 @@ def _weights(inside: Iterable[str], component: str) -> list[str]:
     shard = re.compile(rf"{stem}-\d+-of-\d+\.safetensors")
     shards = sorted(name for name in inside if shard.fullmatch(PurePosixPath(name).name))
     return shards or [name for name in inside if PurePosixPath(name).name == f"{stem}.safetensors"]
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file. Raises ModelUnusable."""
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError) as exc:
-        raise ModelUnusable(f"{path} cannot be read: {exc}") from exc
-    if not isinstance(value, dict):
-        raise ModelUnusable(f"{path} must hold a JSON object.")
-    return value

@@ -60,11 +60,11 @@ def read_spec(path: Path) -> ModelSpec:
 
     Raises ModelUnusable when the directory holds another pipeline or the file is malformed.
     """
-    index = _read_json(path / INDEX_FILE)
+    index = read_object(path / INDEX_FILE)
     found = index.get("_class_name")
     if found != PIPELINE_CLASS:
         raise ModelUnusable(f"{path} holds a {found}; this server runs {PIPELINE_CLASS} only.")
-    own: dict[str, Any] = _read_json(path / SPEC_FILE) if (path / SPEC_FILE).is_file() else {}
+    own: dict[str, Any] = read_object(path / SPEC_FILE) if (path / SPEC_FILE).is_file() else {}
     unknown = set(own) - {f.name for f in fields(ModelSpec)}
     if unknown:
         raise ModelUnusable(f"{path / SPEC_FILE} has unknown keys: {', '.join(sorted(unknown))}.")
@@ -87,7 +87,8 @@ def model_name(path: Path) -> str:
     return path.name
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises ModelUnusable."""
     try:
         value = json.loads(path.read_text())
     except (OSError, ValueError) as exc:

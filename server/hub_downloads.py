@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pipelines.catalog import HubLora
 from server import hub
+from server.daemon_thread import run_in_daemon_thread
 from server.errors import FetchFailed
 
 
@@ -51,26 +52,17 @@ class HubDownloads:
     def _start(
         self, lora: HubLora, folder: Path, field: str, stopped: threading.Event
     ) -> Future[Path]:
-        future: Future[Path] = Future()
-        # from here on nothing cancels it: it is done when the thread writes no more
-        future.set_running_or_notify_cancel()
-        self._running[folder] = future
-        future.add_done_callback(lambda _: self._running.pop(folder))
-
         def go_on(_: int) -> None:
             if stopped.is_set():
                 raise _Stopped
 
-        def work() -> None:
-            try:
-                path = hub.download(lora, folder, field, max_bytes=self._max_bytes, on_bytes=go_on)
-            except BaseException as exc:
-                future.set_exception(exc)
-            else:
-                future.set_result(path)
+        def work() -> Path:
+            return hub.download(lora, folder, field, max_bytes=self._max_bytes, on_bytes=go_on)
 
-        # a daemon: the end of the process waits for no download, a part is good at any moment
-        threading.Thread(target=work, name=f"hub-{folder.name}", daemon=True).start()
+        # the end of the process may cut it off: a part is good at any moment
+        future = run_in_daemon_thread(work, f"hub-{folder.name}")
+        self._running[folder] = future
+        future.add_done_callback(lambda _: self._running.pop(folder))
         return future
 
 

@@ -8,18 +8,16 @@ from typing import Any
 
 from pipelines.errors import EngineError
 from server.errors import ServerError
-from server.playground.form import Form, form_of_values, values_of_form
+from server.playground.form import SLOTS, Form, pictures_of_values, values_of_form
 from server.playground.pictures import PictureShelf
 
-EMPTY_VALUES = values_of_form(Form())
-SLOTS = 3
+LENGTH = len(values_of_form(Form()))
 
 
 async def draft_of_values(values: Sequence[Any], shelf: PictureShelf) -> list[Any]:
     """The fields' values as they are, the pictures as URLs of this server, where they stay."""
-    pictures = form_of_values([*values[:SLOTS], *EMPTY_VALUES[SLOTS:]]).pictures
     routes: list[str | None] = []
-    for picture in pictures:
+    for picture in pictures_of_values(values[:SLOTS]):
         try:
             routes.append((await shelf.keep(picture, "images")).route if picture else None)
         except (EngineError, ServerError):
@@ -32,7 +30,7 @@ def values_of_draft(draft: Any, shelf: PictureShelf) -> list[Any] | None:
 
     A picture that is no longer kept leaves its slot empty.
     """
-    if not isinstance(draft, list) or len(draft) != len(EMPTY_VALUES):
+    if not isinstance(draft, list) or len(draft) != LENGTH:
         return None
     paths = [shelf.path(route) if isinstance(route, str) else None for route in draft[:SLOTS]]
     return [*(str(path) if path else None for path in paths), *draft[SLOTS:]]

@@ -28,6 +28,7 @@ PRESETS: tuple[tuple[str, str], ...] = (
     ("Free size…", FREE_SIZE),
 )
 DEFAULT_SIDE = 512
+SLOTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +136,7 @@ def form_of_values(values: Sequence[Any]) -> Form:
     Raises InvalidParameter.
     """
     pictures, prompt, negative_prompt, size, width, height = (
-        tuple(_picture(value) for value in values[:3]),
+        pictures_of_values(values[:SLOTS]),
         *(_text(value) for value in values[3:6]),
         _number(values[6], "size"),
         _number(values[7], "size"),
@@ -153,6 +154,11 @@ def form_of_values(values: Sequence[Any]) -> Form:
         output_format=_format(values[18]),
         num_outputs=_number(values[19], "num_outputs"),
     )  # fmt: skip
+
+
+def pictures_of_values(values: Sequence[Any]) -> tuple[Picture | None, ...]:
+    """The pictures from what a browser sent for their slots."""
+    return tuple(_picture(value) for value in values)
 
 
 def values_of_form(form: Form) -> list[Any]:

@@ -12,7 +12,7 @@ from server.playground import drafts, views
 from server.playground.components import is_free
 from server.playground.desk import Desk, Updates, listen
 from server.playground.examples import EXAMPLES
-from server.playground.form import form_of_values
+from server.playground.form import form_of_values, pictures_of_values
 from server.playground.pictures import KeptPicture
 from server.playground.snippets import Asked, curl, python
 
@@ -76,8 +76,7 @@ class FormEvents:
     async def check_pictures(self, *pictures: Any) -> Updates:
         """Say at once what is wrong with a picture; what is right is stored for the run."""
         try:
-            form = form_of_values([*pictures, *drafts.EMPTY_VALUES[drafts.SLOTS :]])
-            for index, picture in enumerate(form.pictures):
+            for index, picture in enumerate(pictures_of_values(pictures)):
                 if picture is not None:
                     await self._desk.shelf.keep(picture, f"images/{index}")
         except Exception as exc:

@@ -1,16 +1,12 @@
 """Puts the page at `/`: built beside the running server, guarded, and ended with it."""
 
 import asyncio
-import contextlib
 import importlib.util
 import logging
 import os
 import shutil
-import threading
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import cast
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, Response
@@ -20,6 +16,7 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from server.auth import KeyCheck
+from server.daemon_thread import run_in_daemon_thread
 from server.playground import plain_pages
 from server.playground.gate import Gate
 from server.playground.parts import PageParts
@@ -159,7 +156,8 @@ class Playground:
     async def _build(self) -> None:
         os.environ.update(_ENVIRONMENT, GRADIO_TEMP_DIR=str(self._parts.cache))
         try:
-            app = await _in_daemon_thread(partial(_import_and_build, self._parts))
+            building = run_in_daemon_thread(partial(_import_and_build, self._parts), "page")
+            app = await asyncio.wrap_future(building)
             await self._lifespan.enter_async_context(app.router.lifespan_context(app))
         except Exception as exc:
             logger.exception("the page cannot be built")
@@ -167,32 +165,6 @@ class Playground:
             return
         self._app = app
         logger.info("the page is ready")
-
-
-async def _in_daemon_thread(work: Callable[[], FastAPI]) -> FastAPI:
-    """What `work` gives, in a thread that a server which stops does not wait for."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[FastAPI] = loop.create_future()
-
-    def tell(app: FastAPI | None, failure: Exception | None) -> None:
-        if done.done():
-            return
-        if failure is not None:
-            done.set_exception(failure)
-        else:
-            done.set_result(cast(FastAPI, app))
-
-    def run() -> None:
-        app, failure = None, None
-        try:
-            app = work()
-        except Exception as exc:
-            failure = exc
-        with contextlib.suppress(RuntimeError):  # the server has stopped meanwhile
-            loop.call_soon_threadsafe(tell, app, failure)
-
-    threading.Thread(target=run, name="page", daemon=True).start()
-    return await done
 
 
 def _import_and_build(parts: PageParts) -> FastAPI:

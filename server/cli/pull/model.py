@@ -16,8 +16,8 @@ from rich.markup import escape
 
 from pipelines.catalog import HubLora
 from pipelines.errors import ModelUnusable
-from pipelines.model_files import components_of, inspect_model, needed_files, read_object
-from pipelines.model_spec import INDEX_FILE
+from pipelines.model_files import components_of, inspect_model, needed_files
+from pipelines.model_spec import INDEX_FILE, read_object
 from server import hub_repository
 from server.cli.console import err, out, shown_size
 from server.cli.pull.origin import check_origin, holds_another, note_origin
