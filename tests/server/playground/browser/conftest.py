@@ -106,14 +106,23 @@ def open_page(browser: Browser, page_server: LiveServer) -> Iterator[Callable[..
     yield visit
     for context in contexts:
         context.close()
-    # what a failed test left would hold up the next one
-    jobs = page_server.http.get(f"{page_server.url}/v1/edits?status=queued&status=running").json()
-    for job in jobs["items"]:
-        page_server.http.delete(f"{page_server.url}/v1/edits/{job['id']}")
+    forget_edits(page_server)
     for seen in visits:
         assert seen.foreign(page_server.url) == []
         assert seen.errors == []
         assert seen.missing == []
+
+
+def forget_edits(server: LiveServer) -> None:
+    """Cancel and delete every edit: none holds up the next test or stands in its history."""
+
+    def none_left() -> bool:
+        edits = server.http.get(f"{server.url}/v1/edits?limit=100").json()["items"]
+        for edit in edits:
+            server.http.delete(f"{server.url}/v1/edits/{edit['id']}")
+        return not edits
+
+    until(none_left)
 
 
 @pytest.fixture

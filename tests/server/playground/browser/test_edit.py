@@ -74,7 +74,7 @@ def test_picture_is_added_by_url(page: Page, file_host: tuple[str, Path]) -> Non
 
 
 def test_example_fills_picture_and_prompt(page: Page) -> None:
-    page.get_by_role("button", name="Make the circle green").click()
+    page.get_by_role("button", name="Make the circle green", exact=True).click()
 
     expect(page.locator("#picture-1 img")).to_be_visible()
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("Make the circle green")
@@ -163,7 +163,7 @@ def test_waiting_edit_says_its_place_and_can_be_canceled(
 
 
 def test_keyboard_alone_makes_an_edit(page: Page) -> None:
-    page.get_by_role("button", name="Make the circle green").focus()
+    page.get_by_role("button", name="Make the circle green", exact=True).focus()
     page.keyboard.press("Enter")
     expect(page.locator("#picture-1 img")).to_be_visible()
     for _ in EXAMPLES:

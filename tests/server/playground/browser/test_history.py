@@ -90,7 +90,7 @@ def test_settings_are_used_again_with_their_pictures(page: Page, picture_file: P
     page.get_by_label("Lock").check()
     run(page)
     expect(page.locator("#history .qe-entry").first).to_contain_text("The first")
-    page.get_by_role("button", name="Make the circle green").click()
+    page.get_by_role("button", name="Make the circle green", exact=True).click()
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("Make the circle green")
     page.get_by_label("Seed", exact=True).fill("1")
 
