@@ -3,12 +3,14 @@
 import contextlib
 import os
 import re
+import shlex
 import sys
 import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.errors import InvalidParameter, LoraNotFound, ModelNotFound
+from pipelines.hub_cache import cached_snapshots
 from pipelines.model_spec import DEMO_NAME, is_model_dir
 
 LORA_SUFFIX = ".safetensors"
@@ -69,6 +71,10 @@ class Catalog:
     """The models and LoRAs of one `weights/` folder, looked up anew on each call."""
 
     def __init__(self, weights_dir: Path) -> None:
+        # where `qwen-edit pull` puts it unless it is told
+        is_usual = weights_dir == Path("weights")
+        folder = "" if is_usual else f" --weights-dir {shlex.quote(str(weights_dir))}"
+        self._pull = f"qwen-edit pull 2511{folder}"
         self._models = weights_dir / "models"
         self._loras = weights_dir / "loras"
         # Another weights folder, a volume say, need not hold the demo model.
@@ -93,7 +99,9 @@ class Catalog:
         if reference == DEMO_NAME:
             return self._demo("asked for by name")
         candidates = [Path(reference).expanduser(), self._models / reference]
-        for path in [*candidates, *_cached_snapshots(reference)]:
+        if _HUB_ID.fullmatch(reference):
+            candidates += cached_snapshots(reference)
+        for path in candidates:
             if is_model_dir(path):
                 return ModelChoice(path.absolute(), f"asked for as {reference!r}")
         names = [str(path.relative_to(self._models)) for path in self.models()]
@@ -121,7 +129,7 @@ class Catalog:
         places = ", ".join(str(path) for path in self._demo_places)
         raise ModelNotFound(
             f"There is no model to serve: none under {self._models}, and the demo model is in none "
-            f"of {places}. Fetch one with `qwen-edit pull 2511`."
+            f"of {places}. Fetch one with `{self._pull}`."
         )
 
     def loras(self) -> list[LoraEntry]:
@@ -192,15 +200,3 @@ def _hub_page(url: str) -> HubLora | None:
         return HubLora(match[1], match[3], match[2])
     match = re.fullmatch(rf"(?!datasets/|spaces/)({_HUB_ID.pattern})(?:/tree/([^/]+))?", path)
     return HubLora(match[1], None, match[2]) if match else None
-
-
-def _cached_snapshots(reference: str) -> list[Path]:
-    """Snapshots of a hub id in the Hugging Face cache, newest first; used where they lie."""
-    if not _HUB_ID.fullmatch(reference):
-        return []
-    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
-    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
-    folder = cache / f"models--{reference.replace('/', '--')}" / "snapshots"
-    if not folder.is_dir():
-        return []
-    return sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)

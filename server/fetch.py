@@ -104,6 +104,12 @@ class Fetcher:
                 has_grown = part.exists() and part.stat().st_size > size_before
                 if attempt + 1 == DOWNLOAD_ATTEMPTS or not has_grown:
                     raise FetchFailed(str(exc), field=field) from exc
+            except OSError as exc:
+                raise FetchFailed(
+                    f"{field}: {url} cannot be stored on this server: {exc.strerror}. What came "
+                    f"is kept: the same request goes on from there.",
+                    field=field,
+                ) from exc
 
     @asynccontextmanager
     async def _get(

@@ -10,6 +10,7 @@ from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
 from pipelines.catalog import HubLora
 from pipelines.errors import EngineError, LoraInvalid
+from pipelines.hub_cache import cached_snapshot
 from pipelines.lora_config import METADATA_KEY, PEFT_CONFIG, PEFT_WEIGHTS
 from pipelines.safetensors_header import add_metadata
 from server import hub_repository
@@ -27,7 +28,7 @@ def cached_file(lora: HubLora) -> Path | None:
         found = hub_repository.cached(lora.repo, lora.filename, lora.revision)
         files = [found] if found else []
     else:
-        snapshot = hub_repository.cached_snapshot(lora.repo, lora.revision)
+        snapshot = cached_snapshot(lora.repo, lora.revision)
         files = list(snapshot.rglob(f"*{WEIGHT_SUFFIX}")) if snapshot else []
     if len(files) != 1 or not _is_whole(files[0]):
         return None

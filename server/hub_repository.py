@@ -171,25 +171,6 @@ def cached(repository: str, filename: str, revision: str | None) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def cached_snapshot(name: str, revision: str | None = None) -> Path | None:
-    """The repository's folder in the Hugging Face cache, at a branch, tag or commit, or at `main`.
-
-    A cache without refs, copied from elsewhere say, knows no `main`: there it is the newest.
-    """
-    folder = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}"
-    if not (folder / "snapshots").is_dir():
-        return None
-    snapshots = {path.name: path for path in (folder / "snapshots").iterdir()}
-    ref = folder / "refs" / (revision or constants.DEFAULT_REVISION)
-    if ref.is_file():
-        return snapshots.get(ref.read_text().strip())
-    if revision is not None:
-        return snapshots.get(revision)
-    if any((folder / "refs").glob("*")):
-        return None
-    return max(snapshots.values(), key=lambda path: path.stat().st_mtime, default=None)
-
-
 def sentence(what: str, repository: str, revision: str | None, exc: Exception) -> str:
     """What went wrong with `what`, and what to do, from an error of the library."""
     match exc:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import PIL.Image
 import pytest
+from huggingface_hub import constants
 
 from pipelines.model_spec import ModelSpec
 from tests.live_server import LiveServer, live_server
@@ -103,6 +104,14 @@ def as_base64(data: bytes) -> str:
 def picture_base64() -> str:
     """A small PNG as naked base64."""
     return as_base64(encoded(gradient()))
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty Hugging Face cache, which this process takes for its own."""
+    folder = tmp_path / "hub-cache"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
+    return folder
 
 
 @pytest.fixture

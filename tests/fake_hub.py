@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+OLDER = "1" * 40
 PRIVATE_TOKEN = "hf_right"
 
 

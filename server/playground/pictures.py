@@ -5,12 +5,14 @@ uploads. Jobs name it by its URL, so that the history can show what was edited.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import secrets
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from server import outputs as output_files
 from server import uploads as upload_files
@@ -23,10 +25,16 @@ from server.playground.examples import EXAMPLES
 from server.playground.form import Picture
 from server.uploads import UploadStore
 
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
 # Pictures from the clipboard, which browsers call so, and the examples: nobody has a file of them.
 _NAMES_OF_NO_FILE = frozenset(("image.png", *(name for each in EXAMPLES for name in each.files)))
 # Pictures whose place is remembered; one that is forgotten is only stored once more.
 MAX_REMEMBERED = 512
+
+# A file in a slot as it is now: its size in bytes, and when it was written.
+_Version = tuple[Picture, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +70,8 @@ class PictureShelf:
         self._fetcher = fetcher
         self._folder = folder.resolve()
         self._fetch_timeout_s = fetch_timeout_s
+        # the page asks for its pictures with each letter that is typed: unread, while unchanged
+        self._kept: OrderedDict[_Version, KeptPicture] = OrderedDict()
         # routes by the hash of the content, URLs by the unguessable name that a fetched file has
         self._routes: OrderedDict[str, str] = OrderedDict()
         self._urls: OrderedDict[str, str] = OrderedDict()
@@ -71,8 +81,16 @@ class PictureShelf:
 
         Raises InvalidPicture, PayloadTooLarge, and NotFound where its upload is gone.
         """
-        data = await asyncio.to_thread(self._read, Path(picture.path), field)
-        digest = hashlib.sha256(data).hexdigest()
+        version = await asyncio.to_thread(self._version, picture, field)
+        kept = self._kept.get(version)
+        if kept is None or self.path(kept.route) is None:
+            kept = await self._keep(picture, field)
+        _remember(self._kept, version, kept)
+        return kept
+
+    async def _keep(self, picture: Picture, field: str) -> KeptPicture:
+        data = await asyncio.to_thread(self._read, picture, field)
+        digest = await asyncio.to_thread(_hash, data)
         own = await asyncio.to_thread(self._own_route, picture.name, data)
         route = own or self._routes.get(digest)
         if route is None or self.path(route) is None:
@@ -108,15 +126,19 @@ class PictureShelf:
         """The file behind one of this server's own URLs, while it is kept."""
         return self._outputs.path_of_url(url) or self._uploads.path_of_url(url)
 
-    def _read(self, path: Path, field: str) -> bytes:
-        try:
+    def _version(self, picture: Picture, field: str) -> _Version:
+        with _named(field):
+            path = Path(picture.path)
             # a browser names the file
             if not path.resolve().is_relative_to(self._folder):
                 raise OSError(f"{path} is no upload")
-            check_bytes(path.stat().st_size, MAX_BYTES, field)
-            return path.read_bytes()
-        except (OSError, ValueError) as exc:
-            raise InvalidPicture(f"{field} is no longer here; add it again", field=field) from exc
+            found = path.stat()
+        check_bytes(found.st_size, MAX_BYTES, field)
+        return picture, found.st_size, found.st_mtime_ns
+
+    def _read(self, picture: Picture, field: str) -> bytes:
+        with _named(field):
+            return Path(picture.path).read_bytes()
 
     async def _store(self, name: str, data: bytes, field: str) -> str:
         await asyncio.to_thread(to_rgb_png, data, field)
@@ -136,6 +158,18 @@ class PictureShelf:
         return None
 
 
+@contextlib.contextmanager
+def _named(field: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as exc:
+        raise InvalidPicture(f"{field} is no longer here; add it again", field=field) from exc
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
 def _write(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
@@ -145,7 +179,7 @@ async def _once(data: bytes) -> AsyncIterator[bytes]:
     yield data
 
 
-def _remember(memory: OrderedDict[str, str], key: str, value: str) -> None:
+def _remember(memory: OrderedDict[K, V], key: K, value: V) -> None:
     memory[key] = value
     memory.move_to_end(key)
     while len(memory) > MAX_REMEMBERED:

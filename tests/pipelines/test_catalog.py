@@ -8,6 +8,7 @@ import pytest
 from pipelines.catalog import DEMO_PLACES, Catalog, HubLora, LoraEntry, RemoteLora
 from pipelines.errors import InvalidParameter, LoraNotFound, ModelNotFound
 from pipelines.model_spec import is_model_dir
+from tests.fake_hub import OLDER, write_cache
 
 
 @pytest.fixture
@@ -21,13 +22,6 @@ def weights(tmp_path: Path) -> Path:
 @pytest.fixture
 def catalog(weights: Path) -> Catalog:
     return Catalog(weights)
-
-
-@pytest.fixture
-def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    path = tmp_path / "hub"
-    monkeypatch.setenv("HF_HUB_CACHE", str(path))
-    return path
 
 
 def add_model(path: Path) -> Path:
@@ -62,8 +56,9 @@ def test_missing_demo_model_is_said_with_what_to_do(
 ) -> None:
     monkeypatch.setattr("pipelines.catalog.DEMO_PLACES", ())
 
-    with pytest.raises(ModelNotFound, match=r"no model to serve.*qwen-edit pull"):
+    with pytest.raises(ModelNotFound, match="no model to serve") as refused:
         Catalog(weights).resolve_model(None)
+    assert f"`qwen-edit pull 2511 --weights-dir {weights}`" in str(refused.value)
 
 
 def test_default_model_is_the_only_one(catalog: Catalog, weights: Path) -> None:
@@ -124,22 +119,19 @@ def test_demo_is_taken_by_name_when_a_published_model_is_there(
     assert catalog.resolve_model("demo").is_demo
 
 
-def test_hub_id_takes_the_newest_snapshot_in_the_cache(catalog: Catalog, hub_cache: Path) -> None:
-    snapshots = hub_cache / "models--Qwen--Qwen-Image-Edit-2511" / "snapshots"
-    newest = add_model(snapshots / "aaa")
-    os.utime(add_model(snapshots / "bbb"), (1, 1))
-
-    assert catalog.resolve_model("Qwen/Qwen-Image-Edit-2511").path == newest
-
-
-def test_hub_id_is_found_under_hf_home(
-    catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_hub_id_takes_the_main_of_the_cache_and_else_the_newest(
+    catalog: Catalog, hub_cache: Path
 ) -> None:
-    monkeypatch.delenv("HF_HUB_CACHE", raising=False)
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
-    cached = add_model(tmp_path / "home" / "hub" / "models--a--b" / "snapshots" / "1")
+    index = {"model_index.json": b"{}"}
+    main = write_cache(hub_cache, "Qwen/Qwen-Image-Edit-2511", index)
+    os.utime(main, (1, 1))
+    write_cache(hub_cache, "Qwen/Qwen-Image-Edit-2511", index, commit=OLDER, ref="v2")
+    older = write_cache(hub_cache, "owner/tagged", index, commit=OLDER, ref="v2")
+    newest = write_cache(hub_cache, "owner/tagged", index, ref="v3")
+    os.utime(older, (1, 1))
 
-    assert catalog.resolve_model("a/b").path == cached
+    assert catalog.resolve_model("Qwen/Qwen-Image-Edit-2511").path == main
+    assert catalog.resolve_model("owner/tagged").path == newest
 
 
 @pytest.mark.usefixtures("hub_cache")

@@ -33,14 +33,13 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @pytest.fixture
-def hub(large: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
+def hub(large: bytes, monkeypatch: pytest.MonkeyPatch, hub_cache: Path) -> Iterator[FakeHub]:
     """The hub that the library asks in this process, and a cache with nothing in it."""
     with fake_hub({"owner/large": {"large.safetensors": large}}) as running:
         template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, running.url)
         monkeypatch.setattr(constants, "ENDPOINT", running.url)
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         yield running
 
 

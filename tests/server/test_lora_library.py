@@ -166,6 +166,24 @@ async def test_broken_download_goes_on_where_it_ended(tmp_path: Path, host: Host
     assert ranges[-1] == "bytes=3000-"
 
 
+async def test_full_disk_is_said_and_the_next_request_goes_on(tmp_path: Path, host: Host) -> None:
+    """The part is a device that takes no byte, as a disk without room does."""
+    url = f"{host.url}/a.safetensors"
+    host.files["/a.safetensors"] = lora_bytes(tmp_path)
+    library = make_library(tmp_path)
+    part = LoraStore(tmp_path / "store", max_bytes=2**30).part(url)
+    part.symlink_to("/dev/full")
+
+    with pytest.raises(FetchFailed) as failed:
+        await library.fetch(url, "loras/0/path")
+    part.unlink()
+    await library.fetch(url, "loras/0/path")
+
+    assert failed.value.field == "loras/0/path"
+    assert f"{url} cannot be stored on this server: No space left on device" in str(failed.value)
+    assert (await library.path(url)).read_bytes() == host.files["/a.safetensors"]
+
+
 async def test_download_of_a_killed_server_goes_on_and_a_changed_file_begins_anew(
     tmp_path: Path, host: Host
 ) -> None:

@@ -16,6 +16,7 @@ from rich.markup import escape
 
 from pipelines.catalog import HubLora
 from pipelines.errors import ModelUnusable
+from pipelines.hub_cache import cached_snapshot
 from pipelines.model_files import components_of, inspect_model, needed_files
 from pipelines.model_spec import INDEX_FILE, read_object
 from server import hub_repository
@@ -73,7 +74,7 @@ def take_cached(wanted: HubLora, name_here: str | None, settings: Settings) -> b
     The files are linked where the disk is the same, which costs no room, else copied.
     """
     folder = model_folder(wanted.repo, name_here, settings)
-    snapshot = hub_repository.cached_snapshot(wanted.repo, wanted.revision)
+    snapshot = cached_snapshot(wanted.repo, wanted.revision)
     if snapshot is not None and not _is_whole(snapshot):
         snapshot = None
     if snapshot is not None:

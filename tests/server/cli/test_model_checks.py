@@ -136,12 +136,11 @@ def test_half_model_is_mended_from_where_it_was_pulled_from(
 
 
 def test_half_model_in_the_cache_is_made_whole_under_the_name_it_is_asked_for(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_model: Path, tmp_path: Path, hub_cache: Path
 ) -> None:
     """The server looks into the weights folder first, so that the same option serves it then."""
     name = "Qwen/Qwen-Image-Edit-2511"
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    half_model(tiny_model, tmp_path / "hub/models--Qwen--Qwen-Image-Edit-2511/snapshots" / COMMIT)
+    half_model(tiny_model, hub_cache / "models--Qwen--Qwen-Image-Edit-2511/snapshots" / COMMIT)
 
     found = list(check_models(Settings(weights_dir=tmp_path / "weights", model=name)))
 

@@ -1,5 +1,7 @@
 """The pictures in the page's slots."""
 
+import hashlib
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -30,7 +32,8 @@ async def shelf(tmp_path: Path) -> AsyncIterator[PictureShelf]:
 
 
 def dropped(folder: Path, name: str, data: bytes) -> Picture:
-    path = folder / "cache" / "dropped" / name
+    """As the page's uploads lie: in a folder that is named by the content."""
+    path = folder / "cache" / hashlib.sha256(data).hexdigest() / name
     path.parent.mkdir(exist_ok=True, parents=True)
     path.write_bytes(data)
     return Picture(str(path), name)
@@ -50,6 +53,24 @@ async def test_picture_is_stored_once_however_often_it_is_used(
     assert (kept.source, again.source) == ("cat.png", "other.png")
     assert stored is not None
     assert stored.read_bytes() == data
+
+
+async def test_picture_is_read_again_only_when_its_file_has_changed(
+    shelf: PictureShelf, tmp_path: Path
+) -> None:
+    picture = dropped(tmp_path, "cat.png", encoded(gradient()))
+    path = Path(picture.path)
+    first = await shelf.keep(picture, "images/0")
+    size, written = path.stat().st_size, path.stat().st_mtime_ns
+
+    # who read it now would say that it is no picture
+    path.write_bytes(bytes(size))
+    os.utime(path, ns=(written, written))
+    assert await shelf.keep(picture, "images/0") == first
+
+    os.utime(path, ns=(written, written + 1))
+    with pytest.raises(InvalidPicture, match="not a picture"):
+        await shelf.keep(picture, "images/0")
 
 
 async def test_picture_whose_upload_expired_is_stored_again(
