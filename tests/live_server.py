@@ -76,6 +76,10 @@ class LiveServer:
         answer: dict[str, Any] = self.http.get(f"{self.url}/health").json()
         return answer
 
+    def forget_edits(self) -> None:
+        """Cancel and delete every edit, so that the next test finds neither work nor history."""
+        until(self._is_empty)
+
     def log(self) -> str:
         """All that the server and its workers have printed."""
         return self._log_path.read_text()
@@ -89,6 +93,11 @@ class LiveServer:
         """The server's process."""
         assert self._process is not None
         return self._process
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
 
     def kill(self) -> None:
         """kill -9, as a crash or the kernel's out-of-memory killer would."""
@@ -105,9 +114,14 @@ class LiveServer:
     def close(self) -> None:
         """End the process if it still runs."""
         self.http.close()
-        if self._process is not None and self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
+        if self.is_running:
+            self.kill()
+
+    def _is_empty(self) -> bool:
+        edits = self.http.get(f"{self.url}/v1/edits?limit=100").json()["items"]
+        for edit in edits:
+            self.http.delete(f"{self.url}/v1/edits/{edit['id']}")
+        return not edits
 
     def _find(self, pattern: re.Pattern[str], start: int) -> str | None:
         if self.process.poll() is not None:

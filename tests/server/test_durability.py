@@ -2,7 +2,8 @@
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,28 @@ import pytest
 from server.job import JobStatus
 from tests.live_server import LiveServer, events, is_alive, until
 
+# longer than any test looks at it, for jobs that are canceled in the end
 LONG = {"num_inference_steps": 100, "size": "512*512"}
+# seconds of work on any machine, for jobs that are killed and done once more
+MEDIUM = {"num_inference_steps": 40, "size": "512*512"}
+
+
+@pytest.fixture(scope="module")
+def one_server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """The server of `mortal_server`."""
+    server = LiveServer(tiny_model, tmp_path_factory.mktemp("mortal"))
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def mortal_server(one_server: LiveServer) -> LiveServer:
+    """A server that the test may kill; the next test has it again, on the same folders."""
+    if not one_server.is_running:
+        one_server.start()
+    until(lambda: one_server.health()["status"] == "ready")
+    one_server.forget_edits()
+    return one_server
 
 
 @pytest.fixture
@@ -45,10 +67,10 @@ def wait_for_step(server: LiveServer, job_id: str) -> None:
 
 @pytest.mark.parametrize("victims", ["server", "worker", "both"])
 def test_kill_9_loses_no_job_and_leaves_no_worker(
-    start_server: Callable[..., LiveServer], body: dict[str, Any], victims: str
+    mortal_server: LiveServer, body: dict[str, Any], victims: str
 ) -> None:
-    server = start_server()
-    running, *queued = [submit(server, body | LONG), submit(server, body), submit(server, body)]
+    server = mortal_server
+    running, *queued = [submit(server, body | MEDIUM), submit(server, body), submit(server, body)]
     wait_for_step(server, running)
     [worker] = server.worker_pids()
 
@@ -70,10 +92,10 @@ FINAL = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELED)
 
 
 def test_job_that_kills_its_worker_twice_fails_and_the_next_runs(
-    start_server: Callable[..., LiveServer], body: dict[str, Any]
+    mortal_server: LiveServer, body: dict[str, Any]
 ) -> None:
-    server = start_server()
-    poison, healthy = submit(server, body | LONG), submit(server, body)
+    server = mortal_server
+    poison, healthy = submit(server, body | MEDIUM), submit(server, body)
     for _ in range(2):
         wait_for_step(server, poison)
         [worker] = server.worker_pids()
@@ -88,9 +110,9 @@ def test_job_that_kills_its_worker_twice_fails_and_the_next_runs(
 
 
 def test_worker_that_dies_while_idle_is_replaced(
-    start_server: Callable[..., LiveServer], body: dict[str, Any]
+    mortal_server: LiveServer, body: dict[str, Any]
 ) -> None:
-    server = start_server()
+    server = mortal_server
     [worker] = server.worker_pids()
     os.kill(worker, signal.SIGKILL)
     until(lambda: server.worker_pids() not in ([], [worker]))
@@ -100,9 +122,9 @@ def test_worker_that_dies_while_idle_is_replaced(
 
 
 def test_second_server_on_the_same_data_folder_says_who_holds_it(
-    start_server: Callable[..., LiveServer], body: dict[str, Any]
+    mortal_server: LiveServer, body: dict[str, Any]
 ) -> None:
-    first = start_server()
+    first = mortal_server
     second = LiveServer(first.folder / "nowhere", first.folder)
     with pytest.raises(AssertionError, match="the server ended with 2"):
         second.start()
@@ -144,9 +166,9 @@ def test_cancel_of_a_queued_job_is_at_once_and_moves_the_others_up(
 
 
 def test_canceled_job_stays_canceled_when_the_server_is_killed_before_the_step_ends(
-    start_server: Callable[..., LiveServer], body: dict[str, Any]
+    mortal_server: LiveServer, body: dict[str, Any]
 ) -> None:
-    server = start_server()
+    server = mortal_server
     running = submit(server, body | LONG)
     wait_for_step(server, running)
     [worker] = server.worker_pids()
@@ -173,9 +195,9 @@ def test_job_past_its_time_limit_fails_and_the_next_runs(
 
 
 def test_sigterm_ends_the_server_within_seconds_with_a_stream_open(
-    start_server: Callable[..., LiveServer], body: dict[str, Any]
+    mortal_server: LiveServer, body: dict[str, Any]
 ) -> None:
-    server = start_server()
+    server = mortal_server
     running = submit(server, body | LONG)
     [worker] = server.worker_pids()
     with server.http.stream("GET", f"{server.url}/v1/edits/{running}/events") as stream:
@@ -211,10 +233,8 @@ def test_health_answers_while_the_model_loads(start_server: Callable[..., LiveSe
     until(lambda: server.health()["status"] == "ready")
 
 
-def test_files_of_ended_jobs_are_removed(
-    start_server: Callable[..., LiveServer], body: dict[str, Any]
-) -> None:
-    server = start_server()
+def test_files_of_ended_jobs_are_removed(mortal_server: LiveServer, body: dict[str, Any]) -> None:
+    server = mortal_server
     done = wait_for(server, submit(server, body), *FINAL)
     until(lambda: not list((server.data_dir / "inputs").iterdir()))
     assert len(list((server.data_dir / "outputs").iterdir())) == len(done["outputs"]) == 1

@@ -106,23 +106,12 @@ def open_page(browser: Browser, page_server: LiveServer) -> Iterator[Callable[..
     yield visit
     for context in contexts:
         context.close()
-    forget_edits(page_server)
+    # none holds up the next test or stands in its history
+    page_server.forget_edits()
     for seen in visits:
         assert seen.foreign(page_server.url) == []
         assert seen.errors == []
         assert seen.missing == []
-
-
-def forget_edits(server: LiveServer) -> None:
-    """Cancel and delete every edit: none holds up the next test or stands in its history."""
-
-    def none_left() -> bool:
-        edits = server.http.get(f"{server.url}/v1/edits?limit=100").json()["items"]
-        for edit in edits:
-            server.http.delete(f"{server.url}/v1/edits/{edit['id']}")
-        return not edits
-
-    until(none_left)
 
 
 @pytest.fixture
