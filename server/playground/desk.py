@@ -1,7 +1,7 @@
 """What the page's events share: the parts behind them, and updates that several of them make."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 Updates = dict[Any, Any]
 HISTORY_PAGE = 12
+# For an event that another leads to: else it is left out while one of its kind is under way.
+REPEATABLE: Mapping[str, Any] = {"trigger_mode": "multiple"}
 # The folds that hold fields: one with a complaint in it opens.
 _FOLDS = {
     **dict.fromkeys(("lora_1", "lora_2", "lora_3"), "lora_fold"),

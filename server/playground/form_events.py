@@ -33,8 +33,11 @@ class FormEvents:
         """Listen to the fields."""
         page, complaint = self._page, self._page.places["pictures"]
         for slot in page.slots:
-            listen(slot.upload, self.check_pictures, page.slots, [complaint])
-            listen(slot.clear, self.check_pictures, page.slots, [complaint])
+            for event in (slot.upload, slot.clear):
+                listen(
+                    event, self.check_pictures, page.slots, [complaint],
+                    trigger_mode="always_last",
+                )  # fmt: skip
         for event in (page["url"].submit, page["add_url"].click):
             fetched = listen(event, self.fetch_url, [page["url"]], [page["fetched"], complaint])
             listen(
@@ -73,15 +76,18 @@ class FormEvents:
         choices = self._desk.lora_choices()
         return {menu: gr.update(choices=choices) for menu in self._page.lora_menus}
 
-    async def check_pictures(self, *pictures: Any) -> Updates:
-        """Say at once what is wrong with a picture; what is right is stored for the run."""
+    async def check_pictures(self, *pictures: Any) -> AsyncIterator[Updates]:
+        """Say at once what is wrong with a picture; what is right is stored for the run.
+
+        The sentence about an earlier picture goes first: one that comes meanwhile must stay.
+        """
+        yield self._about_pictures(None)
         try:
             for index, picture in enumerate(pictures_of_values(pictures)):
                 if picture is not None:
                     await self._desk.shelf.keep(picture, f"images/{index}")
         except Exception as exc:
-            return self._about_pictures(exc)
-        return self._about_pictures(None)
+            yield self._about_pictures(exc)
 
     async def fetch_url(self, url: Any) -> AsyncIterator[Updates]:
         """Fetch the picture that is named, for `place`."""

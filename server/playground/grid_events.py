@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from server.playground import views
-from server.playground.desk import Desk, Updates, listen
+from server.playground.desk import REPEATABLE, Desk, Updates, listen
 from server.playground.form import form_of_values, random_seed
 from server.playground.grid import MAX_CELLS, Vary, cells
 
@@ -32,9 +32,13 @@ class GridEvents:
             listen(blocks.load, self.resume, [page["last_grid"]], begun),
         ):
             followed = listen(
-                begins.then, self.follow, [page["grid_jobs"]], [page["grid_progress"], page["grid"]]
-            )
-            listen(followed.then, self.finish, [page["grid_jobs"]], [*begun, page["history"]])
+                begins.then, self.follow, [page["grid_jobs"]],
+                [page["grid_progress"], page["grid"], page["grid_ended"]], **REPEATABLE,
+            )  # fmt: skip
+            listen(
+                followed.then, self.finish, [page["grid_ended"], page["grid_jobs"]],
+                [*begun, page["grid_ended"], page["history"]], **REPEATABLE,
+            )  # fmt: skip
         listen(page["cancel_grid"].click, self.cancel, [page["grid_jobs"]], [page["grid_progress"]])
         listen(page["vary"].change, self.choose, [page["vary"]], [page["scales"], page["seeds"]])
 
@@ -85,13 +89,19 @@ class GridEvents:
                 page["grid_progress"]: views.grid_progress(known, len(ids)),
                 page["grid"]: views.grid(labels, shown, executor),
             }
+        yield {page["grid_ended"]: labeled}
 
-    async def finish(self, labeled: Any) -> Updates:
-        """Let the next grid begin."""
+    async def finish(self, ended: Any, labeled: Any) -> Updates:
+        """Let the next grid begin, unless it has begun."""
         page = self._page
-        if not labeled:
-            return {page["grid_jobs"]: []}
-        return {page["grid_progress"]: "", page["grid_jobs"]: [], **await self._desk.history()}
+        if not ended or ended != labeled:
+            return {page["grid_ended"]: gr.skip()}
+        return {
+            page["grid_ended"]: [],
+            page["grid_progress"]: "",
+            page["grid_jobs"]: [],
+            **await self._desk.history(),
+        }
 
     async def cancel(self, labeled: Any) -> Updates:
         """Cancel all edits of the grid."""

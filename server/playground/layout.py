@@ -255,10 +255,11 @@ def _add_states(page: Layout) -> None:
     # kept by the browser, so that a reload finds it again: the last edit, the last grid, the fields
     for name in ("last", "last_grid", "draft"):
         page.parts[name] = gr.BrowserState("", storage_key=f"qwen-edit-{name}", secret="qwen-edit")
-    page.parts["jobs"] = gr.State([])
+    # the edit that runs, and that which was followed to its end; so with the grid
+    for name in ("jobs", "ended", "grid_jobs", "grid_ended"):
+        page.parts[name] = gr.State([])
     # what the running edit was asked with, and the picture that a URL has just given
     page.parts["asked"] = gr.State(None)
     page.parts["fetched"] = gr.State(None)
-    page.parts["grid_jobs"] = gr.State([])
     page.parts["shown"] = gr.State(0)
     page.parts["timer"] = gr.Timer(2, active=False)

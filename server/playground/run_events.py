@@ -8,7 +8,7 @@ import gradio as gr
 from server.job import Job, JobStatus
 from server.job_queue import JobState
 from server.playground import drafts, views
-from server.playground.desk import Desk, Updates, is_running, listen
+from server.playground.desk import REPEATABLE, Desk, Updates, is_running, listen
 from server.playground.form import Form, form_of_values
 from server.playground.problems import complaint_of_job
 
@@ -17,7 +17,9 @@ class RunEvents:
     """One edit at a time for each open page: submitted, followed, and its result shown.
 
     These are three events in a row. The button of an event that has not ended is dead, so that the
-    one that shows Run again must not be the one that Run began.
+    one that shows Run again must not be the one that Run began. The second and the third run after
+    a refused edit too, with nothing to do; they may come late, when the next has begun. So the
+    third counts on what the second says has ended, and on nothing else.
     """
 
     def __init__(self, desk: Desk) -> None:
@@ -30,8 +32,8 @@ class RunEvents:
         begun = [page["jobs"], page["asked"], page["progress"]]
         submitted = [*desk.complaint_outputs, *begun, page["last"], page.seed]
         opened = [*begun, *desk.fill_outputs, *desk.shown_outputs, page["history"]]
-        ended = [
-            *desk.complaint_outputs, *desk.shown_outputs,
+        finished = [
+            *desk.complaint_outputs, *desk.shown_outputs, page["ended"],
             page["jobs"], page["progress"], page["history"], page["head"],
         ]  # fmt: skip
         for begins in (
@@ -39,9 +41,13 @@ class RunEvents:
             listen(blocks.load, self.resume, [page["last"], page["draft"]], opened),
         ):
             followed = listen(
-                begins.then, self.follow, [page["jobs"]], [page["progress"], page["history"]]
-            )
-            listen(followed.then, self.finish, [page["jobs"], page["asked"]], ended)
+                begins.then, self.follow, [page["jobs"]],
+                [page["progress"], page["history"], page["ended"]], **REPEATABLE,
+            )  # fmt: skip
+            listen(
+                followed.then, self.finish, [page["ended"], page["jobs"], page["asked"]], finished,
+                **REPEATABLE,
+            )  # fmt: skip
         listen(page["cancel"].click, self.cancel, [page["jobs"]], [page["progress"]])
 
     async def submit(self, request: gr.Request, *values: Any) -> Updates:
@@ -81,14 +87,16 @@ class RunEvents:
         async for states in self._desk.runner.follow([str(job_id) for job_id in jobs]):
             for state in states.values():
                 yield {progress: self._progress(state)}
+        yield {self._page["ended"]: jobs}
 
-    async def finish(self, jobs: Any, form: Any) -> Updates:
-        """Show what became of the edit."""
+    async def finish(self, ended: Any, jobs: Any, form: Any) -> Updates:
+        """Show what became of the edit, unless another runs by now."""
         page = self._page
-        if not jobs:
-            return {page["jobs"]: []}
-        job = await self._desk.find(jobs[0])
+        if not ended or ended != jobs:
+            return {page["ended"]: gr.skip()}
+        job = await self._desk.find(ended[0])
         return {
+            page["ended"]: [],
             page["progress"]: "",
             page["jobs"]: [],
             page["head"]: views.head(self._desk.status()),

@@ -2,11 +2,18 @@
 
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import Page, Request, Route, expect
 
 from tests.live_server import LiveServer
 from tests.lora_files import write_raw
-from tests.server.playground.browser.conftest import add_picture, ask, choose_lora, run
+from tests.server.playground.browser.conftest import (
+    add_picture,
+    ask,
+    choose_lora,
+    make_it_long,
+    run,
+)
 
 
 def test_missing_prompt_is_said_at_the_prompt(page: Page, picture_file: Path) -> None:
@@ -41,6 +48,58 @@ def test_late_answer_about_a_picture_leaves_other_sentences(page: Page, picture_
 
     expect(page.locator("#error-pictures")).to_contain_text("'no url'")
     expect(page.locator("#error-prompt")).to_have_text("prompt must not be empty.")
+
+
+@pytest.mark.parametrize("begins", ["load", "click"])
+def test_late_events_of_no_edit_leave_the_next_one_its_result(
+    page: Page, page_server: LiveServer, picture_file: Path, begins: str
+) -> None:
+    """What comes after a page is opened, or an edit refused, may come while another runs."""
+    late = _last_event_after(page_server, begins)
+    held: list[Route] = []
+
+    def is_late(request: Request) -> bool:
+        return f'"fn_index":{late},' in (request.post_data or "")
+
+    def hold_the_first(route: Route) -> None:
+        if is_late(route.request) and not held:
+            held.append(route)
+        else:
+            route.continue_()
+
+    page.route("**/queue/join*", hold_the_first)
+    with page.expect_request(is_late):
+        page.reload()
+        if begins == "click":
+            page.locator("#run").click()
+            expect(page.locator("#error-prompt")).to_be_visible()
+    ask(page, picture_file)
+    make_it_long(page)
+    page.locator("#run").click()
+    expect(page.locator("#progress .qe-progress")).to_be_visible()
+    with page.expect_response(lambda response: is_late(response.request)):
+        held[0].continue_()
+
+    page.locator("#cancel").click()
+    expect(page.locator("#progress")).to_have_text("Canceled.")
+
+
+def _last_event_after(server: LiveServer, begins: str) -> int:
+    """The third of the events that Run, or opening the page, leads to."""
+    config = server.http.get(f"{server.url}/config").json()
+    [run] = [each["id"] for each in config["components"] if each["props"].get("elem_id") == "run"]
+    after: dict[int | None, int] = {
+        event["trigger_after"]: event["id"]
+        for event in config["dependencies"]
+        if event["trigger_after"] is not None
+    }
+    for event in config["dependencies"]:
+        [component, name] = event["targets"][0] if event["targets"] else (None, None)
+        if name == begins and (component == run or begins == "load"):
+            third = after.get(after.get(event["id"]))
+            if third is not None:
+                return third
+    raise AssertionError(f"no event of {begins} has two behind it")
 
 
 def test_missing_picture_is_said_at_the_pictures(page: Page) -> None:
