@@ -15,8 +15,9 @@ from pipelines.model_spec import DEMO_NAME, is_model_dir
 
 LORA_SUFFIX = ".safetensors"
 DEMO_WARNING = (
-    "The small demo model answers: it edits simple coloured shapes, nothing else. For real "
-    "pictures, put a published model under weights/models, or name one with --model."
+    "The small demo model answers: it edits simple coloured shapes at 256 to 512 pixels, nothing "
+    "else. For real pictures, fetch a published model (qwen-edit pull 2511), or name one with "
+    "--model."
 )
 # Where the demo model lies in a checkout, and where an installed package has it.
 DEMO_PLACES = (

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ import httpx2
 
 # A submit decodes the pictures before it answers; everything else answers at once.
 TIMEOUT_S = 60.0
+# As float() writes and reads them, but for those that are names as well: inf, nan, 1_0.
+NUMBER = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
 
 
 class ClientError(Exception):
@@ -50,9 +53,11 @@ class EditOptions:
 
 
 def parse_lora(text: str) -> tuple[str, float]:
-    """`REF[:SCALE]`, split at the last colon when a number follows."""
-    match = re.fullmatch(r"(.+):(-?\d+(?:\.\d+)?)", text)
-    return (match[1], float(match[2])) if match else (text, 1.0)
+    """`REF[:SCALE]`, split at the last colon when a finite number follows."""
+    match = re.fullmatch(rf"(.+):({NUMBER})", text)
+    if match is None or not math.isfinite(float(match[2])):
+        return text, 1.0
+    return match[1], float(match[2])
 
 
 class Client:
@@ -86,6 +91,10 @@ class Client:
                     yield json.loads(event.data)
         except httpx2.HTTPError as exc:
             raise self._unreachable(exc) from exc
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        """The job as it is now."""
+        return self._json("GET", f"/v1/edits/{job_id}")
 
     def jobs(self, limit: int) -> dict[str, Any]:
         """The newest jobs."""
@@ -128,7 +137,14 @@ class Client:
 
 
 def _message(response: httpx2.Response) -> str:
+    """The server's sentence, with the field that it is about in front where it does not say so."""
     try:
-        return str(response.json()["error"]["message"])
+        error = response.json()["error"]
+        message, field = str(error["message"]), error.get("field")
     except (ValueError, KeyError, TypeError):
         return f"the server answered {response.status_code}: {response.text[:200]}"
+    if field is None:
+        return message
+    # a sentence of the engine's says `loras.path` of the field `loras/0/path`
+    plain = re.sub(r"/\d+", "", field).replace("/", ".")
+    return message if message.startswith((field, plain)) else f"{field}: {message}"

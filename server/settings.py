@@ -97,7 +97,9 @@ class Settings(BaseSettings):
         description="Tokens for LoRA downloads: host=token, separated by commas (civitai.com=…)",
     )
     keep_outputs_h: float = Field(168, gt=0, description="Hours that jobs and outputs are kept")
-    keep_uploads_h: float = Field(24, gt=0, description="Hours that uploaded files are kept")
+    keep_uploads_h: float = Field(
+        24, gt=0, description="Hours that uploaded files are kept, those of the page as jobs are"
+    )
     keep_inputs: bool = Field(False, description="Keep input pictures after their job has ended")
     embed_prompt: bool = Field(False, description="Write the prompt into the output's metadata")
     safety_checker: str | None = Field(

@@ -80,16 +80,18 @@ class UploadStore(ServedFolder):
             raise NotFound("There is no such upload ticket, or its time is over; ask for another.")
         return upload
 
-    async def write(self, upload: Upload, chunks: AsyncIterable[bytes]) -> Upload:
+    async def write(
+        self, upload: Upload, chunks: AsyncIterable[bytes], *, keep_s: float = 0.0
+    ) -> Upload:
         """Store the bytes of an upload, all of them or none. Raises InvalidRequest, NotFound.
 
-        Kept from now on for as long as the operator keeps uploads.
+        Kept from now on for as long as the operator keeps uploads, and at least for `keep_s`.
         """
         part = self._folder / f"{upload.name}.{secrets.token_hex(4)}.part"
         try:
             await self._write_part(part, upload.size_bytes, chunks)
             now = self._clock()
-            expires_at = now + self._keep_s
+            expires_at = now + max(self._keep_s, keep_s)
             # the row first: a file without one would lie here for ever
             mark = partial(uploads.mark_stored, token=upload.token, now=now, expires_at=expires_at)
             if not await self._database.write(mark):

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -17,7 +18,9 @@ import httpx2
 
 T = TypeVar("T")
 
-START_TIMEOUT_S = 60.0
+# Ends a wait in vain alone: with the cores taken by others, a model has needed 38 s to load.
+PATIENCE_S = 300.0
+STOP_TIMEOUT_S = 120.0
 
 
 class LiveServer:
@@ -41,7 +44,9 @@ class LiveServer:
         self._log_path = folder / "server.log"
         self._process: subprocess.Popen[bytes] | None = None
         self.url = ""
-        self.http = httpx2.Client(timeout=30, verify=verify)
+        # shorter than the server keeps a connection: else one is used as the server closes it
+        limits = httpx2.Limits(keepalive_expiry=2)
+        self.http = httpx2.Client(timeout=PATIENCE_S, verify=verify, limits=limits)
 
     def start(self, *, wait_ready: bool = True) -> "LiveServer":
         """Start the process and wait until it listens, or until the model is loaded."""
@@ -80,6 +85,27 @@ class LiveServer:
         """Cancel and delete every edit, so that the next test finds neither work nor history."""
         until(self._is_empty)
 
+    def send(self, request: httpx2.Request) -> socket.socket:
+        """A connection over which the request has gone out, its answer not waited for."""
+        address = request.url.host, request.url.port or 80
+        connection = socket.create_connection(address, timeout=PATIENCE_S)
+        line = f"{request.method} {request.url.raw_path.decode()} HTTP/1.1"
+        headers = [f"{name}: {value}" for name, value in request.headers.items()]
+        head = "\r\n".join([line, *headers, "", ""])
+        connection.sendall(head.encode() + request.read())
+        return connection
+
+    def post_and_hang_up(self, path: str, body: Mapping[str, object]) -> str:
+        """POST the body, and close the connection as soon as there is an edit; gives its id."""
+        before = self._newest_edit()
+
+        def submitted() -> str | None:
+            newest = self._newest_edit()
+            return None if newest == before else newest
+
+        with self.send(httpx2.Request("POST", self.url + path, json=body)):
+            return until(submitted)
+
     def log(self) -> str:
         """All that the server and its workers have printed."""
         return self._log_path.read_text()
@@ -108,7 +134,7 @@ class LiveServer:
         """SIGTERM; gives the seconds until the process had ended."""
         start = time.monotonic()
         self.process.send_signal(signal.SIGTERM)
-        self.process.wait(timeout=30)
+        self.process.wait(timeout=STOP_TIMEOUT_S)
         return time.monotonic() - start
 
     def close(self) -> None:
@@ -116,6 +142,10 @@ class LiveServer:
         self.http.close()
         if self.is_running:
             self.kill()
+
+    def _newest_edit(self) -> str | None:
+        edits = self.http.get(f"{self.url}/v1/edits?limit=1").json()["items"]
+        return edits[0]["id"] if edits else None
 
     def _is_empty(self) -> bool:
         edits = self.http.get(f"{self.url}/v1/edits?limit=100").json()["items"]
@@ -130,11 +160,15 @@ class LiveServer:
         return match[1] if match else None
 
     def _children(self) -> list[str]:
-        path = Path(f"/proc/{self.process.pid}/task")
-        return [pid for task in path.iterdir() for pid in (task / "children").read_text().split()]
+        found: list[str] = []
+        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
+            # a thread may end after it was listed
+            with contextlib.suppress(OSError):
+                found += (task / "children").read_text().split()
+        return found
 
 
-def until(found: Callable[[], T | None], timeout_s: float = START_TIMEOUT_S) -> T:
+def until(found: Callable[[], T | None], timeout_s: float = PATIENCE_S) -> T:
     """What `found` gives once it gives something true; asked again and again, with a deadline."""
     deadline = time.monotonic() + timeout_s
     while True:

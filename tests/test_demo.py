@@ -20,7 +20,7 @@ def test_demo_edits_a_picture_shows_each_step_and_leaves_no_process(tmp_path: Pa
         # a session of its own, so that whatever it leaves behind can be found
         start_new_session=True,
     ) as demo:
-        printed, _ = demo.communicate(timeout=120)
+        printed, _ = demo.communicate(timeout=300)
 
     assert demo.returncode == 0, printed
     with PIL.Image.open(output) as picture:

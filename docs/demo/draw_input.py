@@ -1,10 +1,10 @@
-"""Draws `input.png`, the picture that the demo edits: a red circle on a blue gradient."""
+"""Draws `input.png`, the picture that the demo edits: a red circle on a yellow gradient."""
 
 from pathlib import Path
 
 from pipelines.training.scenes import Backdrop, Scene, Thing, draw
 
-SCENE = Scene(Backdrop("blue", "gradient", seed=4), (Thing("circle", "red", 0.5, 0.52, 0.22),))
+SCENE = Scene(Backdrop("yellow", "gradient", seed=4), (Thing("circle", "red", 0.5, 0.52, 0.22),))
 SIDE = 384
 
 if __name__ == "__main__":

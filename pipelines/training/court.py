@@ -3,10 +3,11 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
-from pipelines.params import EditParams
+from pipelines.params import EditParams, LoraRef
 from pipelines.pipeline import EditPipeline
 from pipelines.sizes import SizeBounds
 from pipelines.training.families import Edit, draw_family
@@ -16,6 +17,8 @@ from pipelines.training.scenes import Pixels, draw
 
 # Far from the seeds of training: these scenes were never seen.
 HELD_OUT_SEED = 10_000_000
+# How far what should not change may be from the input, as a mean of absolute errors, 0 to 1.
+MAX_UNCHANGED_ERROR = 0.08
 
 
 @dataclass(slots=True)
@@ -33,6 +36,12 @@ class Score:
     def unchanged_error(self) -> float:
         """The mean absolute error of what should not change, 0 to 1."""
         return float(np.mean([verdict.unchanged_error for verdict in self.verdicts]))
+
+    @property
+    def left_alone(self) -> float:
+        """The share of edits that left what should not change within `MAX_UNCHANGED_ERROR`."""
+        errors = [verdict.unchanged_error for verdict in self.verdicts]
+        return float(np.mean([error <= MAX_UNCHANGED_ERROR for error in errors]))
 
 
 def held_out_edits(per_task: int, seed: int = HELD_OUT_SEED) -> Iterator[Edit]:
@@ -65,10 +74,20 @@ def try_edits(
     return dict(scores)
 
 
-def make_edit(pipeline: EditPipeline, edit: Edit, size: tuple[int, int], seed: int) -> Pixels:
-    """The model's picture for the edit, as values from 0 to 255."""
+def make_edit(
+    pipeline: EditPipeline,
+    edit: Edit,
+    size: tuple[int, int],
+    seed: int,
+    stack: Sequence[tuple[Path, float]] = (),
+) -> Pixels:
+    """The model's picture for the edit, with LoRA files at scales; values from 0 to 255."""
     params = EditParams(
-        prompt=edit.prompt, size=size, seed=seed, bounds=SizeBounds(min_side=min(size))
+        prompt=edit.prompt,
+        size=size,
+        seed=seed,
+        bounds=SizeBounds(min_side=min(size)),
+        loras=tuple(LoraRef(str(file), scale) for file, scale in stack),
     )
     result = pipeline.edit(params, [draw(scene, *size) for scene in edit.sources])
     return np.asarray(result.images[0], np.float32)

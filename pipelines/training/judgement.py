@@ -10,13 +10,17 @@ import torch
 
 from pipelines.architecture import read_linears
 from pipelines.lora_file import plan_lora
-from pipelines.params import EditParams, LoraRef
 from pipelines.pipeline import EditPipeline
-from pipelines.training.court import Score, held_out_edits, try_edits
+from pipelines.training.court import (
+    MAX_UNCHANGED_ERROR,
+    Score,
+    held_out_edits,
+    make_edit,
+    try_edits,
+)
 from pipelines.training.families import Edit
 from pipelines.training.instructions import Task
 from pipelines.training.new_folder import CARD
-from pipelines.training.scenes import Pixels, draw
 from pipelines.training.styles import STYLES, paint_styled
 
 logger = logging.getLogger(__name__)
@@ -69,7 +73,11 @@ def _open_card(card: Path) -> tuple[str, str]:
 def _task_table(
     pipeline: EditPipeline, per_task: int, sizes: Mapping[tuple[int, int], float]
 ) -> str:
-    lines = ["| task | size | edits | right | error of the rest |", "|---|---|---|---|---|"]
+    within = f"rest within {MAX_UNCHANGED_ERROR:g}"
+    lines = [
+        f"| task | size | edits | right | error of the rest | {within} |",
+        "|---|---|---|---|---|---|",
+    ]
     for size, share in sizes.items():
         edits = list(held_out_edits(max(1, round(per_task * share))))
         started = time.monotonic()
@@ -83,7 +91,7 @@ def _task_table(
 def _task_row(task: Task, size: tuple[int, int], score: Score) -> str:
     return (
         f"| {task} | {size[0]}×{size[1]} | {len(score.verdicts)} | {score.right:.0%} "
-        f"| {score.unchanged_error:.3f} |"
+        f"| {score.unchanged_error:.3f} | {score.left_alone:.0%} |"
     )
 
 
@@ -115,20 +123,6 @@ def style_distance(
     errors = []
     for number, edit in enumerate(edits):
         drawn = paint_styled(edit.target, *STYLE_SIZE, *styles)
-        made = edit_with_loras(pipeline, edit, stack, seed=number)
+        made = make_edit(pipeline, edit, STYLE_SIZE, number, stack)
         errors.append(float(np.abs(made - drawn).mean() / 255))
     return float(np.mean(errors))
-
-
-def edit_with_loras(
-    pipeline: EditPipeline, edit: Edit, stack: Sequence[tuple[Path, float]], seed: int
-) -> Pixels:
-    """The model's picture for the edit with LoRA files at scales, as values from 0 to 255."""
-    params = EditParams(
-        prompt=edit.prompt,
-        seed=seed,
-        size=STYLE_SIZE,
-        loras=tuple(LoraRef(str(file), scale) for file, scale in stack),
-    )
-    result = pipeline.edit(params, [draw(scene, *STYLE_SIZE) for scene in edit.sources])
-    return np.asarray(result.images[0], np.float32)

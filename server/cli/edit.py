@@ -1,6 +1,7 @@
 """`qwen-edit edit` and `qwen-edit jobs`, over a running server."""
 
 import io
+import itertools
 import secrets
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ from server.cli.paper import Caption
 from server.cli.runs import Finished, run_edits
 from server.cli.saving import (
     cell_path,
+    check_apart,
     check_place,
     format_of,
     make_folder,
@@ -82,7 +84,7 @@ def edit(
         output_format=format_of(output, "--output"),
     )
     axes = parse_axes(grid or (), options)
-    _check_places(output, compare, keep_cells, has_grid=bool(axes))
+    _check_places(options, axes, output, compare, keep_cells)
     with errors_said(), Client(server, key) as client:
         if axes:
             _edit_grid(client, options, axes, output, keep_cells)
@@ -104,8 +106,9 @@ def jobs(
         step = f"{job['step']}/{job['steps']}" if job["steps"] else ""
         if job["position"] is not None:
             step = f"{job['position']} ahead"
-        total = sum(job["seconds"].values())
-        seconds = f"{total:.1f}" if total else ""
+        # as the page says it: without the time in which it waited
+        has_run = job["started_at"] is not None and job["finished_at"] is not None
+        seconds = f"{job['finished_at'] - job['started_at']:.1f}" if has_run else ""
         prompt = job["prompt"] if len(job["prompt"]) <= 40 else job["prompt"][:39] + "…"
         cells = (job["status"], job["contract"], step, seconds, escape(prompt))
         table.add_row(job["id"], *cells)
@@ -145,7 +148,7 @@ def _edit_grid(
     def keep(index: int, one: Finished) -> None:
         nonlocal kept
         if keep_cells is not None:
-            save_picture(one.picture, cell_path(keep_cells, index + 1, cells[index], one))
+            save_picture(one.picture, cell_path(keep_cells, index + 1, cells[index]))
             kept += 1
 
     try:
@@ -187,21 +190,33 @@ def _caption(
 
 
 def _check_places(
-    output: Path, compare: Path | None, keep_cells: Path | None, *, has_grid: bool
+    options: EditOptions,
+    axes: Sequence[Axis],
+    output: Path,
+    compare: Path | None,
+    keep_cells: Path | None,
 ) -> None:
     """Make the folder of kept pictures.
 
-    Raises typer.BadParameter for options that do not go together, and for a place where nothing
-    could be saved: that should not turn out only after everything is computed.
+    Raises typer.BadParameter for options that do not go together, for a place where nothing could
+    be saved, which should not turn out only after everything is computed, and for one where a
+    picture of the user's or another of the edit's would be overwritten.
     """
+    taken = [(image, "picture to edit") for image in options.images]
     check_place(output, "--output")
+    check_apart(output, "--output", taken)
+    taken.append((output, "output"))
     if compare is not None:
         check_place(compare, "--compare")
-        if has_grid:
+        check_apart(compare, "--compare", taken)
+        if axes:
             said = f"{compare} goes without --grid: the sheet of a grid shows the pictures before"
             raise typer.BadParameter(said, param_hint="--compare")
     if keep_cells is not None:
-        if not has_grid:
+        if not axes:
             said = f"{keep_cells} is for the pictures of a grid: add --grid"
             raise typer.BadParameter(said, param_hint="--keep-cells")
         make_folder(keep_cells, "--keep-cells")
+        cells = itertools.chain.from_iterable(lay_out(axes, options))
+        for number, cell in enumerate(cells, start=1):
+            check_apart(cell_path(keep_cells, number, cell), "--keep-cells", taken)

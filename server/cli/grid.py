@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 import typer
 
 from pipelines.params import CFG_RANGE, LORA_SCALE_RANGE, SEED_RANGE, STEPS_RANGE
-from server.client import EditOptions
+from server.client import NUMBER, EditOptions
 
 OPTION = "--grid"
 MAX_AXES = 2
@@ -20,7 +20,6 @@ SEED, STEPS, CFG, SCALE = "seed", "steps", "cfg", "scale"
 # The fields that may vary beside the scales of LoRAs, with what is allowed.
 _RANGES = {SEED: SEED_RANGE, STEPS: STEPS_RANGE, CFG: CFG_RANGE}
 _WHOLE = (SEED, STEPS)
-_NUMBER = r"-?\d+(?:\.\d+)?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,18 +120,18 @@ def _parse_axis(spec: str, options: EditOptions) -> Axis:
 
 def _parse_values(spec: str, text: str) -> tuple[float, ...]:
     """`a,b,c`, or `from:to:step` with both ends."""
-    if re.fullmatch(rf"{_NUMBER}(,{_NUMBER})*", text):
+    if re.fullmatch(rf"{NUMBER}(,{NUMBER})*", text):
         return tuple(map(float, text.split(",")))
-    if not re.fullmatch(rf"{_NUMBER}:{_NUMBER}:{_NUMBER}", text):
+    if not re.fullmatch(rf"{NUMBER}:{NUMBER}:{NUMBER}", text):
         raise _bad(f"{spec!r}: {text!r} must be numbers as 0,0.5,1 or a range as 0:1:0.25")
     start, stop, step = map(float, text.split(":"))
     if step <= 0 or stop < start:
         raise _bad(f"{spec!r}: a range is FROM:TO:STEP, upwards in steps above 0")
     # 0:1.2:0.3 has five values, though 0.3 is no binary fraction
-    count = math.floor((stop - start) / step + 1e-6) + 1
-    if count > MAX_CELLS:
-        raise _bad(f"{spec!r} has {count} values; at most {MAX_CELLS} cells are allowed")
-    return tuple(round(start + number * step, 6) for number in range(count))
+    spans = (stop - start) / step + 1e-6
+    if not spans < MAX_CELLS:  # infinity, too, and what is no number: 1e999 is read as the former
+        raise _bad(f"{spec!r} has too many values; at most {MAX_CELLS} cells are allowed")
+    return tuple(round(start + number * step, 6) for number in range(math.floor(spans) + 1))
 
 
 def _lora_index(spec: str, key: str, options: EditOptions) -> int:

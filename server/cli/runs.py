@@ -12,6 +12,7 @@ from rich.progress import TimeElapsedColumn as Elapsed
 
 from server.cli.console import err
 from server.client import Client, ClientError, EditOptions
+from server.job import JobStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +50,8 @@ def run_edits(
                     keep(index, finished[-1])
                 progress.advance(cells)
     except KeyboardInterrupt:
-        _cancel(client, waiting)
-        err.print("canceled" if len(edits) == 1 else f"canceled {len(waiting)} of {len(edits)}")
+        canceled = _cancel(client, waiting)
+        err.print("canceled" if len(edits) == 1 else f"canceled {canceled} of {len(edits)}")
         raise typer.Exit(130) from None
     except BaseException:
         _cancel(client, waiting)
@@ -88,9 +89,18 @@ def _interrupt_later() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def _cancel(client: Client, job_ids: Sequence[str]) -> None:
+def _cancel(client: Client, job_ids: Sequence[str]) -> int:
+    """Cancel those that have not ended, and give how many.
+
+    They are looked at first: what cancels a job erases one that has ended, and with it why it
+    failed.
+    """
+    canceled = 0
     for job_id in job_ids:
         try:
-            client.delete(job_id)
+            if not JobStatus(client.job(job_id)["status"]).is_final:
+                client.delete(job_id)
+                canceled += 1
         except ClientError:  # the server is gone, or deleted it itself
             continue
+    return canceled

@@ -1,8 +1,9 @@
 """Where the pictures of `qwen-edit edit` go: looked at before anything is asked of the server."""
 
 import contextlib
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import PIL.Image
@@ -12,7 +13,6 @@ from rich.markup import escape
 from server.cli.console import out, print_error
 from server.cli.grid import GridCell
 from server.cli.machine import is_writable
-from server.cli.runs import Finished
 from server.errors import InvalidPicture
 
 FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
@@ -38,6 +38,17 @@ def check_place(path: Path, option: str) -> None:
     if not is_writable(folder):
         said = f"{path} lies in a folder that cannot be written: choose another than {folder}"
         raise typer.BadParameter(said, param_hint=option)
+
+
+def check_apart(path: Path, option: str, taken: Iterable[tuple[Path, str]]) -> None:
+    """Raise typer.BadParameter for a place that is one of `taken`, each with what it is."""
+    for other, what in taken:
+        if _is_same_file(path, other):
+            said = (
+                f"{path} is the same file as the {what} {other}, which would be overwritten: "
+                f"choose another place"
+            )
+            raise typer.BadParameter(said, param_hint=option)
 
 
 def make_folder(folder: Path, option: str) -> None:
@@ -75,8 +86,15 @@ def save_sheet(sheet: PIL.Image.Image, path: Path) -> None:
     out.print(escape(f"{path}  {sheet.width}×{sheet.height}"), soft_wrap=True, highlight=False)
 
 
-def cell_path(folder: Path, number: int, cell: GridCell, finished: Finished) -> Path:
+def cell_path(folder: Path, number: int, cell: GridCell) -> Path:
     """The file of one picture of a grid: its number, its labels and its format."""
     words = re.sub(r"[^\w.]+", "-", f"{cell.row} {cell.column}".strip())
-    suffix = finished.job["outputs"][0]["content_type"].partition("/")[2]
-    return folder / f"{number:02} {words}.{suffix}".replace(" ", "-")
+    return folder / f"{number:02} {words}.{cell.options.output_format}".replace(" ", "-")
+
+
+def _is_same_file(path: Path, other: Path) -> bool:
+    """Whether what is written to one changes the other: symbolic and hard links count."""
+    if path.exists() and other.exists():
+        return path.samefile(other)
+    # not Path.resolve, which raises for links in a circle
+    return os.path.realpath(path) == os.path.realpath(other)

@@ -17,13 +17,12 @@ from server.playground.grid_events import GridEvents
 from server.playground.history_events import HistoryEvents
 from server.playground.layout import build_layout
 from server.playground.parts import PageParts
-from server.playground.pictures import PictureShelf
+from server.playground.pictures import CACHE_AGE_S, PictureShelf
 from server.playground.run_events import RunEvents
 from server.playground.runner import Runner
 
 TITLE = "qwen-edit"
-# Uploads in Gradio's own folder only feed the page; the server has its own copy of what is used.
-CACHE_SWEEP_S, CACHE_AGE_S = 3600, 86400
+CACHE_SWEEP_S = 3600
 MAX_EVENTS = 10_000
 _HERE = Path(__file__).parent
 
@@ -37,6 +36,7 @@ def build_app(parts: PageParts) -> FastAPI:
         parts.fetcher,
         parts.cache,
         fetch_timeout_s=parts.settings.fetch_timeout_s,
+        keep_s=parts.settings.keep_outputs_h * 3600,
     )
     drawn = examples.write_all(parts.examples)
     with gr.Blocks(

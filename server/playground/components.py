@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from server.playground.form import FREE_SIZE
+from server.playground.form import FIELDS, FREE_SIZE
 
 # A click on a button inside a piece of HTML goes to the server as an event of that piece.
 ACTIONS_JS = """
@@ -14,12 +14,18 @@ element.addEventListener('click', (event) => {
 });
 """
 
+# The line between before and after stands where the range is.
+COMPARE_JS = """
+element.addEventListener('input', (event) => {
+  event.target.closest('.qe-compare')?.style.setProperty('--line', event.target.value + '%');
+});
+"""
+
 
 @dataclass(slots=True)
 class Layout:
-    """The components by name. `fields` are the form's, in the order of `values_of_form`."""
+    """The components by name; the form's have the names in `FIELDS`."""
 
-    fields: list[Any] = field(default_factory=list)
     places: dict[str, Any] = field(default_factory=dict)
     parts: dict[str, Any] = field(default_factory=dict)
 
@@ -27,39 +33,19 @@ class Layout:
         return self.parts[name]
 
     @property
-    def slots(self) -> Sequence[Any]:
-        """The three pictures."""
-        return self.fields[:3]
+    def fields(self) -> Sequence[Any]:
+        """The form's, in the order of its values."""
+        return [self.parts[name] for name in FIELDS]
 
     @property
-    def prompt(self) -> Any:
-        """The prompt."""
-        return self.fields[3]
+    def slots(self) -> Sequence[Any]:
+        """The three pictures."""
+        return [self.parts[f"picture_{number}"] for number in (1, 2, 3)]
 
     @property
     def lora_menus(self) -> Sequence[Any]:
         """The three menus of LoRAs."""
-        return self.fields[8:14:2]
-
-    @property
-    def size(self) -> Any:
-        """The size's menu."""
-        return self.fields[5]
-
-    @property
-    def advanced_fields(self) -> Sequence[Any]:
-        """What stands in the fold that is called so, and is empty as a rule."""
-        return self.fields[4], self.fields[16], self.fields[17]
-
-    @property
-    def seed(self) -> Any:
-        """The seed."""
-        return self.fields[14]
-
-    @property
-    def seed_lock(self) -> Any:
-        """Whether the seed is kept."""
-        return self.fields[15]
+        return [self.parts[f"lora_{number}"] for number in (1, 2, 3)]
 
 
 def is_free(size: Any) -> bool:

@@ -14,7 +14,7 @@ from server.executor import ExecutorState
 from server.job import Job, JobStatus
 from server.playground import problems, views
 from server.playground.components import Layout, is_free
-from server.playground.form import Form, Picture, form_of_job
+from server.playground.form import FIELDS, SLOTS, Form, Picture, form_of_job
 from server.playground.parts import NAME, PageParts
 from server.playground.pictures import PictureShelf
 from server.playground.problems import Complaint
@@ -80,17 +80,15 @@ class Desk:
         return [*self.page.places.values(), *folds, *rows]
 
     def fill(self, values: Sequence[Any], *, with_pictures: bool = True) -> Updates:
-        """Put values into the fields, in the order of `values_of_form`; folds with some open."""
-        page, skipped = self.page, 0 if with_pictures else 3
-        fields = zip(page.fields[skipped:], values[skipped:], strict=True)
-        updates: Updates = {component: gr.update(value=value) for component, value in fields}
-        of = dict(zip(page.fields, values, strict=True))
-        updates[page["sides"]] = gr.update(visible=is_free(of[page.size]))
-        updates |= self.lora_rows([of[menu] for menu in page.lora_menus])
-        if any(of[menu] for menu in page.lora_menus):
-            updates[page["lora_fold"]] = gr.update(open=True)
-        if any(of[component] for component in page.advanced_fields):
-            updates[page["advanced"]] = gr.update(open=True)
+        """Put values into the fields, in the order of `FIELDS`; folds with some open."""
+        page, skipped = self.page, 0 if with_pictures else SLOTS
+        of = dict(zip(FIELDS, values, strict=True))
+        updates: Updates = {page[name]: gr.update(value=of[name]) for name in FIELDS[skipped:]}
+        updates[page["sides"]] = gr.update(visible=is_free(of["size"]))
+        updates |= self.lora_rows([of[name] for name in ("lora_1", "lora_2", "lora_3")])
+        for name, fold in _FOLDS.items():
+            if of[name]:
+                updates[page[fold]] = gr.update(open=True)
         return updates
 
     def lora_rows(self, references: Sequence[Any]) -> Updates:
@@ -128,12 +126,10 @@ class Desk:
         names = ("compare", "outputs", "tabs")
         return [self.page[name] for name in names]
 
-    def compared(self, job: Job, index: int) -> Any:
-        """Input and output side by side; where the input is gone, the output alone."""
-        output = self.parts.outputs.path(job.outputs[index].name)
-        before = self._picture(job.images[0])
-        after = str(output) if output else None
-        return gr.update(value=(before.path if before else after, after) if after else None)
+    def compared(self, job: Job, index: int) -> str:
+        """Input and output, one over the other; where the input is gone, the output alone."""
+        before = self.shelf.route(job.images[0]) if job.images[0] else None
+        return views.compare(job.outputs[index], before)
 
     async def find(self, job_id: object) -> Job | None:
         """The job of this id, if there is one."""

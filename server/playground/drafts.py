@@ -8,10 +8,8 @@ from typing import Any
 
 from pipelines.errors import EngineError
 from server.errors import ServerError
-from server.playground.form import SLOTS, Form, pictures_of_values, values_of_form
+from server.playground.form import FIELDS, SLOTS, pictures_of_values
 from server.playground.pictures import PictureShelf
-
-LENGTH = len(values_of_form(Form()))
 
 
 async def draft_of_values(values: Sequence[Any], shelf: PictureShelf) -> list[Any]:
@@ -30,7 +28,7 @@ def values_of_draft(draft: Any, shelf: PictureShelf) -> list[Any] | None:
 
     A picture that is no longer kept leaves its slot empty.
     """
-    if not isinstance(draft, list) or len(draft) != LENGTH:
+    if not isinstance(draft, list) or len(draft) != len(FIELDS):
         return None
     paths = [shelf.path(route) if isinstance(route, str) else None for route in draft[:SLOTS]]
     return [*(str(path) if path else None for path in paths), *draft[SLOTS:]]

@@ -27,7 +27,7 @@ def _scene(shape: str, color: str, backdrop: Backdrop, x: float = 0.5) -> Scene:
 
 
 _GRADIENT = Backdrop("yellow", "gradient", seed=1)
-_RED_CIRCLE = _scene("circle", "red", Backdrop("blue"))
+_RED_CIRCLE = _scene("circle", "red", Backdrop("yellow"))
 _PURPLE_SQUARE = _scene("square", "purple", _GRADIENT)
 EXAMPLES = (
     Example("recolor", "Make the circle green", (_RED_CIRCLE,)),
@@ -40,12 +40,12 @@ EXAMPLES = (
     Example(
         "add",
         "Add a red square on the right",
-        (_scene("circle", "blue", Backdrop("white"), x=0.27),),
+        (_scene("circle", "green", Backdrop("white"), x=0.27),),
     ),
     Example(
         "move",
-        "Move the triangle to the left",
-        (_scene("triangle", "white", Backdrop("purple", "clouds", seed=3), x=0.7),),
+        "Move the circle to the left",
+        (_scene("circle", "purple", Backdrop("white"), x=0.7),),
     ),
     Example(
         "transfer",

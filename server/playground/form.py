@@ -29,6 +29,12 @@ PRESETS: tuple[tuple[str, str], ...] = (
 )
 DEFAULT_SIDE = 512
 SLOTS = 3
+# The page's fields, in the order in which a browser sends their values.
+FIELDS = (
+    "picture_1", "picture_2", "picture_3", "prompt", "negative_prompt", "size", "width", "height",
+    "lora_1", "scale_1", "lora_2", "scale_2", "lora_3", "scale_3", "seed", "is_seed_locked",
+    "num_inference_steps", "true_cfg_scale", "output_format", "num_outputs",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,7 @@ class Form:
         if self.is_seed_locked and self.seed is None:
             raise InvalidParameter("seed", "is locked and empty: type one, or unlock it")
         seed = _whole(self.seed, "seed") if self.is_seed_locked else draw_seed()
+        count = _whole(self.num_outputs, "num_outputs")
         return EditParams(
             prompt=self.prompt,
             seed=draw_seed() if seed is None else seed,
@@ -78,7 +85,7 @@ class Form:
             bounds=BOUNDS,
             num_inference_steps=_whole(self.num_inference_steps, "num_inference_steps"),
             true_cfg_scale=self.true_cfg_scale,
-            num_outputs=_whole(self.num_outputs, "num_outputs") or 1,
+            num_outputs=1 if count is None else count,
             loras=tuple(
                 _lora(lora, index) for index, lora in enumerate(self.loras) if lora.reference
             ),
@@ -130,30 +137,30 @@ def form_of_job(job: Job, pictures: Sequence[Picture | None]) -> Form:
 
 
 def form_of_values(values: Sequence[Any]) -> Form:
-    """The form from what a browser sent, field by field in the order of `values_of_form`.
+    """The form from what a browser sent, in the order of `FIELDS`.
 
     Anybody can send anything, so that nothing is taken for what it should be.
     Raises InvalidParameter.
     """
-    pictures, prompt, negative_prompt, size, width, height = (
-        pictures_of_values(values[:SLOTS]),
-        *(_text(value) for value in values[3:6]),
-        _number(values[6], "size"),
-        _number(values[7], "size"),
-    )
-    loras = tuple(
-        LoraField(_text(values[8 + 2 * row]).strip(), _scale(values[9 + 2 * row], row))
-        for row in range(3)
-    )
+    of = dict(zip(FIELDS, values, strict=True))
     return Form(
-        pictures, prompt, negative_prompt, size or AUTO_SIZE, width, height, loras,
-        seed=_number(values[14], "seed"),
-        is_seed_locked=values[15] is True,
-        num_inference_steps=_number(values[16], "num_inference_steps"),
-        true_cfg_scale=_number(values[17], "true_cfg_scale"),
-        output_format=_format(values[18]),
-        num_outputs=_number(values[19], "num_outputs"),
-    )  # fmt: skip
+        pictures=pictures_of_values(values[:SLOTS]),
+        prompt=_text(of["prompt"]),
+        negative_prompt=_text(of["negative_prompt"]),
+        size=_text(of["size"]) or AUTO_SIZE,
+        width=_number(of["width"], "size"),
+        height=_number(of["height"], "size"),
+        loras=tuple(
+            LoraField(_text(of[f"lora_{row + 1}"]).strip(), _scale(of[f"scale_{row + 1}"], row))
+            for row in range(3)
+        ),
+        seed=_number(of["seed"], "seed"),
+        is_seed_locked=of["is_seed_locked"] is True,
+        num_inference_steps=_number(of["num_inference_steps"], "num_inference_steps"),
+        true_cfg_scale=_number(of["true_cfg_scale"], "true_cfg_scale"),
+        output_format=_format(of["output_format"]),
+        num_outputs=_number(of["num_outputs"], "num_outputs"),
+    )
 
 
 def pictures_of_values(values: Sequence[Any]) -> tuple[Picture | None, ...]:
@@ -162,7 +169,7 @@ def pictures_of_values(values: Sequence[Any]) -> tuple[Picture | None, ...]:
 
 
 def values_of_form(form: Form) -> list[Any]:
-    """What the fields show, in the order of the page; pictures as paths."""
+    """What the fields show, in the order of `FIELDS`; pictures as paths."""
     return [
         *(picture.path if picture else None for picture in form.pictures),
         form.prompt, form.negative_prompt, form.size, form.width, form.height,

@@ -44,8 +44,8 @@ class FormEvents:
                 fetched.then, self.place, [page["fetched"], page["url"], *page.slots],
                 [page["url"], *page.slots],
             )  # fmt: skip
-        listen(page["examples"].click, self.use_example, [], [*page.slots, page.prompt])
-        listen(page.size.change, self.choose_size, [page.size], [page["sides"]])
+        listen(page["examples"].click, self.use_example, [], [*page.slots, page["prompt"]])
+        listen(page["size"].change, self.choose_size, [page["size"]], [page["sides"]])
         rows = [page["lora_row_2"], page["lora_row_3"]]
         for menu in page.lora_menus:
             listen(menu.change, self.show_lora_rows, page.lora_menus, rows)
@@ -128,13 +128,13 @@ class FormEvents:
         """Put a drawn scene and its prompt into the fields."""
         example = next((each for each in EXAMPLES if each.name == event.value), None)
         if example is None:
-            return {self._page.prompt: gr.skip()}
+            return {self._page["prompt"]: gr.skip()}
         files = [str(self._examples[name]) for name in example.files]
         padded = [*files, *[None] * (len(self._page.slots) - len(files))]
         slots = zip(self._page.slots, padded, strict=True)
         return {
             **{slot: gr.update(value=file) for slot, file in slots},
-            self._page.prompt: example.prompt,
+            self._page["prompt"]: example.prompt,
         }
 
     def choose_size(self, size: Any) -> Updates:
@@ -157,7 +157,9 @@ class FormEvents:
             params, pictures = await self._desk.runner.ask(form)
         except Exception as exc:
             # the field itself says so when the edit is run
-            return {**draft, page["code_note"]: views.notice(str(exc))}
+            # and a request that the fields no longer stand for would be copied by mistake
+            note = views.notice(str(exc))
+            return {**draft, page["curl"]: "", page["python"]: "", page["code_note"]: note}
         asked = Asked(
             params,
             form.is_seed_locked,

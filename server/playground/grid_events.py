@@ -1,5 +1,6 @@
 """The grid: its edits in the queue, shown as they come."""
 
+import dataclasses
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -26,7 +27,7 @@ class GridEvents:
         page, desk = self._page, self._desk
         begun = [page["grid_jobs"], page["grid_progress"]]
         own = [page[name] for name in OWN_FIELDS]
-        submitted = [*desk.complaint_outputs, *begun, page["last_grid"], page.seed]
+        submitted = [*desk.complaint_outputs, *begun, page["last_grid"], page["seed"]]
         for begins in (
             listen(page["run_grid"].click, self.submit, [*page.fields, *own], submitted),
             listen(blocks.load, self.resume, [page["last_grid"]], begun),
@@ -47,6 +48,8 @@ class GridEvents:
         form, own = None, values[-len(OWN_FIELDS) :]
         try:
             form = form_of_values(values[: -len(OWN_FIELDS)])
+            # the seed that is shown, drawn for the last edit say, is the one to go on with
+            form = dataclasses.replace(form, is_seed_locked=form.seed is not None)
             seed = form.params(random_seed).seed
             wanted = cells(form, str(own[0]), str(own[1]), own[2], seed)
             jobs = await self._desk.runner.submit_all(
@@ -58,7 +61,7 @@ class GridEvents:
         labeled = [[job.id, cell.label] for job, cell in zip(jobs, wanted, strict=True)]
         return {
             **self._desk.no_complaints(),
-            page.seed: seed,
+            page["seed"]: seed,
             page["last_grid"]: labeled,
             page["grid_jobs"]: labeled,
             page["grid_progress"]: views.grid_progress([], len(jobs)),

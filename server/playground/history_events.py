@@ -30,10 +30,10 @@ class HistoryEvents:
         ]  # fmt: skip
         distinct = list(dict.fromkeys(outputs))
         for name in ("history", "grid", "outputs"):
-            listen(page[name].click, self.act, [page["shown"]], distinct)
+            listen(page[name].click, self.act, [page["shown"], page["outputs"]], distinct)
 
-    async def act(self, event: gr.EventData, shown: Any) -> Updates:
-        """Do what the button says."""
+    async def act(self, event: gr.EventData, shown: Any, result: Any) -> Updates:
+        """Do what the button says. `result` is what stands under Result."""
         job_id, _, index = str(event.value).partition(":")
         shown = int(shown) or HISTORY_PAGE
         if event.action == "more":
@@ -54,6 +54,9 @@ class HistoryEvents:
                 await self._desk.parts.service.cancel(job.id)
             case "delete":
                 await self._desk.parts.service.delete(job)
+                if job.id in str(result):
+                    cleared = {self._page["compare"]: "", self._page["outputs"]: ""}
+                    return {**cleared, **await self._desk.history(shown)}
         return await self._desk.history(shown)
 
     def _use_settings(self, job: Job) -> Updates:

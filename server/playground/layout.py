@@ -7,9 +7,9 @@ import gradio as gr
 from pipelines.params import CFG_RANGE, LORA_SCALE_RANGE, MAX_OUTPUTS, STEPS_RANGE
 from server.job import OutputFormat
 from server.playground import views
-from server.playground.components import ACTIONS_JS, Layout
+from server.playground.components import ACTIONS_JS, COMPARE_JS, Layout
 from server.playground.examples import EXAMPLES
-from server.playground.form import BOUNDS, PRESETS, Form, values_of_form
+from server.playground.form import BOUNDS, PRESETS
 from server.playground.grid import DEFAULT_SCALES, MAX_CELLS, Vary
 from server.playground.problems import PLACES
 
@@ -47,18 +47,16 @@ def _add_place(page: Layout, name: str) -> None:
 def _add_pictures(page: Layout) -> None:
     with gr.Row(elem_id="slots"):
         for number in range(1, 4):
-            page.fields.append(
-                gr.Image(
-                    label="Picture" if number == 1 else f"Picture {number}",
-                    type="filepath",
-                    image_mode=None,
-                    sources=["upload", "clipboard"],
-                    buttons=["fullscreen"],
-                    min_width=90,
-                    height=190,
-                    placeholder="Drop, paste or choose" if number == 1 else "Add another",
-                    elem_id=f"picture-{number}",
-                )
+            page.parts[f"picture_{number}"] = gr.Image(
+                label="Picture" if number == 1 else f"Picture {number}",
+                type="filepath",
+                image_mode=None,
+                sources=["upload", "clipboard"],
+                buttons=["fullscreen"],
+                min_width=90,
+                height=190,
+                placeholder="Drop, paste or choose" if number == 1 else "Add another",
+                elem_id=f"picture-{number}",
             )
     with gr.Row(elem_id="url-row"):
         page.parts["url"] = gr.Textbox(
@@ -79,46 +77,31 @@ def _add_pictures(page: Layout) -> None:
 
 
 def _add_prompt(page: Layout) -> None:
-    page.fields.append(
-        gr.Textbox(
-            label="Prompt",
-            lines=3,
-            max_lines=12,
-            placeholder=f"What should change? For example: {EXAMPLES[0].prompt}",
-            elem_id="prompt",
-        )
+    page.parts["prompt"] = gr.Textbox(
+        label="Prompt",
+        lines=3,
+        max_lines=12,
+        placeholder=f"What should change? For example: {EXAMPLES[0].prompt}",
+        elem_id="prompt",
     )
     _add_place(page, "prompt")
-    page.fields.append(
-        gr.Textbox(
-            label="Negative prompt",
-            lines=2,
-            placeholder="What should not be in the picture",
-            render=False,
-            elem_id="negative-prompt",
-        )
-    )
 
 
 def _add_size(page: Layout) -> None:
     with gr.Row():
-        page.fields.append(
-            gr.Dropdown(
-                list(PRESETS), value=PRESETS[0][1], label="Size", scale=3, min_width=160,
-                elem_id="size",
-            )
+        page.parts["size"] = gr.Dropdown(
+            list(PRESETS), value=PRESETS[0][1], label="Size", scale=3, min_width=160,
+            elem_id="size",
         )  # fmt: skip
-        page.parts["count"] = gr.Number(
+        page.parts["num_outputs"] = gr.Number(
             1, label="Outputs", precision=0, step=1, minimum=1, maximum=MAX_OUTPUTS, scale=1,
             min_width=80, elem_id="outputs-count",
         )  # fmt: skip
     with gr.Row(visible=False) as sides:
-        for name in ("Width", "Height"):
-            page.fields.append(
-                gr.Slider(
-                    BOUNDS.min_side, BOUNDS.max_side, value=512, step=1, label=name,
-                    min_width=140, elem_id=name.lower(),
-                )
+        for name in ("width", "height"):
+            page.parts[name] = gr.Slider(
+                BOUNDS.min_side, BOUNDS.max_side, value=512, step=1, label=name.title(),
+                min_width=140, elem_id=name,
             )  # fmt: skip
     page.parts["sides"] = sides
     _add_place(page, "size")
@@ -130,18 +113,14 @@ def _add_loras(page: Layout) -> None:
     with gr.Accordion("LoRAs", open=False, elem_id="loras") as fold:
         for number in range(1, 4):
             with gr.Row(visible=number == 1, elem_classes="qe-lora") as row:
-                page.fields.append(
-                    gr.Dropdown(
-                        [], value=None, label=f"LoRA {number}", allow_custom_value=True,
-                        scale=3, min_width=170, elem_id=f"lora-{number}",
-                        info="From the menu, or type a URL or hub id" if number == 1 else None,
-                    )
+                page.parts[f"lora_{number}"] = gr.Dropdown(
+                    [], value=None, label=f"LoRA {number}", allow_custom_value=True,
+                    scale=3, min_width=170, elem_id=f"lora-{number}",
+                    info="From the menu, or type a URL or hub id" if number == 1 else None,
                 )  # fmt: skip
-                page.fields.append(
-                    gr.Slider(
-                        low, high, value=1, step=0.05, label="Scale", scale=2, min_width=130,
-                        elem_id=f"scale-{number}",
-                    )
+                page.parts[f"scale_{number}"] = gr.Slider(
+                    low, high, value=1, step=0.05, label="Scale", scale=2, min_width=130,
+                    elem_id=f"scale-{number}",
                 )  # fmt: skip
             page.parts[f"lora_row_{number}"] = row
             _add_place(page, f"lora_{number}")
@@ -153,32 +132,35 @@ def _add_loras(page: Layout) -> None:
 
 def _add_seed(page: Layout) -> None:
     with gr.Row(elem_id="seed-row"):
-        page.fields.append(_optional_number("Seed", "a random one for each run", "seed", scale=3))
-        page.fields.append(
-            gr.Checkbox(False, label="Lock", scale=1, min_width=90, elem_id="seed-lock")
+        page.parts["seed"] = _optional_number("Seed", "a random one for each run", "seed", scale=3)
+        page.parts["is_seed_locked"] = gr.Checkbox(
+            False, label="Lock", scale=1, min_width=90, elem_id="seed-lock"
         )
     _add_place(page, "seed")
     with gr.Accordion("Advanced", open=False, elem_id="advanced") as fold:
-        page.fields[4].render()
+        page.parts["negative_prompt"] = gr.Textbox(
+            label="Negative prompt",
+            lines=2,
+            placeholder="What should not be in the picture; counts at a CFG scale above 1",
+            elem_id="negative-prompt",
+        )
         _add_place(page, "negative_prompt")
         with gr.Row():
-            for label, allowed, name in (
-                ("Steps", STEPS_RANGE, "steps"),
-                ("CFG scale", CFG_RANGE, "cfg"),
+            for name, label, (low, high), elem_id in (
+                ("num_inference_steps", "Steps", STEPS_RANGE, "steps"),
+                ("true_cfg_scale", "CFG scale", CFG_RANGE, "cfg"),
             ):
-                hint = f"{allowed[0]:g}–{allowed[1]:g}; empty: the model's own"
-                page.fields.append(_optional_number(label, hint, name))
+                hint = f"{low:g}–{high:g}; empty: the model's own"
+                page.parts[name] = _optional_number(label, hint, elem_id)
         _add_place(page, "num_inference_steps")
         _add_place(page, "true_cfg_scale")
-        page.parts["format"] = gr.Radio(
+        page.parts["output_format"] = gr.Radio(
             [(each.upper(), str(each)) for each in OutputFormat],
             value=str(OutputFormat.PNG),
             label="Format",
             elem_id="format",
         )
     page.parts["advanced"] = fold
-    page.fields += [page["format"], page["count"]]
-    assert len(page.fields) == len(values_of_form(Form())), "one component per value"
 
 
 def _optional_number(label: str, hint: str, name: str, scale: int | None = None) -> Any:
@@ -204,14 +186,8 @@ def _add_run(page: Layout) -> None:
 def _add_result(page: Layout) -> None:
     page.parts["progress"] = gr.HTML("", elem_id="progress", elem_classes="qe-live")
     gr.HTML(views.EMPTY_RESULT, elem_id="empty")
-    page.parts["compare"] = gr.ImageSlider(
-        label="Before and after: drag the line",
-        type="filepath",
-        interactive=False,
-        buttons=["fullscreen"],
-        max_height=620,
-        elem_id="compare",
-    )
+    # not Gradio's own: that one keeps copies of what was deleted, and no key moves its line
+    page.parts["compare"] = gr.HTML("", js_on_load=COMPARE_JS, elem_id="compare")
     page.parts["outputs"] = gr.HTML("", js_on_load=ACTIONS_JS, elem_id="outputs")
 
 

@@ -10,20 +10,47 @@ document.addEventListener('keydown', (event) => {
   setTimeout(() => run.click());
 }, true);
 
+// Who types a seed wants it used; an empty one cannot be. Gradio's own event knows no paste.
+document.addEventListener('input', (event) => {
+  if (!event.target.closest('#seed')) return;
+  const lock = document.querySelector('#seed-lock input');
+  if (lock.checked !== Boolean(event.target.value.trim())) lock.click();
+});
+
+// Pictures go into the empty slots, in their order. A slot stays taken until what was given to it
+// is shown: a second picture may come before the first has been sent.
+const taken = new WeakMap();
+const isFree = (slot) => slot.querySelector('input[type=file]') && !slot.querySelector('img') &&
+  !(Date.now() - (taken.get(slot) || 0) < 5000);
+const addPictures = (files) => {
+  const pictures = [...files].filter((file) => file.type.startsWith('image/'));
+  const slots = [...document.querySelectorAll('#slots > [id^=picture-]')].filter(isFree);
+  for (const [index, slot] of slots.slice(0, pictures.length).entries()) {
+    const transfer = new DataTransfer();
+    transfer.items.add(pictures[index]);
+    const input = slot.querySelector('input[type=file]');
+    input.files = transfer.files;
+    input.dispatchEvent(new Event('change', {bubbles: true}));
+    taken.set(slot, Date.now());
+  }
+  return pictures.length > 0 && slots.length > 0;
+};
+
+// What is dropped beside the slots would make the browser leave the page for it.
+for (const name of ['dragover', 'drop']) {
+  document.addEventListener(name, (event) => {
+    if (!event.dataTransfer?.types.includes('Files') || event.defaultPrevented) return;
+    event.preventDefault();
+    if (name === 'drop') addPictures(event.dataTransfer.files);
+  });
+}
+
 // A pasted picture goes into the first empty slot; a pasted address, outside a field, into its box.
 document.addEventListener('paste', (event) => {
   const isTyping = event.target.closest?.('input, textarea, [contenteditable=true]');
   // text of an office program comes with a picture of itself
   if (isTyping && event.clipboardData?.types.includes('text/plain')) return;
-  const files = [...(event.clipboardData?.files || [])].filter((file) => file.type.startsWith('image/'));
-  const empty = [1, 2, 3].map((number) => document.querySelector(`#picture-${number}`))
-    .find((slot) => slot && !slot.querySelector('img'));
-  const input = empty?.querySelector('input[type=file]');
-  if (files.length && input) {
-    const transfer = new DataTransfer();
-    transfer.items.add(files[0]);
-    input.files = transfer.files;
-    input.dispatchEvent(new Event('change', {bubbles: true}));
+  if (addPictures(event.clipboardData?.files || [])) {
     event.preventDefault();
     event.stopPropagation();
     return;

@@ -1,15 +1,16 @@
 """The pictures in the page's slots, kept where jobs and the history find them again.
 
-A picture that the page was given is an upload like any other: kept as long as the operator keeps
-uploads. Jobs name it by its URL, so that the history can show what was edited.
+A picture that the page was given is an upload, kept at least as long as jobs are. These name it by
+its URL, so that the history can show what was edited.
 """
 
 import asyncio
 import contextlib
 import hashlib
 import secrets
+import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Hashable, Iterator
+from collections.abc import AsyncIterator, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -23,6 +24,7 @@ from server.outputs import OutputStore
 from server.pictures import MAX_BYTES, check_bytes, to_rgb_png
 from server.playground.examples import EXAMPLES
 from server.playground.form import Picture
+from server.served_folder import ServedFolder
 from server.uploads import UploadStore
 
 K = TypeVar("K", bound=Hashable)
@@ -32,6 +34,8 @@ V = TypeVar("V")
 _NAMES_OF_NO_FILE = frozenset(("image.png", *(name for each in EXAMPLES for name in each.files)))
 # Pictures whose place is remembered; one that is forgotten is only stored once more.
 MAX_REMEMBERED = 512
+# Files that only feed an open page; the server has its own copy of what is used.
+CACHE_AGE_S = 86400
 
 # A file in a slot as it is now: its size in bytes, and when it was written.
 _Version = tuple[Picture, int, int]
@@ -63,13 +67,19 @@ class PictureShelf:
         folder: Path,
         *,
         fetch_timeout_s: float,
+        keep_s: float,
     ) -> None:
         """`folder` is where browsers' uploads come, and fetched pictures wait to be shown."""
         self._uploads = uploads
         self._outputs = outputs
+        self._routes_of_stores: Sequence[tuple[ServedFolder, str]] = (
+            (outputs, output_files.ROUTE),
+            (uploads, upload_files.ROUTE),
+        )
         self._fetcher = fetcher
         self._folder = folder.resolve()
         self._fetch_timeout_s = fetch_timeout_s
+        self._keep_s = keep_s
         # the page asks for its pictures with each letter that is typed: unread, while unchanged
         self._kept: OrderedDict[_Version, KeptPicture] = OrderedDict()
         # routes by the hash of the content, URLs by the unguessable name that a fetched file has
@@ -119,12 +129,19 @@ class PictureShelf:
         await asyncio.to_thread(to_rgb_png, data, "images")
         path = self._folder / "fetched" / secrets.token_hex(16)
         _remember(self._urls, path.name, url)
-        await asyncio.to_thread(_write, path, data)
+        await asyncio.to_thread(_write_and_sweep, path, data)
         return Picture(str(path), path.name)
 
     def path(self, url: str) -> Path | None:
         """The file behind one of this server's own URLs, while it is kept."""
         return self._outputs.path_of_url(url) or self._uploads.path_of_url(url)
+
+    def route(self, url: str) -> str | None:
+        """Where on this server that file is (`/uploads/…`)."""
+        for store, route in self._routes_of_stores:
+            if path := store.path_of_url(url):
+                return f"{route}/{path.name}"
+        return None
 
     def _version(self, picture: Picture, field: str) -> _Version:
         with _named(field):
@@ -143,15 +160,12 @@ class PictureShelf:
     async def _store(self, name: str, data: bytes, field: str) -> str:
         await asyncio.to_thread(to_rgb_png, data, field)
         ticket = await self._uploads.create(name, len(data), None)
-        stored = await self._uploads.write(ticket, _once(data))
+        stored = await self._uploads.write(ticket, _once(data), keep_s=self._keep_s)
         return f"{upload_files.ROUTE}/{stored.name}"
 
     def _own_route(self, name: str, data: bytes) -> str | None:
         """The output or upload that this picture is, byte for byte: it is not stored again."""
-        for store, route in (
-            (self._outputs, output_files.ROUTE),
-            (self._uploads, upload_files.ROUTE),
-        ):
+        for store, route in self._routes_of_stores:
             path = store.path(name)
             if path is not None and path.read_bytes() == data:
                 return f"{route}/{name}"
@@ -170,8 +184,12 @@ def _hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write_and_sweep(path: Path, data: bytes) -> None:
+    """Write a file beside others, of which the old ones go."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    for other in path.parent.iterdir():
+        if other.stat().st_mtime < time.time() - CACHE_AGE_S:
+            other.unlink(missing_ok=True)
     path.write_bytes(data)
 
 

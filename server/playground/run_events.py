@@ -30,7 +30,7 @@ class RunEvents:
         """Listen to the buttons, and to a page that is opened."""
         page, desk = self._page, self._desk
         begun = [page["jobs"], page["asked"], page["progress"]]
-        submitted = [*desk.complaint_outputs, *begun, page["last"], page.seed]
+        submitted = [*desk.complaint_outputs, *begun, page["last"], page["tabs"], page["seed"]]
         opened = [*begun, *desk.fill_outputs, *desk.shown_outputs, page["history"]]
         finished = [
             *desk.complaint_outputs, *desk.shown_outputs, page["ended"],
@@ -61,8 +61,10 @@ class RunEvents:
         return {
             **self._desk.no_complaints(),
             **self._begun(job, form),
-            self._page.seed: job.params.seed,
+            self._page["seed"]: job.params.seed,
             self._page["last"]: job.id,
+            # where its progress is
+            self._page["tabs"]: gr.Tabs(selected="result"),
         }
 
     async def resume(self, last: Any, draft: Any) -> Updates:

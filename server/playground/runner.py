@@ -32,10 +32,10 @@ class Runner:
     async def ask(self, form: Form) -> tuple[EditParams, list[KeptPicture]]:
         """What the form asks for, its pictures stored. Raises what a submit raises."""
         params = form.params(self._draw_seed)
-        pictures = [picture for picture in form.pictures if picture is not None]
         kept = [
-            await self._shelf.keep(picture, f"images/{index}")
-            for index, picture in enumerate(pictures)
+            await self._shelf.keep(picture, f"images/{slot}")
+            for slot, picture in enumerate(form.pictures)
+            if picture is not None
         ]
         return params, kept
 

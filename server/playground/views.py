@@ -117,6 +117,26 @@ def result(job: Job) -> str:
     )
 
 
+def compare(output: Output, before: str | None) -> str:
+    """An output over its input, which is seen left of a line that can be dragged.
+
+    `before` is the input's place on this server (`/uploads/…`); without it the output is alone.
+    """
+    # the width at which it is as high as the page lets it be
+    shape = f"--width: {output.width}; --height: {output.height}"
+    after = f'<img class="qe-after" src="{_url(output)}" alt="After">'
+    if before is None:
+        words = notice("The picture that this was made from is no longer kept.")
+        return f'<div class="qe-compare" style="{shape}">{after}</div>{words}'
+    return (
+        f'<div class="qe-compare" style="{shape}">{after}'
+        f'<img class="qe-before" src=".{_text(before)}" alt="Before">'
+        '<span class="qe-line"></span><span class="qe-tag">Before</span>'
+        '<span class="qe-tag">After</span><input type="range" min="0" max="100" step="1" '
+        'value="50" aria-label="Before and after: how much of the input is shown"></div>'
+    )
+
+
 def grid(labels: Sequence[str], states: Sequence[JobState | None], executor: ExecutorState) -> str:
     """The cells with their labels, each with its picture as soon as it is there."""
     cells = []

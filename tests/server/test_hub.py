@@ -64,7 +64,7 @@ def edit(server: LiveServer, reference: str) -> dict[str, Any]:
         "seed": 1,
         "loras": [{"path": reference}],
     }
-    answer = server.http.post(f"{server.url}/v1/edits?wait=60", json=body)
+    answer = server.http.post(f"{server.url}/v1/edits?wait=240", json=body)
     assert answer.status_code == 201, answer.text
     found: dict[str, Any] = answer.json()
     return found
@@ -160,7 +160,8 @@ def test_server_that_is_stopped_waits_for_no_download(tiny_model: Path, tmp_path
             seconds = server.stop()
         finally:
             server.close()
-    assert seconds < 10
+    # the hub holds the rest back for good
+    assert seconds < 30
     assert "Traceback" not in server.log()
 
 

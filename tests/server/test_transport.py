@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import ssl
+import statistics
 import subprocess
 import sys
 import time
@@ -62,7 +63,7 @@ def test_fal_client_reaches_the_server_over_https_by_its_own_variables(
             },
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
             check=False,
         )
     finally:
@@ -97,15 +98,17 @@ def test_without_origins_no_page_is_allowed(server: LiveServer) -> None:
 def test_small_answers_do_not_wait_for_an_acknowledgement(server: LiveServer) -> None:
     """With Nagle's algorithm on, each answer on a kept connection waits 40 ms for one.
 
-    The bound is loose for a busy machine: all hundred together must stay under what that would be.
+    Nearly all of them would; on a busy machine some are late for other reasons.
     """
     connection = http.client.HTTPConnection(server.url.removeprefix("http://"))
-    start = time.monotonic()
+    seconds = []
     for _ in range(100):
+        start = time.monotonic()
         connection.request("GET", "/health")
         assert connection.getresponse().read().startswith(b'{"status"')
+        seconds.append(time.monotonic() - start)
     connection.close()
-    assert time.monotonic() - start < 100 * 0.04
+    assert statistics.median(seconds) < 0.04
 
 
 def test_client_that_has_gone_does_not_end_the_server(server: LiveServer) -> None:

@@ -144,6 +144,19 @@ async def test_file_is_kept_a_day_and_then_goes_from_disk(
     assert store.path(first) is None
 
 
+async def test_file_is_kept_as_long_as_whoever_writes_it_needs_it(
+    store: UploadStore, clock: FakeClock
+) -> None:
+    tickets = [await store.create("cat.png", len(DATA), None) for _ in range(2)]
+    for ticket, keep_s in zip(tickets, (KEEP_S / 2, KEEP_S * 2), strict=True):
+        await store.write(ticket, chunks(DATA), keep_s=keep_s)
+
+    clock.now += KEEP_S
+    assert await store.expire() == 1
+    clock.now += KEEP_S
+    assert await store.expire() == 1
+
+
 async def test_ticket_that_nobody_used_is_forgotten(store: UploadStore, clock: FakeClock) -> None:
     await store.create("cat.png", 10, None)
     clock.now += TICKET_S

@@ -18,7 +18,7 @@ from server.store.database import Database, T
 from server.store.webhooks import Delivery, DeliveryState
 from server.webhook import WebhookFormat, WebhookSender, backoff_s, read_or_create_secret
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 class FakeTime:

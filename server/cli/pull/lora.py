@@ -21,13 +21,14 @@ from pipelines.lora_report import LoraReport, inspect_lora
 from pipelines.safetensors_header import add_metadata
 from server import hub, hub_repository
 from server.cli.console import err, out, shown_size
+from server.cli.pull.parts import PARTS, alone_in, leave
 from server.cli.pull.progress import ByteProgress
-from server.cli.pull.refusal import PullRefused, alone_in, check_space, leave
+from server.cli.pull.refusal import PullRefused, check_space
+from server.errors import FetchFailed, PayloadTooLarge
 from server.fetch import Fetcher
 from server.hub_repository import HubRepository
 from server.settings import Settings
 
-PARTS = ".parts"
 POLL_INTERVAL_S = 0.2
 # Names that say nothing; the repository's name is taken instead.
 _NAMELESS = frozenset(
@@ -67,16 +68,20 @@ def pull_from_hub(
 
 
 def pull_url(url: str, name_here: str | None, settings: Settings) -> None:
-    """Fetch a file from any address. Raises PullRefused, FetchFailed, LoraInvalid."""
+    """Fetch a file from any address. Raises PullRefused, LoraInvalid."""
     own = PurePosixPath(urllib.parse.unquote(urllib.parse.urlsplit(url).path)).name
     if not name_here and not own.endswith(LORA_SUFFIX):
         raise PullRefused(f"{url} does not end in the name of a file: say one, --name my-style.")
     target = _target(own, name_here, settings)
     _refuse_taken(target)
+    _refuse_offline(url, settings)
     parts = settings.weights_dir / "loras" / PARTS
     part = parts / hashlib.sha256(url.encode()).hexdigest()
     with alone_in(parts), ByteProgress(own or url, None, err) as progress:
-        asyncio.run(_download(url, part, settings, progress))
+        try:
+            asyncio.run(_download(url, part, settings, progress))
+        except (FetchFailed, PayloadTooLarge) as exc:
+            raise PullRefused(_sentence(exc, url, parts)) from exc
     part.with_name(part.name + ".etag").unlink(missing_ok=True)
     _keep(part, target, settings)
 
@@ -112,8 +117,13 @@ def _target(own: str, name_here: str | None, settings: Settings) -> Path:
         name += LORA_SUFFIX
     try:
         return Catalog(settings.weights_dir).new_lora_path(name)
-    except InvalidParameter as exc:
-        raise PullRefused(f"--{exc}") from exc
+    except InvalidParameter:
+        given = f"--name {name_here!r}" if name_here else f"{own!r} (say another with --name)"
+        raise PullRefused(
+            f"{given}: a LoRA's name may have folders in front, all under "
+            f"{settings.weights_dir / 'loras'}; so it has no '..', no '/' at either end, and no "
+            f"'.' at the start."
+        ) from None
 
 
 def _refuse_taken(target: Path) -> None:
@@ -129,8 +139,32 @@ def _say_there(target: Path) -> None:
     out.print(escape(f"{target} was there already, whole, {size}"), soft_wrap=True, highlight=False)
 
 
+def _refuse_offline(url: str, settings: Settings) -> None:
+    for name, is_set in (
+        ("HF_HUB_OFFLINE", constants.HF_HUB_OFFLINE),
+        ("QWEN_EDIT_OFFLINE", settings.offline),
+    ):
+        if is_set:
+            raise PullRefused(
+                f"{name} forbids to fetch {url}. Set {name}=0, or copy the file into "
+                f"{settings.weights_dir / 'loras'} from another machine."
+            )
+
+
+def _sentence(exc: FetchFailed | PayloadTooLarge, url: str, parts: Path) -> str:
+    """What went wrong, as a command says it: there is no field here, no server and no request."""
+    cause = exc.__cause__
+    # a time limit is an OSError as well, one without a number
+    if isinstance(cause, OSError) and cause.errno is not None:
+        return (
+            f"{url} cannot be written: {cause.strerror}: {parts}. What came is kept: make room "
+            f"and run it again, and it goes on from there."
+        )
+    return str(exc).removeprefix(f"{exc.field}: ")
+
+
 async def _download(url: str, part: Path, settings: Settings, progress: ByteProgress) -> None:
-    fetcher = Fetcher(settings.allow_networks, offline=settings.offline or constants.HF_HUB_OFFLINE)
+    fetcher = Fetcher(settings.allow_networks)
     host = urllib.parse.urlsplit(url).hostname or ""
     download = asyncio.create_task(
         fetcher.download(

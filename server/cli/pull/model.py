@@ -22,14 +22,14 @@ from pipelines.model_spec import INDEX_FILE, read_object
 from server import hub_repository
 from server.cli.console import err, out, shown_size
 from server.cli.pull.origin import check_origin, holds_another, note_origin
+from server.cli.pull.parts import PARTS, alone_in
 from server.cli.pull.progress import ByteProgress, Stopped
-from server.cli.pull.refusal import PullRefused, alone_in, check_space
+from server.cli.pull.refusal import PullRefused, check_space
 from server.hub_repository import HubFile, HubRepository
 from server.settings import Settings
 
 # Files at a time: one connection rarely fills the line.
 CONNECTIONS = 4
-PARTS = ".parts"
 # Models of this owner lie directly under weights/models, all others in a folder of their owner's.
 PUBLISHER = "Qwen"
 _FOLDER_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")

@@ -6,8 +6,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-# Longer than the longest that a command itself waits for something (the doctor, for torch).
-RUN_TIMEOUT_S = 150
+# Much longer than the longest that a command itself waits for something (the doctor, for torch): on
+# a busy machine all takes its time, and only a test that fails waits so long.
+RUN_TIMEOUT_S = 300
 
 
 def environment(**variables: str) -> dict[str, str]:

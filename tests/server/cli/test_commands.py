@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.catalog import DEMO_PLACES
 from server.client import parse_lora
-from tests.live_server import LiveServer
+from tests.live_server import LiveServer, until
 from tests.lora_files import random_pairs, write_lora
 from tests.server.cli.command import run
 
@@ -21,11 +21,20 @@ from tests.server.cli.command import run
         ("https://h:8000/a", ("https://h:8000/a", 1.0)),
         ("https://h:8000/a:1.25", ("https://h:8000/a", 1.25)),
         ("https://h:8000", ("https://h", 8000.0)),
+        ("https://h:8000/a:.5", ("https://h:8000/a", 0.5)),
         ("a:-1", ("a", -1.0)),
+        ("a:.5", ("a", 0.5)),
+        ("a:1.", ("a", 1.0)),
+        ("a:+1e-1", ("a", 0.1)),
+        ("C:/loras/a:5E-1", ("C:/loras/a", 0.5)),
+        (r"C:\loras\.5", (r"C:\loras\.5", 1.0)),
         ("a:b", ("a:b", 1.0)),
+        ("a:.", ("a:.", 1.0)),
+        ("a:nan", ("a:nan", 1.0)),
+        ("a:1e999", ("a:1e999", 1.0)),
     ],
 )
-def test_lora_is_split_at_the_last_colon_when_a_number_follows(
+def test_lora_is_split_at_the_last_colon_when_a_finite_number_follows(
     text: str, expected: tuple[str, float]
 ) -> None:
     assert parse_lora(text) == expected
@@ -54,17 +63,19 @@ def test_edit_saves_the_picture_and_says_how_long_it_took(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--size", "1*1"), "must have sides of 256–1536 pixels, got '1*1'"),
-        (("--lora", "nothing"), "There is no LoRA 'nothing'"),
-        (("--lora", "a:9"), "less than or equal to 4, got 9"),
+        (("--size", "1*1"), "size must have sides of 256–1536 pixels, got '1*1'"),
+        (("--lora", "nothing"), "loras/0/path: There is no LoRA 'nothing'"),
+        (("--lora", "../x"), "loras.path must be a file name under"),
+        (("--lora", "a:9"), "loras/0/scale: Input should be less than or equal to 4, got 9"),
+        (("-p", ""), "prompt: String should have at least 1 character, got ''"),
     ],
 )
-def test_edit_says_the_servers_sentence_and_fails(
+def test_edit_says_the_servers_sentence_with_its_field_once_and_fails(
     server: LiveServer, picture: Path, arguments: tuple[str, ...], sentence: str
 ) -> None:
     done = run("edit", str(picture), "-p", "a", *arguments, "--server", server.url)
     assert done.returncode == 1
-    assert sentence in done.stderr
+    assert f"error: {sentence}" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -84,16 +95,21 @@ def test_edit_without_a_server_says_how_to_start_one(picture: Path) -> None:
     assert "qwen-edit serve" in done.stderr
 
 
-def test_jobs_and_loras_are_listed(server: LiveServer, picture: Path, tmp_path: Path) -> None:
+def test_jobs_and_loras_are_listed(server: LiveServer, picture_base64: str) -> None:
+    """Of a job that has waited for another, the time that it ran is said."""
     (server.weights_dir / "loras" / "listed.safetensors").write_bytes(b"\0" * 2_000_000)
-    output = str(tmp_path / "o.png")
-    run("edit", str(picture), "-p", "a listed prompt", "-o", output, "--server", server.url)
+    body = {"images": [picture_base64], "size": "256*256"}
+    edits = f"{server.url}/v1/edits"
+    server.http.post(edits, json={**body, "prompt": "before", "num_inference_steps": 100})
+    job = server.http.post(edits, json={**body, "prompt": "a listed prompt"}).json()
+    job = until(lambda: (j := server.http.get(f"{edits}/{job['id']}").json())["outputs"] and j)
 
     jobs = run("jobs", "--limit", "1", QWEN_EDIT_SERVER=server.url)
     loras = run("loras", QWEN_EDIT_SERVER=server.url)
 
-    assert "a listed prompt" in jobs.stdout
-    assert "succeeded" in jobs.stdout
+    [row] = [line.split() for line in jobs.stdout.splitlines() if job["id"] in line]
+    ran = f"{job['finished_at'] - job['started_at']:.1f}"
+    assert row == [job["id"], "succeeded", "native", "3/3", ran, "a", "listed", "prompt"]
     assert "listed.safetensors" in loras.stdout
     assert "2.0" in loras.stdout
 

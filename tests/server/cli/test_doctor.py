@@ -15,7 +15,7 @@ from server.cli.doctor import examine, next_steps
 from server.cli.machine import Host, TorchReport
 from server.settings import Settings
 from tests.fake_hub import COMMIT
-from tests.live_server import LiveServer
+from tests.live_server import LiveServer, until
 from tests.server.cli.command import run
 from tests.server.cli.machines import BIG_HOST, LIBRARIES, gpu, torch_with
 
@@ -79,6 +79,8 @@ def test_looking_changes_nothing(bare: dict[str, Any]) -> None:
 
 
 def test_running_server_stops_a_second_one_and_is_named(server: LiveServer) -> None:
+    # not "busy" with what an earlier test has left
+    until(lambda: server.health()["status"] == "ready")
     port = server.url.rpartition(":")[2]
     done = run(
         *("doctor", "--port", port, "--data-dir", str(server.data_dir)),

@@ -32,6 +32,8 @@ TWO_LORAS = replace(OPTIONS, loras=(("a", 1.0), ("https://h/b.safetensors", 0.5)
         ("steps=4,8", (4, 8)),
         ("cfg=1:2:0.4", (1, 1.4, 1.8)),
         ("seed=5", (5,)),
+        ("scale=.5,1.,2e-1", (0.5, 1, 0.2)),
+        ("scale=0:1e-1:.05", (0, 0.05, 0.1)),
     ],
 )
 def test_values_are_a_list_or_a_range_with_both_ends(spec: str, values: tuple[float, ...]) -> None:
@@ -92,7 +94,11 @@ def test_the_bound_itself_is_allowed() -> None:
         (["steps=1"], "steps must be between 2 and 100, got 1"),
         (["cfg=21"], "cfg must be between 0.0 and 20.0, got 21"),
         (["sedd=1,2"], "'sedd' is none of scale, seed, steps and cfg, and no LoRA given with"),
-        (["seed=1:100:1"], "has 100 values; at most 64 cells"),
+        (["seed=1:65:1"], "has too many values; at most 64 cells"),
+        (["seed=1:1e999:1"], "at most 64 cells"),
+        (["seed=1e999:1e999:1"], "at most 64 cells"),
+        (["cfg=1e999"], "cfg must be between 0.0 and 20.0, got inf"),
+        (["cfg=nan"], "'nan' must be numbers"),
         (["seed=0:1000000000:0.0000001"], "at most 64 cells"),
         (["seed=1:9:1", "scale=0:4:0.5"], "9 x 9 are 81 cells; at most 64 are allowed"),
         (["seed=1,2", "seed=3"], "names seed twice"),

@@ -5,12 +5,16 @@ import io
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 from rich.console import Console
 
 from pipelines.catalog import Catalog
+from server.cli.pull.lora import pull_url
+from server.cli.pull.parts import alone_in
 from server.cli.pull.progress import ByteProgress
-from server.cli.pull.refusal import PullRefused, alone_in, check_space
+from server.cli.pull.refusal import PullRefused, check_space
 from server.hub_repository import HubFile
+from server.settings import read_settings
 from tests.fake_hub import PRIVATE_TOKEN, FakeHub
 from tests.server.cli.command import run
 
@@ -31,7 +35,7 @@ from tests.server.cli.command import run
         (("owner/many/c.safetensors",), "owner/many has no file c.safetensors. It has: a.safete"),
         (("owner/page",), "a.safetensors is no safetensors file (it looks like a web page)"),
         (("gated/style",), "gated/style is gated: accept its terms on http://127.0.0.1"),
-        (("owner/style", "--name", "../x"), "--name must be a file name under"),
+        (("owner/style", "--name", "../x"), "--name '../x': a LoRA's name may have folders"),
         (("2509", "--name", "a/b/c"), "--name 'a/b/c': a model's folder has letters"),
     ],
 )
@@ -88,6 +92,33 @@ def test_full_disk_is_not_blamed_on_the_hub(
     assert "What came is kept: make room and run it again, and it goes on from" in done.stderr
     assert hub.url not in done.stderr
     assert (parts / part).is_symlink()
+
+
+def test_fault_of_a_url_is_said_as_of_a_command_that_was_given_it(
+    tmp_path: Path, file_host: tuple[str, Path], lora: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not as of a field in a request to a server. The disk is full as in the test above."""
+    address, folder = file_host
+    (folder / "a.safetensors").write_bytes(lora)
+    url, absent = f"{address}/a.safetensors", f"{address}/b.safetensors"
+    parts = tmp_path / "loras" / ".parts"
+    parts.mkdir(parents=True)
+    (parts / hashlib.sha256(url.encode()).hexdigest()).symlink_to("/dev/full")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+
+    def said(url: str, **settings: bool) -> str:
+        allowed = read_settings(weights_dir=tmp_path, allow_networks="127.0.0.0/8", **settings)
+        with pytest.raises(PullRefused) as caught:
+            pull_url(url, None, allowed)
+        return str(caught.value)
+
+    assert said(absent) == f"{absent} answered 404."
+    assert said(url).startswith(f"{url} cannot be written: No space left on device: {parts}. What")
+    assert said(url, offline=True).startswith(
+        f"QWEN_EDIT_OFFLINE forbids to fetch {url}. Set QWEN_EDIT_OFFLINE=0, or copy the file into"
+    )
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert said(url).startswith(f"HF_HUB_OFFLINE forbids to fetch {url}. Set HF_HUB_OFFLINE=0, or")
 
 
 def test_disk_without_room_is_said_before_anything_comes(tmp_path: Path) -> None:

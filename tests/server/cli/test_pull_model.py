@@ -13,7 +13,7 @@ from pipelines.model_files import inspect_model
 from server.hub_repository import HubFile
 from tests.fake_hub import FakeHub, Listed, write_cache
 from tests.live_server import until
-from tests.server.cli.command import run, start
+from tests.server.cli.command import RUN_TIMEOUT_S, run, start
 from tests.server.cli.conftest import files_of
 
 MIB = 2**20
@@ -102,7 +102,7 @@ def test_ctrl_c_ends_at_once_and_says_how_to_go_on(place: dict[str, str], hub: F
     with start("pull", "2509", **place) as command:
         until(lambda: any("diffusion_pytorch_model" in request for request in hub.requests))
         command.send_signal(signal.SIGINT)
-        _, said = command.communicate(timeout=30)
+        _, said = command.communicate(timeout=RUN_TIMEOUT_S)
 
     assert command.returncode == 130
     assert "stopped; the same command goes on from here" in said
@@ -228,7 +228,7 @@ def test_ctrl_c_while_what_is_there_is_checked_ends_at_once(
     with start("pull", "some/huge", **place) as command:
         until(lambda: is_open(path, command.pid))
         command.send_signal(signal.SIGINT)
-        _, said = command.communicate(timeout=20)
+        _, said = command.communicate(timeout=RUN_TIMEOUT_S)
 
     assert command.returncode == 130
     assert "stopped; the same command goes on from here" in said

@@ -5,10 +5,14 @@ from pathlib import Path
 import PIL.Image
 import pytest
 import typer
+from typer.testing import CliRunner
 
-from server.cli.saving import save_sheet
+from server.cli import app
+from server.cli.saving import check_apart, save_sheet
+from tests.conftest import encoded, gradient
 from tests.live_server import LiveServer
 from tests.server.cli.command import run
+from tests.server.cli.conftest import files_of
 
 
 def count_jobs(server: LiveServer) -> int:
@@ -53,6 +57,66 @@ def test_place_where_nothing_can_be_saved_is_refused_before_anything_is_sent(
     assert sentence in " ".join(done.stderr.replace("│", " ").split())
     assert "Traceback" not in done.stderr
     assert count_jobs(server) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option", "sentence"),
+    [
+        (("-o", "1.png"), "--output", "1.png is the same file as the picture to edit 1.png"),
+        (("-o", "2.png", "--grid", "seed=1"), "--output", "as the picture to edit sub/../2.png"),
+        (("--compare", "1.png"), "--compare", "1.png is the same file as the picture to edit"),
+        (("--compare", "sub/../out.png"), "--compare", "same file as the output out.png"),
+        (("-o", "link.png", "--compare", "new.png"), "--compare", "as the output link.png"),
+        (
+            ("--grid", "seed=7,8", "--keep-cells", "sub"),
+            "--keep-cells",
+            "sub/02-seed-8.png is the same file as the picture to edit sub/02-seed-8.png",
+        ),
+        (
+            ("--grid", "scale=.5,1", "--lora", "x", "--keep-cells", ".", "-o", "01-x-0.5.png"),
+            "--keep-cells",
+            "01-x-0.5.png is the same file as the output 01-x-0.5.png",
+        ),
+    ],
+)
+def test_place_where_a_picture_or_the_output_lies_is_refused(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    option: str,
+    sentence: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("sub").mkdir()
+    pictures = "1.png", "sub/../2.png", "sub/02-seed-8.png"
+    for name in pictures:
+        Path(name).write_bytes(encoded(gradient()))
+    Path("link.png").symlink_to("new.png")
+    before = files_of(tmp_path)
+
+    done = CliRunner().invoke(
+        app,
+        ["edit", *pictures, "-p", "a", *arguments, "--server", "http://127.0.0.1:9"],
+        env={"COLUMNS": "200"},
+    )
+
+    assert done.exit_code == 2, done.stderr
+    said = " ".join(done.stderr.replace("│", " ").split())
+    assert f"Invalid value for {option}: " in said
+    assert sentence in said
+    assert "would be overwritten: choose another place" in said
+    assert files_of(tmp_path) == before
+
+
+def test_hard_link_is_the_same_file_and_links_in_a_circle_are_none(tmp_path: Path) -> None:
+    picture, link, circle = (tmp_path / name for name in ("a.png", "link.png", "circle.png"))
+    picture.touch()
+    link.hardlink_to(picture)
+    circle.symlink_to(circle)
+
+    with pytest.raises(typer.BadParameter, match="choose another place"):
+        check_apart(link, "--output", [(picture, "picture to edit")])
+    check_apart(circle, "--output", [(picture, "picture to edit")])
 
 
 def test_folder_is_no_picture(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def _hold_against_its_declaration(operation: Any) -> None:
         suppress_health_check=list(HealthCheck),
     )
     def check(case: schemathesis.Case) -> None:
-        response = case.call(timeout=30)
+        response = case.call(timeout=300)
         case.validate_response(response, checks=CHECKS)
 
     check()
@@ -55,7 +55,7 @@ def test_every_reading_of_a_finished_job_is_as_declared(
 ) -> None:
     """The examples above hardly ever name a job that there is."""
     body = {"prompt": "a", "images": [picture_base64]}
-    job = server.http.post(f"{server.url}/v1/edits?wait=60", json=body).json()
+    job = server.http.post(f"{server.url}/v1/edits?wait=240", json=body).json()
     document = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
     read = 0
     for found in document.get_all_operations():
@@ -66,7 +66,7 @@ def test_every_reading_of_a_finished_job_is_as_declared(
         if operation.method != "get" or not names:
             continue
         case = operation.Case(path_parameters=dict.fromkeys(names, job["id"]))
-        response = case.call(timeout=30)
+        response = case.call(timeout=300)
         assert response.status_code == 200, operation.label
         case.validate_response(response, checks=CHECKS)
         read += 1

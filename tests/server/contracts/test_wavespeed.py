@@ -5,7 +5,6 @@ import http.server
 import io
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,7 +18,10 @@ from tests.live_server import LiveServer, until
 
 MODEL = "wavespeed-ai/qwen-image/edit-plus-lora"
 SUBMIT = f"/api/v3/{MODEL}"
-LONG = {"num_inference_steps": 100, "size": "512*512"}
+# longer than any test looks at it, for tasks that are canceled in the end
+LONG = {"num_inference_steps": 100, "size": "1024*1024"}
+# seconds on any machine, for tasks whose end is waited for
+MEDIUM = {"num_inference_steps": 100, "size": "512*512"}
 
 
 @pytest.fixture
@@ -281,7 +283,7 @@ class SlowHandler(http.server.BaseHTTPRequestHandler):
     release: threading.Event
 
     def do_GET(self) -> None:
-        self.release.wait(30)
+        self.release.wait(300)
         data = encoded(gradient())
         self.send_response(200)
         self.send_header("Content-Length", str(len(data)))
@@ -327,7 +329,7 @@ def test_sync_mode_past_its_limit_says_so_and_the_task_goes_on(
 ) -> None:
     """Rule 15."""
     server = start_server(SYNC_TIMEOUT_S=0.2)
-    answer = submit(server, body | LONG | {"enable_sync_mode": True})
+    answer = submit(server, body | MEDIUM | {"enable_sync_mode": True})
     data = answer.json()["data"]
 
     assert answer.status_code == 200
@@ -342,10 +344,8 @@ def test_client_that_hangs_up_in_sync_mode_does_not_cancel_the_task(
     server: LiveServer, body: dict[str, Any]
 ) -> None:
     """Rule 15."""
-    with pytest.raises(httpx2.ReadTimeout):
-        httpx2.post(server.url + SUBMIT, json=body | LONG | {"enable_sync_mode": True}, timeout=0.3)
-    newest = server.http.get(f"{server.url}/v1/edits?limit=1").json()["items"][0]
-    url = f"{server.url}/api/v3/predictions/{newest['id']}/result"
+    task_id = server.post_and_hang_up(SUBMIT, body | MEDIUM | {"enable_sync_mode": True})
+    url = f"{server.url}/api/v3/predictions/{task_id}/result"
     assert finished(server, {"urls": {"get": url}})["status"] == "completed"
 
 
@@ -535,13 +535,12 @@ def keyed_server(tiny_model: Any, tmp_path_factory: pytest.TempPathFactory) -> I
 def test_submit_answers_at_once_while_the_worker_is_busy(
     server: LiveServer, body: dict[str, Any]
 ) -> None:
-    """Rule 14: clients give up after ten seconds; the bound here is loose for a busy machine."""
+    """Rule 14: clients give up after ten seconds, and the first task takes longer than that."""
     running = submit(server, body | LONG).json()["data"]
     until(lambda: _status(server, running) == "processing")
 
-    start = time.monotonic()
     second = submit(server, body | LONG).json()["data"]
-    assert time.monotonic() - start < 5
+
     assert _status(server, running) == "processing"
     for data in (running, second):
         server.http.delete(f"{server.url}/v1/edits/{data['id']}")

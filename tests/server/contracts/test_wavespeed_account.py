@@ -17,7 +17,8 @@ PREFIX = "wavespeed-ai/qwen-image"
 MODELS = [
     f"{PREFIX}/{name}" for name in ("edit-plus-lora", "edit-plus", "edit-2511", "edit-2511-lora")
 ]
-LONG = {"num_inference_steps": 100, "size": "512*512"}
+# longer than any test looks at it, for tasks that are canceled in the end
+LONG = {"num_inference_steps": 100, "size": "1024*1024"}
 HISTORY = "/api/v3/predictions"
 
 

@@ -16,7 +16,8 @@ from tests.webhook_receiver import Received, Receiver, webhook_receiver
 
 SUBMIT = "/api/v3/wavespeed-ai/qwen-image/edit-plus-lora"
 SECRET = "whsec_a-secret-of-the-operator"
-LONG = {"num_inference_steps": 100, "size": "512*512"}
+# longer than any test looks at it, for tasks that are canceled in the end
+LONG = {"num_inference_steps": 100, "size": "1024*1024"}
 LOOPBACK = "127.0.0.0/8"
 
 
@@ -198,19 +199,21 @@ def test_retry_survives_a_kill_of_the_server(
     start_server: Callable[..., LiveServer], receiver: Receiver, body: dict[str, Any]
 ) -> None:
     server = start_server(ALLOW_NETWORKS=LOOPBACK, WEBHOOK_SECRET=SECRET)
-    receiver.statuses = [500]
+    # until the kill, which may come after a second attempt
+    receiver.statuses = [500] * 10
     data = accepted(submit(server, body, receiver.url))
     until(lambda: "attempt 1" in server.log())
     server.kill()
-    assert len(receiver.received) == 1
+    receiver.statuses = []
+    before = len(receiver.received)
 
     server.start(wait_ready=False)
 
-    first, second = told(receiver, 2)
-    assert second.json["id"] == data["id"]
+    received = told(receiver, before + 1)
+    assert received[-1].json["id"] == data["id"]
     # the address of the submit, though the server has another port by now
-    assert second.body == first.body
-    assert second.is_signed_with(SECRET)
+    assert received[-1].body == received[0].body
+    assert received[-1].is_signed_with(SECRET)
 
 
 def test_end_that_no_attempt_followed_is_told_after_a_kill(
@@ -220,7 +223,7 @@ def test_end_that_no_attempt_followed_is_told_after_a_kill(
     server = start_server(ALLOW_NETWORKS=LOOPBACK, WEBHOOK_SECRET=SECRET)
     with silent_then_fine() as (url, arrived, bodies):
         data = accepted(submit(server, body, url))
-        assert arrived.wait(60)
+        assert arrived.wait(300)
         server.kill()
         server.start(wait_ready=False)
         until(lambda: len(bodies) == 1)
@@ -238,7 +241,7 @@ class silent_then_fine:  # noqa: N801 - used as a function
                 content = self.rfile.read(int(self.headers["Content-Length"]))
                 if not arrived.is_set():
                     arrived.set()
-                    released.wait(60)
+                    released.wait(300)
                     return
                 bodies.append(content)
                 self.send_response(204)
@@ -352,18 +355,19 @@ def test_address_is_checked_again_when_it_is_told(
 ) -> None:
     """What was allowed at submit may lie elsewhere, or be forbidden, by the time of the end."""
     server = start_server(ALLOW_NETWORKS=LOOPBACK)
-    receiver.statuses = [500]
+    # until the kill, which may come after a second attempt
+    receiver.statuses = [500] * 10
     body = {"prompt": "a", "image": f"data:,{_percent(encoded(gradient()))}"}
     accepted(submit(server, body, receiver.url))
     until(lambda: "attempt 1" in server.log())
     server.kill()
+    before = len(receiver.received)
 
     server._settings.pop("ALLOW_NETWORKS")
     server.start(wait_ready=False)
 
-    until(lambda: "attempt 2" in server.log())
-    assert "127.0.0.1 is not a public address" in server.log()
-    assert len(receiver.received) == 1
+    until(lambda: "127.0.0.1 is not a public address" in server.log())
+    assert len(receiver.received) == before
 
 
 def _percent(data: bytes) -> str:

@@ -98,6 +98,8 @@ def test_preset_is_inside_the_bounds(preset: str) -> None:
         ({"num_inference_steps": float("inf")}, "num_inference_steps"),
         ({"true_cfg_scale": float("nan")}, "true_cfg_scale"),
         ({"num_outputs": 7}, "num_outputs"),
+        ({"num_outputs": 0}, "num_outputs"),
+        ({"seed": -1, "is_seed_locked": True}, "seed"),
         ({"prompt": "  "}, "prompt"),
         ({"loras": (LoraField(), LoraField(), LoraField("c", 9))}, "loras.2.scale"),
     ],

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from server.fetch import Fetcher
 from server.outputs import OutputStore
 from server.playground.examples import EXAMPLES
 from server.playground.form import Picture
-from server.playground.pictures import PictureShelf
+from server.playground.pictures import CACHE_AGE_S, PictureShelf
 from server.store.database import Database
 from server.uploads import UploadStore
 from tests.conftest import encoded, gradient
@@ -25,7 +26,8 @@ async def shelf(tmp_path: Path) -> AsyncIterator[PictureShelf]:
     await uploads.open()
     fetcher = Fetcher((), offline=True)
     outputs = OutputStore(tmp_path / "outputs")
-    yield PictureShelf(uploads, outputs, fetcher, tmp_path / "cache", fetch_timeout_s=1)
+    cache = tmp_path / "cache"
+    yield PictureShelf(uploads, outputs, fetcher, cache, fetch_timeout_s=1, keep_s=0)
     await fetcher.close()
     outputs.close()
     database.close()
@@ -115,10 +117,24 @@ async def test_own_url_is_read_from_disk_offline_too(shelf: PictureShelf, tmp_pa
     fetched = await shelf.fetch(f" http://anybody{kept.route} ")
 
     assert Path(fetched.path).read_bytes() == encoded(gradient())
+    assert shelf.route(f"http://anybody{kept.route}") == kept.route
+    assert shelf.route("http://anybody/uploads/none.png") is None
     assert (await shelf.keep(fetched, "images/0")).source == f"http://anybody{kept.route}"
     assert (await shelf.keep(dropped(tmp_path, "cat.png", encoded(gradient())), "")).source == (
         "cat.png"
     )
+
+
+async def test_fetched_picture_goes_after_a_day(shelf: PictureShelf, tmp_path: Path) -> None:
+    kept = await shelf.keep(dropped(tmp_path, "cat.png", encoded(gradient())), "images/0")
+    url = f"http://anybody{kept.route}"
+    old, new = Path((await shelf.fetch(url)).path), Path((await shelf.fetch(url)).path)
+    a_day_ago = time.time() - CACHE_AGE_S - 1
+    os.utime(old, (a_day_ago, a_day_ago))
+
+    await shelf.fetch(url)
+
+    assert (old.exists(), new.exists()) == (False, True)
 
 
 async def test_refusals_name_their_field(shelf: PictureShelf, tmp_path: Path) -> None:

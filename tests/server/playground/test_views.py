@@ -94,6 +94,15 @@ def test_result_offers_each_output() -> None:
     assert f'data-value="{done.id}:1"' in shown
 
 
+def test_comparison_shows_the_output_alone_where_its_input_is_gone() -> None:
+    both, alone = views.compare(OUTPUT, "/uploads/cat.png"), views.compare(OUTPUT, None)
+
+    assert 'src="./uploads/cat.png"' in both
+    assert ("range" in both, "range" in alone) == (True, False)
+    assert all(f"/{OUTPUT.name}" in shown for shown in (both, alone))
+    assert "no longer kept" in alone
+
+
 def test_history_offers_what_is_not_shown() -> None:
     assert "8 more" in views.history([job()], 9, shown_keys=False)
     assert views.history([], 0, shown_keys=False) == views.EMPTY_HISTORY

@@ -23,7 +23,7 @@ def ask_with_everything(page: Page, picture_file: Path) -> None:
     ask(page, picture_file, PROMPT)
     choose_lora(page, "sepia")
     page.get_by_label("Seed", exact=True).fill("12")
-    page.get_by_label("Lock").check()
+    expect(page.get_by_label("Lock")).to_be_checked()
     page.get_by_label("Outputs").fill("2")
     page.get_by_role("tab", name="As code").click()
     expect(page.locator("#curl")).to_contain_text("my ball.png")
@@ -64,6 +64,18 @@ def test_python_runs_beside_the_picture(
 
     assert ran.stdout.startswith("succeeded")
     assert last_job(page_server) == ("native", "succeeded", PROMPT, [12, 13])
+
+
+def test_fields_that_stand_for_no_request_have_no_code(page: Page, picture_file: Path) -> None:
+    ask(page, picture_file)
+    page.get_by_role("tab", name="As code").click()
+    expect(page.locator("#curl .cm-line", has_text="Make it blue")).to_have_count(1)
+
+    page.get_by_label("Seed", exact=True).fill("abc")
+
+    expect(page.locator("#code-note")).to_contain_text("seed must be a number")
+    for which in ("curl", "python"):
+        expect(page.locator(f"#{which} .cm-line", has_text="Make it blue")).to_have_count(0)
 
 
 def test_code_names_a_result_that_is_used_as_input_by_its_url(

@@ -36,9 +36,12 @@ def transfer(page: Page, path: Path) -> object:
 
 
 def test_edit_goes_from_drop_to_download(page: Page, picture_file: Path) -> None:
+    # somewhere in a slot, and beside all of them
     dropped = {"dataTransfer": transfer(page, picture_file)}
     page.locator("#picture-1 button.upload-container").dispatch_event("drop", dropped)
     expect(page.locator("#picture-1 img")).to_be_visible()
+    page.locator("#prompt").dispatch_event("drop", dropped)
+    expect(page.locator("#picture-2 img")).to_be_visible()
     page.get_by_label("Prompt", exact=True).fill("Make it blue")
 
     run(page)
@@ -50,16 +53,36 @@ def test_edit_goes_from_drop_to_download(page: Page, picture_file: Path) -> None
     assert PIL.Image.open(io.BytesIO(waiting.value.path().read_bytes())).size == (256, 256)
 
 
-def test_pasted_picture_goes_into_the_first_empty_slot(page: Page, picture_file: Path) -> None:
+def test_pasted_pictures_go_into_the_first_empty_slots(page: Page, picture_file: Path) -> None:
     add_picture(page, picture_file)
 
+    # the second before the first has been sent
     page.evaluate(
-        "(data) => document.body.dispatchEvent("
-        "new ClipboardEvent('paste', {clipboardData: data, bubbles: true}))",
+        "(data) => [1, 2].forEach(() => document.body.dispatchEvent("
+        "new ClipboardEvent('paste', {clipboardData: data, bubbles: true})))",
         transfer(page, picture_file),
     )
 
     expect(page.locator("#picture-2 img")).to_be_visible()
+    expect(page.locator("#picture-3 img")).to_be_visible()
+
+
+def test_line_between_before_and_after_is_moved_by_keys(page: Page, picture_file: Path) -> None:
+    ask(page, picture_file)
+    run(page)
+    line = page.get_by_role("slider", name="Before and after")
+    before = page.locator("#compare .qe-before")
+    expect(before).to_have_css("clip-path", re.compile("50%"))
+
+    line.focus()
+    for _ in range(10):
+        page.keyboard.press("ArrowLeft")
+
+    expect(before).to_have_css("clip-path", re.compile("60%"))
+    # both are there, of their own size, from this server
+    for name in ("before", "after"):
+        width = f"document.querySelector('#compare .qe-{name}').naturalWidth"
+        page.wait_for_function(f"{width} === 256")
 
 
 def test_picture_is_added_by_url(page: Page, file_host: tuple[str, Path]) -> None:
@@ -94,7 +117,7 @@ def test_all_settings_reach_the_engine(
     page.locator("#height input[type=number]").fill("256")
     page.get_by_label("Outputs").fill("2")
     page.get_by_label("Seed", exact=True).fill("77")
-    page.get_by_label("Lock").check()
+    expect(page.get_by_label("Lock")).to_be_checked()
     page.get_by_role("button", name="Advanced").click()
     page.get_by_label("Negative prompt").fill("red")
     page.get_by_label("Steps").fill("2")
@@ -116,6 +139,18 @@ def test_all_settings_reach_the_engine(
     expect(entry).to_contain_text("Make it “blue” & <b>bold</b>")
 
 
+def test_seed_that_is_typed_is_locked_and_used(page: Page, picture_file: Path) -> None:
+    ask(page, picture_file)
+    page.get_by_label("Seed", exact=True).press_sequentially("42")
+    expect(page.get_by_label("Lock")).to_be_checked()
+
+    run(page)
+
+    expect(page.locator("#outputs")).to_contain_text("seed 42")
+    page.get_by_label("Seed", exact=True).fill("")
+    expect(page.get_by_label("Lock")).not_to_be_checked()
+
+
 def test_seed_is_drawn_anew_unless_it_is_locked(page: Page, picture_file: Path) -> None:
     ask(page, picture_file)
     seed = page.get_by_label("Seed", exact=True)
@@ -134,7 +169,10 @@ def test_seed_is_drawn_anew_unless_it_is_locked(page: Page, picture_file: Path) 
 def test_cancel_ends_the_job(page: Page, page_server: LiveServer, picture_file: Path) -> None:
     ask(page, picture_file)
     make_it_long(page)
+    page.get_by_role("tab", name="As code").click()
     page.locator("#run").click()
+    # the tab of the progress comes by itself
+    expect(page.locator("#progress")).to_be_visible()
     expect(page.locator("#progress")).to_contain_text(LONG_STEP)
 
     page.locator("#cancel").click()

@@ -4,8 +4,9 @@ from pathlib import Path
 
 from playwright.sync_api import Page, expect
 
+from tests.conftest import as_base64, encoded, gradient
 from tests.live_server import LiveServer
-from tests.server.playground.browser.conftest import ask, choose_lora, make_it_long
+from tests.server.playground.browser.conftest import ask, choose_lora
 
 
 def test_grid_varies_the_scale_of_a_lora(
@@ -32,10 +33,18 @@ def test_grid_varies_the_scale_of_a_lora(
 def test_grid_varies_the_seed_and_cancel_ends_all_of_it(
     page: Page, page_server: LiveServer, picture_file: Path
 ) -> None:
+    # all cells wait behind it: a cancel that comes while one is painted comes too late
+    ahead = encoded(gradient())
+    busy = page_server.http.post(
+        f"{page_server.url}/v1/edits",
+        json={"prompt": "x", "images": [as_base64(ahead)], "n": 6, "size": "1024*1024",
+              "num_inference_steps": 100},
+    )  # fmt: skip
+    assert busy.status_code == 201
     ask(page, picture_file)
-    make_it_long(page)
     page.get_by_label("Seed", exact=True).fill("500")
-    page.get_by_label("Lock").check()
+    # drawn or typed, the seed that is shown is the first
+    page.get_by_label("Lock").uncheck()
     page.get_by_role("tab", name="Grid").click()
     page.locator("#vary").get_by_label("Seed").check()
     page.locator("#grid-seeds input[type=number]").fill("3")

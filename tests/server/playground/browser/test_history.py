@@ -14,6 +14,8 @@ from tests.server.playground.browser.conftest import (
     run,
 )
 
+NAMES = ("before", "after")
+
 
 def test_reload_shows_the_last_edit_and_the_history(page: Page, picture_file: Path) -> None:
     ask(page, picture_file, "Make it survive")
@@ -32,7 +34,7 @@ def test_reload_loses_nothing_that_stands_in_the_fields(page: Page, picture_file
     run(page)
     page.get_by_label("Prompt", exact=True).fill("The one being written")
     page.get_by_label("Seed", exact=True).fill("4711")
-    page.get_by_label("Lock").check()
+    expect(page.get_by_label("Lock")).to_be_checked()
     page.get_by_role("button", name="LoRAs").click()
     page.get_by_label("LoRA 1").fill("https://example.com/mine.safetensors")
     page.get_by_label("LoRA 1").press("Enter")
@@ -87,7 +89,7 @@ def test_settings_are_used_again_with_their_pictures(page: Page, picture_file: P
     choose_lora(page, "outline")
     page.locator("#scale-1 input[type=number]").fill("0.8")
     page.get_by_label("Seed", exact=True).fill("4711")
-    page.get_by_label("Lock").check()
+    expect(page.get_by_label("Lock")).to_be_checked()
     run(page)
     expect(page.locator("#history .qe-entry").first).to_contain_text("The first")
     page.get_by_role("button", name="Make the circle green", exact=True).click()
@@ -117,6 +119,9 @@ def test_settings_come_back_without_pictures_that_are_gone(
 
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("Gone")
     expect(page.locator("#notice")).to_contain_text("no longer kept")
+    page.get_by_role("button", name="Show: Gone").first.click()
+    expect(page.locator("#compare")).to_contain_text("no longer kept")
+    expect(page.locator("#compare img")).to_have_count(1)
 
 
 def test_result_is_used_as_input(page: Page, page_server: LiveServer, picture_file: Path) -> None:
@@ -138,8 +143,14 @@ def test_entry_is_deleted_with_its_job(
     run(page)
     entry = page.locator("#history .qe-entry", has_text="Delete me")
 
+    shown = [page.locator(f"#compare .qe-{name}").get_attribute("src") for name in NAMES]
+    assert [page.request.get(f"{page_server.url}/{each}").status for each in shown] == [200, 200]
+
     entry.get_by_role("button", name="Delete", exact=True).click()
 
     expect(entry).to_have_count(0)
+    expect(page.locator("#compare img")).to_have_count(0)
+    # the picture that was edited is kept, for other edits of it
+    assert [page.request.get(f"{page_server.url}/{each}").status for each in shown] == [200, 404]
     jobs = page_server.http.get(f"{page_server.url}/v1/edits?limit=100").json()["items"]
     assert "Delete me" not in {job["prompt"] for job in jobs}
