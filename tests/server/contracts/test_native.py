@@ -147,7 +147,7 @@ def test_list_is_newest_first_paged_and_filtered(
 def test_client_that_hangs_up_while_it_waits_cancels_the_job(
     server: LiveServer, body: dict[str, Any]
 ) -> None:
-    job_id = server.post_and_hang_up("/v1/edits?wait=60", body | LONG)
+    job_id = server.post_and_hang_up("/v1/edits?wait=240", body | LONG)
 
     def ended() -> str | None:
         status: str = server.http.get(f"{server.url}/v1/edits/{job_id}").json()["status"]
