@@ -72,10 +72,7 @@ class Catalog:
     """The models and LoRAs of one `weights/` folder, looked up anew on each call."""
 
     def __init__(self, weights_dir: Path) -> None:
-        # where `qwen-edit pull` puts it unless it is told
-        is_usual = weights_dir == Path("weights")
-        folder = "" if is_usual else f" --weights-dir {shlex.quote(str(weights_dir))}"
-        self._pull = f"qwen-edit pull 2511{folder}"
+        self._weights_dir = weights_dir
         self._models = weights_dir / "models"
         self._loras = weights_dir / "loras"
         # Another weights folder, a volume say, need not hold the demo model.
@@ -128,9 +125,13 @@ class Catalog:
             if is_model_dir(path):
                 return ModelChoice(path.absolute(), why, is_demo=True)
         places = ", ".join(str(path) for path in self._demo_places)
+        pull = "qwen-edit pull 2511"
+        # where it puts a model unless it is told
+        if self._weights_dir != Path("weights"):
+            pull += f" --weights-dir {shlex.quote(str(self._weights_dir))}"
         raise ModelNotFound(
             f"There is no model to serve: none under {self._models}, and the demo model is in none "
-            f"of {places}. Fetch one with `{self._pull}`."
+            f"of {places}. Fetch one with `{pull}`."
         )
 
     def loras(self) -> list[LoraEntry]:

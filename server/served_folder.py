@@ -20,6 +20,10 @@ class ServedFolder:
         path = self._folder / name
         return path if path.is_file() else None
 
+    def route(self, name: str) -> str:
+        """Where the file of this name is on this server (`/uploads/…`)."""
+        return f"{self._route}/{name}"
+
     def path_of_url(self, url: str) -> Path | None:
         """The file that one of this server's own URLs names, whatever host it was reached under."""
         try:

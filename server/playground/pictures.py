@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from server import outputs as output_files
-from server import uploads as upload_files
 from server.errors import InvalidPicture
 from server.fetch import Fetcher
 from server.inputs import is_url
@@ -71,11 +69,7 @@ class PictureShelf:
     ) -> None:
         """`folder` is where browsers' uploads come, and fetched pictures wait to be shown."""
         self._uploads = uploads
-        self._outputs = outputs
-        self._routes_of_stores: Sequence[tuple[ServedFolder, str]] = (
-            (outputs, output_files.ROUTE),
-            (uploads, upload_files.ROUTE),
-        )
+        self._stores: Sequence[ServedFolder] = (outputs, uploads)
         self._fetcher = fetcher
         self._folder = folder.resolve()
         self._fetch_timeout_s = fetch_timeout_s
@@ -134,13 +128,14 @@ class PictureShelf:
 
     def path(self, url: str) -> Path | None:
         """The file behind one of this server's own URLs, while it is kept."""
-        return self._outputs.path_of_url(url) or self._uploads.path_of_url(url)
+        found = (store.path_of_url(url) for store in self._stores)
+        return next(filter(None, found), None)
 
     def route(self, url: str) -> str | None:
         """Where on this server that file is (`/uploads/…`)."""
-        for store, route in self._routes_of_stores:
+        for store in self._stores:
             if path := store.path_of_url(url):
-                return f"{route}/{path.name}"
+                return store.route(path.name)
         return None
 
     def _version(self, picture: Picture, field: str) -> _Version:
@@ -161,14 +156,14 @@ class PictureShelf:
         await asyncio.to_thread(to_rgb_png, data, field)
         ticket = await self._uploads.create(name, len(data), None)
         stored = await self._uploads.write(ticket, _once(data), keep_s=self._keep_s)
-        return f"{upload_files.ROUTE}/{stored.name}"
+        return self._uploads.route(stored.name)
 
     def _own_route(self, name: str, data: bytes) -> str | None:
         """The output or upload that this picture is, byte for byte: it is not stored again."""
-        for store, route in self._routes_of_stores:
+        for store in self._stores:
             path = store.path(name)
             if path is not None and path.read_bytes() == data:
-                return f"{route}/{name}"
+                return store.route(name)
         return None
 
 
