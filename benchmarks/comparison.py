@@ -15,10 +15,10 @@ from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as stock
 from torch import nn
 
 from benchmarks.random_model import Architecture, build, count_parameters
-from pipelines.lora import Adapter
-from pipelines.model_spec import ModelSpec
-from pipelines.params import EditParams
-from pipelines.pipeline import EditPipeline
+from pipelines.api.model_spec import ModelSpec
+from pipelines.api.params import EditParams
+from pipelines.engine.lora import Adapter
+from pipelines.engine.pipeline import EditPipeline
 
 PROMPT = "make the circle blue"
 BLANK = " "

@@ -20,8 +20,8 @@ from diffusers import QwenImageEditPlusPipeline, QwenImageTransformer2DModel
 from safetensors.torch import save_file
 
 from benchmarks.figure import Figure
-from pipelines.architecture import PUBLISHED_CONFIG, linears_of
-from pipelines.lora import LoraEngine, compose, read_lora
+from pipelines.engine.lora import LoraEngine, compose, read_lora
+from pipelines.files.architecture import PUBLISHED_CONFIG, linears_of
 
 CPU = torch.device("cpu")
 LAYERS = 60

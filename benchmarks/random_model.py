@@ -20,9 +20,9 @@ from torch import nn
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from pipelines.demo import CHAT_TEMPLATE, build_tokenizer
-from pipelines.loading import ImageOnlyQwen2VLProcessor, pass_image_token_types
-from pipelines.model_spec import DEMO_SPEC, ModelSpec
+from demo_model.random_weights import CHAT_TEMPLATE, build_tokenizer
+from pipelines.api.model_spec import DEMO_SPEC, ModelSpec
+from pipelines.engine.loading import ImageOnlyQwen2VLProcessor, pass_image_token_types
 
 # What the published files hold (2511 and 2509 alike), without the VAE's 126.9 million.
 PUBLISHED_TRANSFORMER_PARAMETERS = 20_430_401_088

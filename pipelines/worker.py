@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 
 import PIL.Image
 
-from pipelines.errors import EngineError
-from pipelines.messages import (
+from pipelines.api.errors import EngineError
+from pipelines.api.messages import (
     Cancel,
     Canceled,
     Done,
@@ -37,13 +37,13 @@ from pipelines.messages import (
     Stop,
     ToWorker,
 )
-from pipelines.params import LoraRef
+from pipelines.api.params import LoraRef
 
 if TYPE_CHECKING:
     import torch
 
-    from pipelines.pipeline import EditPipeline, Progress
-    from pipelines.safety import SafetyChecker
+    from pipelines.engine.pipeline import EditPipeline, Progress
+    from pipelines.engine.safety import SafetyChecker
 
 logger = logging.getLogger(__name__)
 
@@ -202,9 +202,9 @@ def _load(args: argparse.Namespace) -> tuple["EditPipeline", "SafetyChecker | No
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
-    from pipelines.loading import Offload
-    from pipelines.pipeline import EditPipeline
-    from pipelines.safety import SafetyChecker
+    from pipelines.engine.loading import Offload
+    from pipelines.engine.pipeline import EditPipeline
+    from pipelines.engine.safety import SafetyChecker
 
     diffusers_logging.set_verbosity_error()
     diffusers_logging.disable_progress_bar()

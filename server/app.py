@@ -18,20 +18,20 @@ from fastapi.responses import JSONResponse, RedirectResponse
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 
-from pipelines.architecture import read_linears
-from pipelines.catalog import Catalog, ModelChoice
-from pipelines.errors import EngineError
-from pipelines.lora_file import Linears
-from server import files
+from pipelines.api.errors import EngineError
+from pipelines.files.architecture import read_linears
+from pipelines.files.catalog import Catalog, ModelChoice
+from pipelines.files.lora_format.file import Linears
 from server.contracts import native, openai, provider_queue, wavespeed
 from server.contracts.native import edits, loras, status
 from server.errors import ServerError
-from server.middleware import BodyLimit, ModelHeader, OwnHost
-from server.openapi import describe_errors
-from server.parts import Parts
-from server.problem import Problem, problem_of
 from server.settings import SafetyMode, Settings
 from server.store.database import DataFolderLock
+from server.web import file_routes as files
+from server.web.middleware import BodyLimit, ModelHeader, OwnHost
+from server.web.openapi_errors import describe_errors
+from server.web.problem import Problem, problem_of
+from server.wiring import Parts
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ ServerError
 └── JobTimeout            (fails the job)  the job ran longer than allowed
 
 `status` is the HTTP status where the error answers a request; `code` is what a failed job keeps.
-Each contract renders both in its own shape. The model's own errors stand in `pipelines.errors`.
+Each contract renders both in its own shape. The model's own errors stand in `pipelines.api.errors`.
 """
 
 from typing import ClassVar

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from pipelines.params import EditParams
+from pipelines.api.params import EditParams
 
 
 class JobStatus(StrEnum):

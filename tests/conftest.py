@@ -22,7 +22,7 @@ import PIL.Image
 import pytest
 from huggingface_hub import constants
 
-from pipelines.model_spec import ModelSpec
+from pipelines.api.model_spec import ModelSpec
 from tests.live_server import LiveServer, live_server
 
 TINY_SPEC = ModelSpec(
@@ -38,7 +38,7 @@ TINY_SPEC = ModelSpec(
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random model of the published architecture: one layer, width 64, `zero_cond_t` as -2511."""
-    from pipelines import demo
+    from demo_model import random_weights as demo
 
     path = tmp_path_factory.mktemp("models") / "tiny"
     demo.build(path, width=64, layers=1, spec=TINY_SPEC)

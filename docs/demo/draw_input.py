@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipelines.training.scenes import Backdrop, Scene, Thing, draw
+from demo_model.scenes import Backdrop, Scene, Thing, draw
 
 SCENE = Scene(Backdrop("yellow", "gradient", seed=4), (Thing("circle", "red", 0.5, 0.52, 0.22),))
 SIDE = 384

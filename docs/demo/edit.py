@@ -26,8 +26,8 @@ import httpx2
 import wavespeed  # type: ignore[import-untyped]
 from rich.console import Console
 
-from server.cli.paper import Caption
-from server.cli.sheet import draw_comparison, open_picture
+from server.cli.canvas import Caption
+from server.cli.contact_sheet import draw_comparison, open_picture
 
 INPUT = Path(__file__).with_name("input.png")
 ENDPOINT = "wavespeed-ai/qwen-image/edit-plus-lora"

@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from server.client import ClientError
+from server.cli.client import ClientError
 
 out = Console()
 err = Console(stderr=True)

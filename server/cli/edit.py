@@ -12,10 +12,12 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from pipelines.params import SEED_RANGE
+from pipelines.api.params import SEED_RANGE
+from server.cli.canvas import Caption
+from server.cli.client import Client, EditOptions, parse_lora
 from server.cli.console import DEFAULT_SERVER, Key, Server, errors_said, out
+from server.cli.contact_sheet import Cell, draw_comparison, draw_grid, open_picture
 from server.cli.grid import Axis, lay_out, lora_name, parse_axes
-from server.cli.paper import Caption
 from server.cli.runs import Finished, run_edits
 from server.cli.saving import (
     cell_path,
@@ -27,8 +29,6 @@ from server.cli.saving import (
     save_sheet,
     saving,
 )
-from server.cli.sheet import Cell, draw_comparison, draw_grid, open_picture
-from server.client import Client, EditOptions, parse_lora
 
 JOB_COLUMNS = "status", "contract", "step", "seconds", "prompt"
 

@@ -8,8 +8,8 @@ from pathlib import PurePosixPath
 
 import typer
 
-from pipelines.params import CFG_RANGE, LORA_SCALE_RANGE, SEED_RANGE, STEPS_RANGE
-from server.client import NUMBER, EditOptions
+from pipelines.api.params import CFG_RANGE, LORA_SCALE_RANGE, SEED_RANGE, STEPS_RANGE
+from server.cli.client import NUMBER, EditOptions
 
 OPTION = "--grid"
 MAX_AXES = 2

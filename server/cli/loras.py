@@ -8,13 +8,13 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from pipelines.architecture import PUBLISHED_CONFIG, linears_of, read_linears
-from pipelines.catalog import Catalog
-from pipelines.errors import EngineError
-from pipelines.lora_file import Linears
-from pipelines.lora_report import LoraReport, inspect_lora
+from pipelines.api.errors import EngineError
+from pipelines.files.architecture import PUBLISHED_CONFIG, linears_of, read_linears
+from pipelines.files.catalog import Catalog
+from pipelines.files.lora_format.file import Linears
+from pipelines.files.lora_format.report import LoraReport, inspect_lora
+from server.cli.client import Client
 from server.cli.console import DEFAULT_SERVER, Key, Server, errors_said, out, print_error
-from server.client import Client
 
 app = typer.Typer(help="The LoRAs of a running server, and what is in a LoRA file.")
 

@@ -34,7 +34,7 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class TorchReport:
-    """What `python -m pipelines.devices` says. `failure` is why it could not say anything."""
+    """What `python -m pipelines.engine.devices` says; `failure` says why it could not."""
 
     libraries: dict[str, str | None]
     cuda_build: str | None
@@ -67,7 +67,7 @@ def read_host() -> Host:
 def ask_torch() -> TorchReport:
     """The libraries and CUDA devices, from a process that imports torch."""
     asked = subprocess.run(
-        [sys.executable, "-m", "pipelines.devices"],
+        [sys.executable, "-m", "pipelines.engine.devices"],
         capture_output=True,
         text=True,
         timeout=REPORT_TIMEOUT_S,

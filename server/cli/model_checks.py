@@ -6,20 +6,20 @@ from pathlib import Path
 
 from huggingface_hub import constants
 
-from pipelines.catalog import Catalog, ModelChoice
-from pipelines.errors import LoraInvalid, ModelNotFound, ModelUnusable
-from pipelines.memory_fit import GIB, PUBLISHED_PARAMETERS, Fit, fits_on_cpu, fits_on_gpu
-from pipelines.model_files import ModelFiles, inspect_model
-from pipelines.model_spec import DEMO_NAME, INDEX_FILE, model_name
-from pipelines.safetensors_header import read_header
+from pipelines.api.errors import LoraInvalid, ModelNotFound, ModelUnusable
+from pipelines.api.model_spec import DEMO_NAME, INDEX_FILE, model_name
+from pipelines.files.catalog import Catalog, ModelChoice
+from pipelines.files.memory_fit import GIB, PUBLISHED_PARAMETERS, Fit, fits_on_cpu, fits_on_gpu
+from pipelines.files.model_files import ModelFiles, inspect_model
+from pipelines.files.safetensors_header import read_header
 from server.cli.advice import Pull, Serve
 from server.cli.checks import Check, State, cuda_index
 from server.cli.console import shown_size
 from server.cli.machine import Gpu, Host, TorchReport, free_disk
 from server.cli.pull.command import SHORT_NAMES
+from server.cli.pull.errors import PullRefused
 from server.cli.pull.model import PUBLISHER, model_folder
 from server.cli.pull.origin import NOTE
-from server.cli.pull.refusal import PullRefused
 from server.settings import Dtype, Settings
 
 PUBLISHED_GB = 57.7

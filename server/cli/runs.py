@@ -10,8 +10,8 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.progress import TimeElapsedColumn as Elapsed
 
+from server.cli.client import Client, ClientError, EditOptions
 from server.cli.console import err
-from server.client import Client, ClientError, EditOptions
 from server.job import JobStatus
 
 

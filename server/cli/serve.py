@@ -13,13 +13,13 @@ from typing import Annotated
 import typer
 import uvicorn
 
-from pipelines.catalog import Catalog, ModelChoice
-from pipelines.errors import ModelNotFound
+from pipelines.api.errors import ModelNotFound
+from pipelines.files.catalog import Catalog, ModelChoice
 from server.app import VERSION, choose_model, create_app, lock_data_folder
 from server.cli.console import print_error
-from server.parts import build_parts
 from server.settings import Dtype, Offload, Settings, SettingsError, read_settings
 from server.store.database import DataFolderInUse
+from server.wiring import build_parts
 
 # What a client may still be sent after SIGTERM before its connection is cut, in seconds.
 SHUTDOWN_GRACE_S = 3

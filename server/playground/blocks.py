@@ -10,16 +10,16 @@ from fastapi import FastAPI
 from gradio import processing_utils
 
 from server.playground import examples
-from server.playground.desk import Desk
+from server.playground.context import PageParts
 from server.playground.form import random_seed
 from server.playground.form_events import FormEvents
 from server.playground.grid_events import GridEvents
 from server.playground.history_events import HistoryEvents
 from server.playground.layout import build_layout
-from server.playground.parts import PageParts
 from server.playground.pictures import CACHE_AGE_S, PictureShelf
 from server.playground.run_events import RunEvents
 from server.playground.runner import Runner
+from server.playground.updates import Desk
 
 TITLE = "qwen-edit"
 CACHE_SWEEP_S = 3600

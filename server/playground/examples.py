@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.training.scenes import Backdrop, Scene, Thing, draw
+from demo_model.scenes import Backdrop, Scene, Thing, draw
 
 SIDE = 256
 

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.errors import InvalidParameter
-from pipelines.params import LORA_SCALE_RANGE, SEED_RANGE, EditParams, LoraRef
-from pipelines.sizes import SizeBounds, parse_size
+from pipelines.api.errors import InvalidParameter
+from pipelines.api.params import LORA_SCALE_RANGE, SEED_RANGE, EditParams, LoraRef
+from pipelines.api.sizes import SizeBounds, parse_size
 from server.job import Job, OutputFormat
 
 BOUNDS = SizeBounds()

@@ -8,13 +8,14 @@ from typing import Any
 
 import gradio as gr
 
-from server.playground import drafts, views
+from server.playground import form_storage as drafts
+from server.playground import views
 from server.playground.components import is_free
-from server.playground.desk import Desk, Updates, listen
 from server.playground.examples import EXAMPLES
 from server.playground.form import form_of_values, pictures_of_values
 from server.playground.pictures import KeptPicture
 from server.playground.snippets import Asked, curl, python
+from server.playground.updates import Desk, Updates, listen
 
 # What the code shows where nothing was given yet.
 SOME_PICTURE = KeptPicture("", "picture.png")

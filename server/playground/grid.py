@@ -4,8 +4,8 @@ import dataclasses
 from dataclasses import dataclass
 from enum import StrEnum
 
-from pipelines.errors import InvalidParameter
-from pipelines.params import LORA_SCALE_RANGE, SEED_RANGE
+from pipelines.api.errors import InvalidParameter
+from pipelines.api.params import LORA_SCALE_RANGE, SEED_RANGE
 from server.playground.form import Form, LoraField
 
 MAX_CELLS = 12

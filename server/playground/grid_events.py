@@ -7,9 +7,9 @@ from typing import Any
 import gradio as gr
 
 from server.playground import views
-from server.playground.desk import REPEATABLE, Desk, Updates, listen
 from server.playground.form import form_of_values, random_seed
 from server.playground.grid import MAX_CELLS, Vary, cells
+from server.playground.updates import REPEATABLE, Desk, Updates, listen
 
 # The fields that are the grid's own, behind those of the form.
 OWN_FIELDS = ("vary", "scales", "seeds")

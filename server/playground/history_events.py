@@ -6,8 +6,8 @@ import gradio as gr
 
 from server.job import Job
 from server.playground import views
-from server.playground.desk import HISTORY_PAGE, Desk, Updates, listen
 from server.playground.form import values_of_form
+from server.playground.updates import HISTORY_PAGE, Desk, Updates, listen
 
 PICTURES_GONE = (
     "The pictures of that edit are no longer kept; all other settings are back. Add them again."

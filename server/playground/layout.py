@@ -4,7 +4,7 @@ from typing import Any
 
 import gradio as gr
 
-from pipelines.params import CFG_RANGE, LORA_SCALE_RANGE, MAX_OUTPUTS, STEPS_RANGE
+from pipelines.api.params import CFG_RANGE, LORA_SCALE_RANGE, MAX_OUTPUTS, STEPS_RANGE
 from server.job import OutputFormat
 from server.playground import views
 from server.playground.components import ACTIONS_JS, COMPARE_JS, Layout

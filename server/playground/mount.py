@@ -15,11 +15,11 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
-from server.auth import KeyCheck
-from server.daemon_thread import run_in_daemon_thread
+from server.net.daemon_thread import run_in_daemon_thread
 from server.playground import plain_pages
-from server.playground.gate import Gate
-from server.playground.parts import PageParts
+from server.playground.access import Gate
+from server.playground.context import PageParts
+from server.web.auth import KeyCheck
 
 logger = logging.getLogger(__name__)
 

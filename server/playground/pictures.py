@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from server.errors import InvalidPicture
-from server.fetch import Fetcher
-from server.inputs import is_url
-from server.outputs import OutputStore
-from server.pictures import MAX_BYTES, check_bytes, to_rgb_png
+from server.media.images import MAX_BYTES, check_bytes, to_rgb_png
+from server.media.inputs import is_url
+from server.media.outputs import OutputStore
+from server.media.served_folder import ServedFolder
+from server.media.uploads import UploadStore
+from server.net.fetch import Fetcher
 from server.playground.examples import EXAMPLES
 from server.playground.form import Picture
-from server.served_folder import ServedFolder
-from server.uploads import UploadStore
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from server.job import JobError
 from server.playground.form import Form
-from server.problem import Problem, problem_of
+from server.web.problem import Problem, problem_of
 
 # Where a sentence can stand; `run` is beside the button, for what is no field's fault.
 PLACES = (

@@ -6,11 +6,12 @@ from typing import Any
 import gradio as gr
 
 from server.job import Job, JobStatus
-from server.job_queue import JobState
-from server.playground import drafts, views
-from server.playground.desk import REPEATABLE, Desk, Updates, is_running, listen
+from server.jobs.job_queue import JobState
+from server.playground import form_storage as drafts
+from server.playground import views
 from server.playground.form import Form, form_of_values
 from server.playground.problems import complaint_of_job
+from server.playground.updates import REPEATABLE, Desk, Updates, is_running, listen
 
 
 class RunEvents:

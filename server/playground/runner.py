@@ -5,13 +5,13 @@ import contextlib
 import dataclasses
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
-from pipelines.params import EditParams
-from server.edit_service import EditService, Submission
+from pipelines.api.params import EditParams
 from server.errors import NotFound
 from server.job import Job, OutputFormat
-from server.job_queue import JobState
+from server.jobs.job_queue import JobState
+from server.jobs.service import EditService, Submission
+from server.playground.context import ENDPOINT, NAME
 from server.playground.form import Form
-from server.playground.parts import ENDPOINT, NAME
 from server.playground.pictures import KeptPicture, PictureShelf
 
 REPEAT_INTERVAL_S = 5.0

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.params import EditParams
-from server.inputs import is_url
+from pipelines.api.params import EditParams
 from server.job import OutputFormat
+from server.media.inputs import is_url
 from server.playground.pictures import KeptPicture
 
 # How long the request waits for its edit; the contract allows no more.

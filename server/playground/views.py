@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from server.executor import ExecutorState
 from server.job import Job, JobStatus, Output
-from server.job_queue import JobState
-from server.outputs import ROUTE
+from server.jobs.job_queue import JobState
+from server.media.outputs import ROUTE
+from server.workers.executor import ExecutorState
 
 EMPTY_RESULT = (
     '<div class="qe-empty"><p class="qe-empty-title">Your edit appears here</p>'

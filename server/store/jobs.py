@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from pipelines.params import EditParams
+from pipelines.api.params import EditParams
 from server.job import Job, JobError, JobStatus, Output, OutputFormat
 
 SCHEMA = (

@@ -15,7 +15,7 @@ from typing import Any
 import PIL.Image
 import pytest
 
-from pipelines.messages import (
+from pipelines.api.messages import (
     Cancel,
     Canceled,
     Done,
@@ -29,7 +29,7 @@ from pipelines.messages import (
     Step,
     Stop,
 )
-from pipelines.params import EditParams, LoraRef
+from pipelines.api.params import EditParams, LoraRef
 from tests.conftest import TINY_SPEC, encoded, gradient
 
 # Longer than loading torch and a tiny model takes on a busy machine; nothing waits this long.

@@ -11,15 +11,16 @@ import typer
 from huggingface_hub import constants
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
-from pipelines.catalog import Catalog, HubLora, LoraEntry, RemoteLora
-from pipelines.errors import EngineError, InvalidParameter, LoraNotFound
-from pipelines.model_spec import INDEX_FILE
-from server import hub, hub_repository
+from pipelines.api.errors import EngineError, InvalidParameter, LoraNotFound
+from pipelines.api.model_spec import INDEX_FILE
+from pipelines.files.catalog import Catalog, HubLora, LoraEntry, RemoteLora
 from server.cli.console import err, print_error
 from server.cli.pull import lora, model
-from server.cli.pull.refusal import PullRefused
+from server.cli.pull.errors import PullRefused
 from server.errors import ServerError
-from server.hub_repository import DamagedDownload, HubRepository
+from server.loras import hub_lora as hub
+from server.loras import hub_repository
+from server.loras.hub_repository import DamagedDownload, HubRepository
 from server.settings import Settings, SettingsError, read_settings
 
 SHORT_NAMES = {year: f"Qwen/Qwen-Image-Edit-{year}" for year in ("2509", "2511")}

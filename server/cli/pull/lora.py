@@ -12,21 +12,22 @@ from pathlib import Path, PurePosixPath
 from huggingface_hub import constants
 from rich.markup import escape
 
-from pipelines.architecture import PUBLISHED_CONFIG, linears_of, read_linears
-from pipelines.catalog import LORA_SUFFIX, Catalog, HubLora
-from pipelines.errors import InvalidParameter, LoraInvalid, ModelUnusable
-from pipelines.lora_config import METADATA_KEY, PEFT_CONFIG, PEFT_WEIGHTS
-from pipelines.lora_file import Linears
-from pipelines.lora_report import LoraReport, inspect_lora
-from pipelines.safetensors_header import add_metadata
-from server import hub, hub_repository
+from pipelines.api.errors import InvalidParameter, LoraInvalid, ModelUnusable
+from pipelines.files.architecture import PUBLISHED_CONFIG, linears_of, read_linears
+from pipelines.files.catalog import LORA_SUFFIX, Catalog, HubLora
+from pipelines.files.lora_format.config import METADATA_KEY, PEFT_CONFIG, PEFT_WEIGHTS
+from pipelines.files.lora_format.file import Linears
+from pipelines.files.lora_format.report import LoraReport, inspect_lora
+from pipelines.files.safetensors_header import add_metadata
 from server.cli.console import err, out, shown_size
-from server.cli.pull.parts import PARTS, alone_in, leave
+from server.cli.pull.errors import PullRefused, check_space
+from server.cli.pull.partial import PARTS, alone_in, leave
 from server.cli.pull.progress import ByteProgress
-from server.cli.pull.refusal import PullRefused, check_space
 from server.errors import FetchFailed, PayloadTooLarge
-from server.fetch import Fetcher
-from server.hub_repository import HubRepository
+from server.loras import hub_lora as hub
+from server.loras import hub_repository
+from server.loras.hub_repository import HubRepository
+from server.net.fetch import Fetcher
 from server.settings import Settings
 
 POLL_INTERVAL_S = 0.2

@@ -14,18 +14,18 @@ from typing import Any
 
 from rich.markup import escape
 
-from pipelines.catalog import HubLora
-from pipelines.errors import ModelUnusable
-from pipelines.hub_cache import cached_snapshot
-from pipelines.model_files import components_of, inspect_model, needed_files
-from pipelines.model_spec import INDEX_FILE, read_object
-from server import hub_repository
+from pipelines.api.errors import ModelUnusable
+from pipelines.api.model_spec import INDEX_FILE, read_object
+from pipelines.files.catalog import HubLora
+from pipelines.files.hub_cache import cached_snapshot
+from pipelines.files.model_files import components_of, inspect_model, needed_files
 from server.cli.console import err, out, shown_size
+from server.cli.pull.errors import PullRefused, check_space
 from server.cli.pull.origin import check_origin, holds_another, note_origin
-from server.cli.pull.parts import PARTS, alone_in
+from server.cli.pull.partial import PARTS, alone_in
 from server.cli.pull.progress import ByteProgress, Stopped
-from server.cli.pull.refusal import PullRefused, check_space
-from server.hub_repository import HubFile, HubRepository
+from server.loras import hub_repository
+from server.loras.hub_repository import HubFile, HubRepository
 from server.settings import Settings
 
 # Files at a time: one connection rarely fills the line.

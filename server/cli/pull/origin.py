@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from pipelines.model_spec import INDEX_FILE
-from server.cli.pull.refusal import PullRefused
+from pipelines.api.model_spec import INDEX_FILE
+from server.cli.pull.errors import PullRefused
 
 NOTE = ".repository"
 

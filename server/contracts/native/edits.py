@@ -7,14 +7,14 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from server.client_request import base_url, unless_hung_up
 from server.contracts.native.body import read_body, request_body
 from server.contracts.native.schemas import EditPage, EditView, edit_view
-from server.edit_service import EditService, Submission
 from server.job import JobStatus
-from server.job_queue import JobState
-from server.problem import Problem
+from server.jobs.job_queue import JobState
+from server.jobs.service import EditService, Submission
 from server.store.jobs import JobFilter
+from server.web.problem import Problem
+from server.web.request import base_url, unless_hung_up
 
 NAME = "native"
 ENDPOINT = "edits"

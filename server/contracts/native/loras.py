@@ -7,12 +7,12 @@ from typing import Annotated
 from fastapi import APIRouter, File, Form, Response, UploadFile
 from pydantic import BaseModel, ConfigDict
 
-from pipelines.catalog import Catalog, LoraEntry
-from pipelines.errors import LoraNotFound
-from pipelines.lora_file import Linears
-from pipelines.lora_report import inspect_lora
+from pipelines.api.errors import LoraNotFound
+from pipelines.files.catalog import Catalog, LoraEntry
+from pipelines.files.lora_format.file import Linears
+from pipelines.files.lora_format.report import inspect_lora
 from server.errors import NotFound
-from server.lora_library import LoraLibrary
+from server.loras.library import LoraLibrary
 
 ROUTE = "/v1/loras"
 CHUNK_BYTES = 1024 * 1024

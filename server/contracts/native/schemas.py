@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipelines.params import (
+from pipelines.api.params import (
     CFG_RANGE,
     LORA_SCALE_RANGE,
     MAX_LORAS,
@@ -15,10 +15,10 @@ from pipelines.params import (
     EditParams,
     LoraRef,
 )
-from pipelines.sizes import SizeBounds, parse_size
-from server.edit_service import output_url
+from pipelines.api.sizes import SizeBounds, parse_size
 from server.job import Job, JobStatus, OutputFormat
-from server.job_queue import JobState
+from server.jobs.job_queue import JobState
+from server.jobs.service import output_url
 
 BOUNDS = SizeBounds(256, 1536)
 

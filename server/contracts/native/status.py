@@ -5,8 +5,7 @@ from typing import Literal
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from pipelines.catalog import Catalog, ModelChoice
-from pipelines.params import (
+from pipelines.api.params import (
     CFG_RANGE,
     LORA_SCALE_RANGE,
     MAX_LORAS,
@@ -15,11 +14,12 @@ from pipelines.params import (
     SEED_RANGE,
     STEPS_RANGE,
 )
-from pipelines.sizes import SizeBounds
-from server.executor import Executor, ExecutorState
+from pipelines.api.sizes import SizeBounds
+from pipelines.files.catalog import Catalog, ModelChoice
 from server.job import JobStatus, OutputFormat
-from server.job_queue import JobQueue
-from server.pictures import FORMATS, MAX_ASPECT, MAX_BYTES, MAX_PIXELS, MIN_SIDE
+from server.jobs.job_queue import JobQueue
+from server.media.images import FORMATS, MAX_ASPECT, MAX_BYTES, MAX_PIXELS, MIN_SIDE
+from server.workers.executor import Executor, ExecutorState
 
 
 class ModelName(BaseModel):

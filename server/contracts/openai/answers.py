@@ -5,8 +5,8 @@ import base64
 
 import PIL.Image
 
-from pipelines.messages import Preview
-from pipelines.sizes import PIXELS_PER_TOKEN, token_size
+from pipelines.api.messages import Preview
+from pipelines.api.sizes import PIXELS_PER_TOKEN, token_size
 from server.contracts.openai.schemas import (
     CompletedEvent,
     ImagesResponse,
@@ -14,9 +14,9 @@ from server.contracts.openai.schemas import (
     Picture,
     Usage,
 )
-from server.edit_service import EditService, output_url
 from server.job import Job, Output
-from server.outputs import encode
+from server.jobs.service import EditService, output_url
+from server.media.outputs import encode
 
 
 async def images_response(service: EditService, job: Job, base: str) -> bytes:

@@ -12,7 +12,7 @@ from starlette.datastructures import FormData, UploadFile
 
 from server.contracts.openai.schemas import EditRequest, LoraItem
 from server.errors import InvalidRequest
-from server.pictures import MAX_BYTES
+from server.media.images import MAX_BYTES
 
 JSON = "application/json"
 FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")

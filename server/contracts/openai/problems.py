@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse
 
 from server.contracts.openai.schemas import ErrorBody, ErrorDetail
 from server.job import Job, JobStatus
-from server.problem import Problem
+from server.web.problem import Problem
 
 REQUEST_ID = "x-request-id"
 # The SDKs retry 408, 409, 429 and 5xx twice unless this header says no.

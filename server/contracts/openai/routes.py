@@ -6,7 +6,6 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from server.client_request import base_url, unless_hung_up
 from server.contracts.openai.answers import images_response
 from server.contracts.openai.body import read_body, request_body
 from server.contracts.openai.problems import REQUEST_ID, problem_of_job, render
@@ -18,9 +17,10 @@ from server.contracts.openai.schemas import (
     ModelView,
 )
 from server.contracts.openai.stream import EditStream
-from server.edit_service import EditService, Submission
 from server.job import Job, JobStatus
-from server.problem import Problem
+from server.jobs.service import EditService, Submission
+from server.web.problem import Problem
+from server.web.request import base_url, unless_hung_up
 
 NAME = "openai"
 SHOWN_MODEL_CHARS = 200

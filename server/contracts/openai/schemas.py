@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from pipelines.params import (
+from pipelines.api.params import (
     CFG_RANGE,
     LORA_SCALE_RANGE,
     MAX_LORAS,
@@ -16,7 +16,7 @@ from pipelines.params import (
     EditParams,
     LoraRef,
 )
-from pipelines.sizes import SizeBounds, parse_size
+from pipelines.api.sizes import SizeBounds, parse_size
 from server.job import OutputFormat
 
 BOUNDS = SizeBounds(256, 1536)

@@ -12,10 +12,10 @@ from starlette.types import Receive, Scope, Send
 from server.contracts.openai.answers import completed, partial_image
 from server.contracts.openai.problems import REQUEST_ID, error_body, problem_of_job
 from server.contracts.openai.schemas import ErrorEvent
-from server.edit_service import EditService
 from server.errors import NotFound, ServerError
 from server.job import Job, JobStatus
-from server.problem import Problem, problem_of
+from server.jobs.service import EditService
+from server.web.problem import Problem, problem_of
 
 # A proxy drops a connection that is silent for a minute; a job may wait longer than that.
 KEEPALIVE_S = 15.0

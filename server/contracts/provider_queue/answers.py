@@ -6,9 +6,9 @@ from typing import Literal
 from pydantic import BaseModel
 
 from server.contracts.provider_queue.codes import STATUSES, ErrorType, failure_of
-from server.edit_service import EditService, output_url
 from server.job import Job, JobStatus, Output
-from server.job_queue import JobState
+from server.jobs.job_queue import JobState
+from server.jobs.service import EditService, output_url
 
 INFERENCE_STAGES = ("encode", "denoise", "decode")
 

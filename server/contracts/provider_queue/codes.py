@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse
 
 from server.errors import InvalidRequest, PayloadTooLarge
 from server.job import Job, JobStatus
-from server.problem import Problem
+from server.web.problem import Problem
 
 NAME = "provider_queue"
 REQUEST_ID_HEADER = "x-fal-request-id"

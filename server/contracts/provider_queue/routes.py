@@ -9,7 +9,6 @@ from fastapi.responses import JSONResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel
 
-from server.client_request import base_url, unless_hung_up
 from server.contracts.provider_queue.answers import (
     CancelAnswer,
     Failure,
@@ -22,9 +21,10 @@ from server.contracts.provider_queue.answers import (
 )
 from server.contracts.provider_queue.codes import NAME, REQUEST_ID_HEADER
 from server.contracts.provider_queue.schemas import WATERMARK, EditRequest, FalEditRequest
-from server.edit_service import EditService, Submission
 from server.errors import InvalidRequest, NotFound, ServerError
 from server.job import Job, JobStatus, OutputFormat
+from server.jobs.service import EditService, Submission
+from server.web.request import base_url, unless_hung_up
 
 MOUNTS = ("/v1/queue", "/model/v1/queue")
 PLAIN = "qwen_image_edit_plus"

@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from pipelines.params import (
+from pipelines.api.params import (
     CFG_RANGE,
     LORA_SCALE_RANGE,
     MAX_LORAS,
@@ -25,7 +25,7 @@ from pipelines.params import (
     EditParams,
     LoraRef,
 )
-from pipelines.sizes import PIXELS_PER_TOKEN, SizeBounds, parse_size
+from pipelines.api.sizes import PIXELS_PER_TOKEN, SizeBounds, parse_size
 from server.job import OutputFormat
 
 BOUNDS = SizeBounds(512, 2048)

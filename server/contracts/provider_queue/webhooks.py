@@ -3,9 +3,9 @@
 import json
 
 from server.contracts.provider_queue.answers import Failure, outcome
-from server.edit_service import EditService
 from server.job import Job
-from server.webhook import WebhookFormat
+from server.jobs.service import EditService
+from server.jobs.webhook_sender import WebhookFormat
 
 MAX_RETRIES = 10
 

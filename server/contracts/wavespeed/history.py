@@ -4,7 +4,6 @@ import datetime
 
 from fastapi import APIRouter, Request
 
-from server.client_request import base_url
 from server.contracts.wavespeed.codes import NAME, STATUSES
 from server.contracts.wavespeed.schemas import (
     Deleted,
@@ -15,10 +14,11 @@ from server.contracts.wavespeed.schemas import (
     HistoryRequest,
 )
 from server.contracts.wavespeed.views import listed
-from server.edit_service import EditService
 from server.errors import NotFound
 from server.job import Job
+from server.jobs.service import EditService
 from server.store.jobs import JobFilter
+from server.web.request import base_url
 
 # Stands for a picture that came in the request itself: it is not kept once its job has ended.
 INLINE = "(inline)"

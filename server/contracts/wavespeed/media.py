@@ -6,12 +6,12 @@ from typing import Annotated
 from fastapi import APIRouter, File, Request, UploadFile
 from pydantic import BaseModel, Field
 
-from server.client_request import base_url
 from server.contracts.wavespeed.schemas import Envelope, LenientModel
 from server.contracts.wavespeed.views import iso
 from server.errors import InvalidRequest
+from server.media.uploads import ROUTE, TICKET_S, UploadStore
 from server.store.uploads import Upload
-from server.uploads import ROUTE, TICKET_S, UploadStore
+from server.web.request import base_url
 
 TICKETS = "/api/v3/media/uploads"
 CHUNK_BYTES = 1024 * 1024

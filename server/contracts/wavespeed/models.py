@@ -5,10 +5,10 @@ from typing import Any
 from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
-from server.client_request import base_url
 from server.contracts.wavespeed.codes import MODELS
 from server.contracts.wavespeed.schemas import Envelope, LenientModel, SubmitRequest
 from server.errors import InvalidRequest
+from server.web.request import base_url
 
 DESCRIPTION = "Edits one to three pictures by a prompt. The model loaded on this server answers."
 # Other names for what the schema has already.

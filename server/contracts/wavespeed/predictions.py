@@ -2,13 +2,13 @@
 
 from fastapi import APIRouter, Request
 
-from server.client_request import base_url
 from server.contracts.wavespeed.codes import MODELS, NAME, BusinessCode
 from server.contracts.wavespeed.schemas import Envelope, Prediction, Status, SubmitRequest
 from server.contracts.wavespeed.views import prediction
-from server.edit_service import EditService, Submission
 from server.errors import InvalidRequest
 from server.job import Job
+from server.jobs.service import EditService, Submission
+from server.web.request import base_url
 
 
 def router(service: EditService, *, public_url: str | None, sync_timeout_s: float) -> APIRouter:

@@ -4,7 +4,7 @@ from fastapi.responses import JSONResponse
 
 from server.contracts.wavespeed.codes import CODES
 from server.errors import InvalidRequest
-from server.problem import Problem
+from server.web.problem import Problem
 
 ERROR_SCHEMA = {
     "type": "object",

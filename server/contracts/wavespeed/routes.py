@@ -3,8 +3,8 @@
 from fastapi import APIRouter
 
 from server.contracts.wavespeed import account, history, media, models, predictions
-from server.edit_service import EditService
-from server.uploads import UploadStore
+from server.jobs.service import EditService
+from server.media.uploads import UploadStore
 
 
 def router(

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
-from pipelines.params import (
+from pipelines.api.params import (
     CFG_RANGE,
     LORA_SCALE_RANGE,
     MAX_LORAS,
@@ -18,9 +18,9 @@ from pipelines.params import (
     EditParams,
     LoraRef,
 )
-from pipelines.sizes import SizeBounds, parse_size
-from server.inputs import is_inline, is_url
+from pipelines.api.sizes import SizeBounds, parse_size
 from server.job import OutputFormat
+from server.media.inputs import is_inline, is_url
 
 BOUNDS = SizeBounds(256, 1536)
 # Beyond it, a page's place is no number for the database.

@@ -5,8 +5,8 @@ import datetime
 
 from server.contracts.wavespeed.codes import STATUSES, business_code, error_sentence
 from server.contracts.wavespeed.schemas import Prediction, Timings, Urls
-from server.edit_service import EditService, output_url
 from server.job import Job
+from server.jobs.service import EditService, output_url
 
 
 async def prediction(service: EditService, job: Job, base: str) -> Prediction:

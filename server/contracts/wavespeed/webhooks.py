@@ -5,9 +5,9 @@ import hmac
 from collections.abc import Mapping
 
 from server.contracts.wavespeed.views import prediction
-from server.edit_service import EditService
 from server.job import Job
-from server.webhook import WebhookFormat
+from server.jobs.service import EditService
+from server.jobs.webhook_sender import WebhookFormat
 
 MAX_RETRIES = 3
 SECRET_PREFIX = "whsec_"

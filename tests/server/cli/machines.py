@@ -1,6 +1,6 @@
 """Machines as the doctor sees them."""
 
-from pipelines.memory_fit import GIB
+from pipelines.files.memory_fit import GIB
 from server.cli.machine import Gpu, Host, TorchReport
 
 LIBRARIES: dict[str, str | None] = {"torch": "2.13.0", "diffusers": "0.42.1"}

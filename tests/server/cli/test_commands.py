@@ -5,8 +5,8 @@ from pathlib import Path
 import PIL.Image
 import pytest
 
-from pipelines.catalog import DEMO_PLACES
-from server.client import parse_lora
+from pipelines.files.catalog import DEMO_PLACES
+from server.cli.client import parse_lora
 from tests.live_server import LiveServer, until
 from tests.lora_files import random_pairs, write_lora
 from tests.server.cli.command import run

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.memory_fit import GIB
+from pipelines.files.memory_fit import GIB
 from server.cli.advice import Pull, Serve
 from server.cli.checks import Check, State, check_devices, check_port
 from server.cli.doctor import examine, next_steps

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import typer
 
+from server.cli.client import EditOptions
 from server.cli.grid import MAX_CELLS, lay_out, parse_axes
-from server.client import EditOptions
 
 OPTIONS = EditOptions(
     prompt="a",

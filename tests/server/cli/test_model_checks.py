@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.memory_fit import GIB, PUBLISHED_PARAMETERS, fits_on_gpu
-from pipelines.model_files import inspect_model
+from pipelines.files.memory_fit import GIB, PUBLISHED_PARAMETERS, fits_on_gpu
+from pipelines.files.model_files import inspect_model
 from server.cli.advice import Pull, Serve
 from server.cli.checks import Check, State
 from server.cli.machine import Gpu

@@ -8,12 +8,12 @@ import pytest
 from huggingface_hub import constants
 from rich.console import Console
 
-from pipelines.catalog import Catalog
+from pipelines.files.catalog import Catalog
+from server.cli.pull.errors import PullRefused, check_space
 from server.cli.pull.lora import pull_url
-from server.cli.pull.parts import alone_in
+from server.cli.pull.partial import alone_in
 from server.cli.pull.progress import ByteProgress
-from server.cli.pull.refusal import PullRefused, check_space
-from server.hub_repository import HubFile
+from server.loras.hub_repository import HubFile
 from server.settings import read_settings
 from tests.fake_hub import PRIVATE_TOKEN, FakeHub
 from tests.server.cli.command import run

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from huggingface_hub.errors import OfflineModeIsEnabled
 
-from pipelines.lora_config import METADATA_KEY
-from pipelines.safetensors_header import read_header
+from pipelines.files.lora_format.config import METADATA_KEY
+from pipelines.files.safetensors_header import read_header
+from server.cli.pull.errors import PullRefused
 from server.cli.pull.lora import pull_from_hub
-from server.cli.pull.refusal import PullRefused
-from server.hub_repository import HubFile, HubRepository
+from server.loras.hub_repository import HubFile, HubRepository
 from server.settings import read_settings
 from tests.fake_hub import COMMIT, FakeHub, write_cache
 from tests.lora_files import random_pairs, write_lora

@@ -8,9 +8,9 @@ import shutil
 import signal
 from pathlib import Path
 
-from pipelines.catalog import Catalog
-from pipelines.model_files import inspect_model
-from server.hub_repository import HubFile
+from pipelines.files.catalog import Catalog
+from pipelines.files.model_files import inspect_model
+from server.loras.hub_repository import HubFile
 from tests.fake_hub import FakeHub, Listed, write_cache
 from tests.live_server import until
 from tests.server.cli.command import RUN_TIMEOUT_S, run, start

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import typer
 
+from server.cli.client import Client, ClientError, EditOptions
 from server.cli.runs import Finished, run_edits
-from server.client import Client, ClientError, EditOptions
 from tests.live_server import LiveServer, until
 
 

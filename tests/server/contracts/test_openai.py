@@ -16,16 +16,16 @@ import openai
 import PIL.Image
 import pytest
 
-from pipelines.params import EditParams
+from pipelines.api.params import EditParams
 from server.contracts.openai.answers import images_response, usage
 from server.contracts.openai.problems import problem_of_job
 from server.contracts.openai.schemas import EditRequest
-from server.edit_service import EditService
 from server.job import Job, JobError, JobStatus, Output, OutputFormat
+from server.jobs.service import EditService
 from tests.conftest import as_base64, encoded, gradient
 from tests.live_server import LiveServer, live_server, until
 from tests.lora_files import random_pairs, write_lora
-from tests.pipelines.test_safety import build_classifier
+from tests.pipelines.engine.test_safety import build_classifier
 
 EDITS = "/v1/images/edits"
 PICTURE = encoded(gradient())

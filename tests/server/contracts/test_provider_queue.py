@@ -18,14 +18,14 @@ import PIL.Image
 import PIL.ImageChops
 import pytest
 
-from pipelines import errors as engine_errors
+from pipelines.api import errors as engine_errors
 from server import errors
 from server.contracts.provider_queue import render, webhook_body
 from server.contracts.provider_queue.answers import outcome
 from server.contracts.provider_queue.codes import ERROR_TYPES, STATUSES, ErrorType
 from server.contracts.provider_queue.schemas import EditRequest, FalEditRequest
 from server.job import Job, JobError, JobStatus, Output
-from server.problem import Problem
+from server.web.problem import Problem
 from tests.conftest import as_base64, encoded, gradient
 from tests.live_server import LiveServer, until
 from tests.lora_files import random_pairs, write_lora

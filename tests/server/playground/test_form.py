@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.errors import InvalidParameter
-from pipelines.params import EditParams, LoraRef
+from pipelines.api.errors import InvalidParameter
+from pipelines.api.params import EditParams, LoraRef
 from server.job import Job, OutputFormat
 from server.playground.form import (
     AUTO_SIZE,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipelines.errors import InvalidParameter
+from pipelines.api.errors import InvalidParameter
 from server.playground.form import Form, LoraField
 from server.playground.grid import Vary, cells
 

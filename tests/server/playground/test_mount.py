@@ -9,11 +9,11 @@ import pytest
 from fastapi import FastAPI, Request, Response
 from starlette.testclient import TestClient
 
-from server.auth import KeyCheck
 from server.errors import ServerError
 from server.playground import PageParts, Playground
-from server.problem import problem_of
 from server.settings import Settings
+from server.web.auth import KeyCheck
+from server.web.problem import problem_of
 from tests.live_server import LiveServer, until
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from server.errors import FetchFailed, InvalidPicture, PayloadTooLarge
-from server.fetch import Fetcher
-from server.outputs import OutputStore
+from server.media.outputs import OutputStore
+from server.media.uploads import UploadStore
+from server.net.fetch import Fetcher
 from server.playground.examples import EXAMPLES
 from server.playground.form import Picture
 from server.playground.pictures import CACHE_AGE_S, PictureShelf
 from server.store.database import Database
-from server.uploads import UploadStore
 from tests.conftest import encoded, gradient
 
 

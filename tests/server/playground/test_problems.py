@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipelines.errors import InvalidParameter
+from pipelines.api.errors import InvalidParameter
 from server.errors import InvalidLora, InvalidPicture, InvalidRequest, QueueFull
 from server.job import JobError
 from server.playground.form import Form, LoraField

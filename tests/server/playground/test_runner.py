@@ -6,11 +6,11 @@ from typing import Any, cast
 
 import pytest
 
-from pipelines.params import EditParams
-from server.edit_service import EditService, Submission
+from pipelines.api.params import EditParams
 from server.errors import NotFound, QueueFull
 from server.job import Job, JobStatus
-from server.job_queue import JobProgress, JobState
+from server.jobs.job_queue import JobProgress, JobState
+from server.jobs.service import EditService, Submission
 from server.playground import runner
 from server.playground.form import Form, Picture
 from server.playground.pictures import KeptPicture, PictureShelf

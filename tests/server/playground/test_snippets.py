@@ -3,7 +3,7 @@
 import ast
 import dataclasses
 
-from pipelines.params import EditParams, LoraRef
+from pipelines.api.params import EditParams, LoraRef
 from server.job import OutputFormat
 from server.playground.pictures import KeptPicture
 from server.playground.snippets import Asked, curl, python

@@ -2,11 +2,11 @@
 
 import pytest
 
-from pipelines.params import EditParams, LoraRef
-from server.executor import ExecutorState
+from pipelines.api.params import EditParams, LoraRef
 from server.job import Job, JobError, JobStatus, Output
-from server.job_queue import JobProgress, JobState
+from server.jobs.job_queue import JobProgress, JobState
 from server.playground import views
+from server.workers.executor import ExecutorState
 
 EVIL = "<img src=x onerror=alert(1)>\"'&"
 OUTPUT = Output("0" * 32 + ".png", "image/png", 10, 64, 48, 5)

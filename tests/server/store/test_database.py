@@ -27,7 +27,7 @@ WRITE_FOR_EVER = """
 import asyncio, sys
 from functools import partial
 from pathlib import Path
-from pipelines.params import EditParams
+from pipelines.api.params import EditParams
 from server.job import Job
 from server.store import jobs
 from server.store.database import Database

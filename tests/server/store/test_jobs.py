@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.params import EditParams, LoraRef
-from pipelines.sizes import SizeBounds
+from pipelines.api.params import EditParams, LoraRef
+from pipelines.api.sizes import SizeBounds
 from server.job import Job, JobError, JobStatus, Output, OutputFormat
 from server.store import jobs
 from server.store.database import connect

@@ -18,7 +18,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from pipelines.params import EditParams
+from pipelines.api.params import EditParams
 from server.job import Job, JobStatus
 from server.store import jobs
 from server.store.database import connect, transaction

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Response, expect, sync_playwright
 
-from pipelines.architecture import read_linears
+from pipelines.files.architecture import read_linears
 from tests.conftest import encoded, gradient
 from tests.live_server import LiveServer, until
 from tests.lora_files import random_pairs, write_lora

@@ -1,0 +1,175 @@
+"""Edits of drawn scenes as the transformer sees them: latents and embeddings, computed once."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import PIL.Image
+import torch
+from diffusers import QwenImageEditPlusPipeline
+from torch import Tensor
+
+from demo_model.families import Edit
+from demo_model.instructions import Task
+from demo_model.scenes import Scene, as_picture
+from demo_model.styles import paint_styled
+from demo_model.vae import still_pictures
+from pipelines.api.model_spec import ModelSpec
+from pipelines.api.sizes import PIXELS_PER_TOKEN, area_size
+
+# A scene, and the styles it is drawn in.
+Look = tuple[Scene, tuple[str, ...]]
+
+PICTURES_PER_BATCH = 32
+PROMPTS_PER_BATCH = 128
+
+
+@dataclass(frozen=True, slots=True)
+class EditSet:
+    """`count` edits with as many source pictures and as long a text: they fit into one batch.
+
+    Padding would need a mask, and attention with one takes twice the time.
+    text: (count, tokens, joint_attention_dim), bfloat16. sources: (count, pictures) and
+    target: (count,), as rows of `Dataset.latents`. weight: (count,), how often each is met.
+    """
+
+    text: Tensor
+    sources: Tensor
+    target: Tensor
+    weight: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Edits at one picture size, by number of source pictures.
+
+    latents: (scenes, tokens, 64), normalised and packed, bfloat16. strength: how far the targets go
+    towards their styles, and so the scale of a LoRA that learns them.
+    """
+
+    grid: tuple[int, int, int]
+    latents: Tensor
+    edits: dict[int, list[EditSet]]
+    strength: float
+
+
+def build_dataset(
+    pipe: QwenImageEditPlusPipeline,
+    spec: ModelSpec,
+    size: tuple[int, int],
+    edits: Sequence[Edit],
+    *,
+    weights: Mapping[Task, float],
+    styles: tuple[str, ...] = (),
+    strength: float = 1.0,
+) -> Dataset:
+    """Draw the edits at `size` (width, height) and encode them, the targets in `styles`.
+
+    `weights` says how often a task is met; 1.0, where it says nothing, is as often as it is drawn.
+    """
+    looks: list[Look] = list(
+        {
+            look: None
+            for edit in edits
+            for look in (*((scene, ()) for scene in edit.sources), (edit.target, styles))
+        }
+    )
+    rows = {look: row for row, look in enumerate(looks)}
+    latents, small = _encode_looks(pipe, spec, looks, size, strength)
+    sets = {
+        count: _edit_sets(pipe, edits, count, styles, weights, rows, small)
+        for count in sorted({len(edit.sources) for edit in edits})
+    }
+    grid = (1, size[1] // PIXELS_PER_TOKEN, size[0] // PIXELS_PER_TOKEN)
+    return Dataset(grid, latents, sets, strength)
+
+
+@torch.no_grad()
+def _encode_looks(
+    pipe: QwenImageEditPlusPipeline,
+    spec: ModelSpec,
+    looks: Sequence[Look],
+    size: tuple[int, int],
+    strength: float,
+) -> tuple[Tensor, list[PIL.Image.Image]]:
+    """The drawn scenes' packed latents, and their small pictures for the text encoder."""
+    latents, small = [], []
+    condition_size = area_size(spec.condition_area, *size)
+    for start in range(0, len(looks), PICTURES_PER_BATCH):
+        batch = looks[start : start + PICTURES_PER_BATCH]
+        pictures = [
+            as_picture(paint_styled(scene, *size, *styles, strength=strength))
+            for scene, styles in batch
+        ]
+        pixels = pipe.image_processor.preprocess(pictures, size[1], size[0]).unsqueeze(2)
+        with still_pictures(), torch.autocast("cpu", torch.bfloat16):
+            encoded = pipe._encode_vae_image(pixels, generator=None)
+        packed = pipe._pack_latents(encoded, len(pictures), encoded.shape[1], *encoded.shape[3:])
+        latents.append(packed.bfloat16())
+        for picture in pictures:
+            small.append(pipe.image_processor.resize(picture, *reversed(condition_size)))
+    return torch.cat(latents), small
+
+
+def _edit_sets(
+    pipe: QwenImageEditPlusPipeline,
+    edits: Sequence[Edit],
+    count: int,
+    styles: tuple[str, ...],
+    weights: Mapping[Task, float],
+    rows: dict[Look, int],
+    small: Sequence[PIL.Image.Image],
+) -> list[EditSet]:
+    """The edits with `count` source pictures, by the length of their text."""
+    chosen = [edit for edit in edits if len(edit.sources) == count]
+    texts: list[Tensor] = []
+    for start in range(0, len(chosen), PROMPTS_PER_BATCH):
+        batch = chosen[start : start + PROMPTS_PER_BATCH]
+        pictures = [[small[rows[scene, ()]] for scene in edit.sources] for edit in batch]
+        texts += encode_texts(pipe, [edit.prompt for edit in batch], pictures)
+    by_length: dict[int, list[int]] = defaultdict(list)
+    for index, text in enumerate(texts):
+        by_length[len(text)].append(index)
+    return [
+        EditSet(
+            torch.stack([texts[index] for index in indices]).bfloat16(),
+            torch.tensor([[rows[s, ()] for s in chosen[index].sources] for index in indices]),
+            torch.tensor([rows[chosen[index].target, styles] for index in indices]),
+            torch.tensor([weights.get(chosen[index].task, 1.0) for index in indices]),
+        )
+        for indices in by_length.values()
+    ]
+
+
+@torch.no_grad()
+def encode_texts(
+    pipe: QwenImageEditPlusPipeline,
+    prompts: Sequence[str],
+    pictures: Sequence[Sequence[PIL.Image.Image]],
+) -> list[Tensor]:
+    """What `encode_prompt` gives for each prompt with its own pictures: (tokens, width) each."""
+    asked = []
+    for prompt, seen in zip(prompts, pictures, strict=True):
+        labels = "".join(
+            f"Picture {number}: <|vision_start|><|image_pad|><|vision_end|>"
+            for number in range(1, len(seen) + 1)
+        )
+        asked.append(pipe.prompt_template_encode.format(labels + prompt))
+    inputs = pipe.processor(
+        text=asked,
+        images=[picture for seen in pictures for picture in seen],
+        padding=True,
+        return_tensors="pt",
+    )
+    hidden = pipe.text_encoder(
+        input_ids=inputs.input_ids,
+        attention_mask=inputs.attention_mask,
+        pixel_values=inputs.pixel_values,
+        image_grid_thw=inputs.image_grid_thw,
+        output_hidden_states=True,
+    ).hidden_states[-1]
+    drop = pipe.prompt_template_encode_start_idx
+    return [
+        states[attended][drop:]
+        for states, attended in zip(hidden, inputs.attention_mask.bool(), strict=True)
+    ]

@@ -1,0 +1,190 @@
+"""How the demo model and its LoRAs were made, in numbers, and the steps that make them again."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import QwenImageEditPlusPipeline
+
+from demo_model import loras, vae
+from demo_model import random_weights as demo
+from demo_model.dataset import Dataset, build_dataset
+from demo_model.families import Edit, draw_additions, draw_family
+from demo_model.flow import Trainer
+from demo_model.instructions import Task
+from demo_model.replace_folder import new_folder
+from pipelines.api.model_spec import DEMO_SPEC
+from pipelines.engine.loading import load_components
+
+logger = logging.getLogger(__name__)
+
+SEED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Families of edits to train on, drawn at one size (width, height) from a seed of their own."""
+
+    size: tuple[int, int]
+    families: int
+    seed: int
+    draw: Callable[[np.random.Generator], list[Edit]] = draw_family
+
+    def edits(self) -> list[Edit]:
+        """All the families' edits, the same each time."""
+        rng = np.random.default_rng(self.seed)
+        return [edit for _ in range(self.families) for edit in self.draw(rng)]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Training steps over some drawn sets, which take turns at random; the shares say how often.
+
+    `batch` edits of the smallest size go into a step. The learning rate goes from the first to the
+    second value. `weights` as in `build_dataset`, `pure_noise` as in `Trainer.train`.
+    """
+
+    sets: tuple[tuple[Drawn, int], ...]
+    steps: int
+    batch: int
+    learning_rates: tuple[float, float]
+    seed: int
+    weights: dict[Task, float] = field(default_factory=dict)
+    pure_noise: float = 0.2
+    compiles: bool = False
+
+
+HARD_TASKS = {Task.ADD: 5.0, Task.MOVE: 1.5, Task.RECOLOR: 0.6, Task.BACKGROUND: 0.8}
+SMALL = Drawn((128, 128), 1200, seed=0)
+SQUARE = Drawn((256, 256), 450, seed=100)
+TALL = Drawn((256, 320), 80, seed=101)
+WIDE = Drawn((320, 256), 80, seed=102)
+MIDDLE = Drawn((384, 384), 80, seed=103)
+LARGE = Drawn((512, 512), 60, seed=104)
+SMALL_ADDITIONS = Drawn((128, 128), 2000, 105, draw_additions)
+SQUARE_ADDITIONS = Drawn((256, 256), 600, 106, draw_additions)
+MIDDLE_ADDITIONS = Drawn((384, 384), 160, 107, draw_additions)
+LARGE_ADDITIONS = Drawn((512, 512), 130, 108, draw_additions)
+STAGES = (
+    # Small pictures first: what the words mean is learnt there at a fifth of the price.
+    Stage(((SMALL, 1),), 2000, 64, (2e-3, 2e-3), seed=0, compiles=True),
+    Stage(((SQUARE, 4), (TALL, 1), (WIDE, 1)), 900, 16, (1.5e-3, 1.5e-3), 1, HARD_TASKS),
+    Stage(
+        ((SQUARE, 3), (TALL, 1), (WIDE, 1), (MIDDLE, 1), (LARGE, 1)),
+        650, 16, (1.2e-3, 2e-5), 2, HARD_TASKS,
+    ),
+    # What is drawn from nothing takes the longest.
+    Stage(
+        (
+            (SMALL_ADDITIONS, 2), (SQUARE_ADDITIONS, 2), (SQUARE, 2),
+            (TALL, 1), (WIDE, 1), (MIDDLE, 1), (LARGE, 1),
+        ),
+        1200, 64, (1.8e-3, 2e-5), 3, HARD_TASKS, pure_noise=0.35,
+    ),
+    Stage(
+        (
+            (SMALL_ADDITIONS, 2), (SQUARE_ADDITIONS, 2), (MIDDLE_ADDITIONS, 2),
+            (LARGE_ADDITIONS, 2), (SQUARE, 2), (TALL, 1), (WIDE, 1), (MIDDLE, 1), (LARGE, 1),
+        ),
+        1500, 64, (1.5e-3, 1e-5), 4, HARD_TASKS, pure_noise=0.35,
+    ),
+)  # fmt: skip
+STYLED = Drawn((256, 256), 60, seed=200)
+# Each LoRA has its own number of steps.
+LORA_STAGE = Stage(((STYLED, 1),), 0, 8, (4e-3, 0.0), seed=5)
+# A LoRA learns at these scales to go as far towards its style; so its scale is even to use.
+LORA_SCALES = (0.5, 1.0, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What the demo model is made by: stages of its transformer, steps of its VAE and decoder.
+
+    The decoder is trained several times, after the first on LoRAs' styles at lower strengths too.
+    """
+
+    stages: tuple[Stage, ...] = STAGES
+    vae_steps: int = vae.STEPS
+    decoder_steps: tuple[int, ...] = (vae.DECODER_STEPS, 1500)
+
+
+def make_model(path: Path, recipe: Recipe = Recipe()) -> None:
+    """Train the demo model from nothing and put it to `path`; hours on two processor cores."""
+    with new_folder(path) as made:
+        _train_model(made, recipe)
+
+
+def _train_model(path: Path, recipe: Recipe) -> None:
+    demo.build(path, layers=4, seed=SEED)
+    pipe = load_components(path, torch.float32)
+    torch.manual_seed(SEED)
+    pipe.vae = demo.new_vae()
+    vae.train(pipe.vae, SEED, recipe.vae_steps)
+    torch.manual_seed(SEED)
+    trainer = Trainer(demo.new_transformer())
+    for stage in recipe.stages:
+        run_stage(trainer, pipe, stage)
+    pipe.transformer = trainer.average
+    for time, steps in enumerate(recipe.decoder_steps, 1):
+        # LoRAs at lower scales go to colours between, which the decoder has not met at first
+        least_strength = 1.0 if time == 1 else 0.2
+        vae.train_decoder(pipe.vae, SEED + time, steps, least_strength)
+    save(pipe, path)
+
+
+def make_loras(model: Path, folder: Path) -> None:
+    """Train the demo LoRAs on the model in `model` and write their files into `folder`."""
+    pipe = load_components(model, torch.float32)
+    for lora in loras.DEMO_LORAS:
+        trainer = Trainer(loras.with_adapter(pipe.transformer, SEED))
+        stage = replace(LORA_STAGE, steps=lora.steps)
+        run_stage(trainer, pipe, stage, styles=(lora.style,), strengths=LORA_SCALES)
+        loras.save_lora(lora, trainer.average, folder / f"demo-{lora.style}.safetensors")
+
+
+def save(pipe: QwenImageEditPlusPipeline, path: Path) -> None:
+    """Write the trained parts over the random ones in `path`, all weights in bfloat16."""
+    for name in ("vae", "transformer", "text_encoder"):
+        part = getattr(pipe, name).to(torch.bfloat16)
+        part.save_pretrained(path / name)
+        part.to(torch.float32)
+
+
+def run_stage(
+    trainer: Trainer,
+    pipe: QwenImageEditPlusPipeline,
+    stage: Stage,
+    styles: tuple[str, ...] = (),
+    strengths: tuple[float, ...] = (1.0,),
+) -> None:
+    """Draw and encode the stage's edits, the targets in `styles`, and train on them.
+
+    The targets go as far towards the styles as the strengths say, which take turns at random.
+    """
+    datasets: list[Dataset] = []
+    for (drawn, share), strength in product(stage.sets, strengths):
+        logger.info("drawing %d families at %d×%d", drawn.families, *drawn.size)
+        data = build_dataset(
+            pipe,
+            DEMO_SPEC,
+            drawn.size,
+            drawn.edits(),
+            weights=stage.weights,
+            styles=styles,
+            strength=strength,
+        )
+        datasets += [data] * share
+    first, last = stage.learning_rates
+    trainer.train(
+        datasets,
+        stage.steps,
+        stage.batch,
+        lambda done: first + (last - first) * done,
+        seed=stage.seed,
+        pure_noise=stage.pure_noise,
+        compiles=stage.compiles,
+    )

@@ -1,0 +1,1 @@
+"""What crosses the process border: parameters, sizes, messages, errors. No torch."""

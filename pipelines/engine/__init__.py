@@ -1,0 +1,1 @@
+"""A model on a device: loading, denoising, LoRAs. Imports torch."""

@@ -1,0 +1,59 @@
+"""What torch finds on this machine, as JSON: `python -m pipelines.engine.devices`.
+
+A process of its own, because the server never imports torch.
+"""
+
+import json
+import sys
+import warnings
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+LIBRARIES = ("torch", "diffusers", "transformers", "peft")
+
+
+def main() -> None:
+    """Print the report on one line."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        devices = [_device(index) for index in range(_count())]
+    report = {
+        "libraries": {name: _version(name) for name in LIBRARIES},
+        "cuda_build": torch.version.cuda,
+        "devices": devices,
+        # torch says by a warning that the driver is too old for it
+        "problems": [str(warning.message).strip() for warning in caught],
+    }
+    json.dump(report, sys.stdout)
+
+
+def _count() -> int:
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def _device(index: int) -> dict[str, Any]:
+    properties = torch.cuda.get_device_properties(index)
+    try:
+        free, total = torch.cuda.mem_get_info(index)
+    except RuntimeError:  # another process holds it alone, or all of its memory
+        free, total = 0, properties.total_memory
+    return {
+        "index": index,
+        "name": properties.name,
+        "total_bytes": total,
+        "free_bytes": free,
+        "capability": f"{properties.major}.{properties.minor}",
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""Parsed LoRAs in host memory and composed adapters on the device, each bounded, oldest out."""
+
+import contextlib
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import torch
+
+from pipelines.api.errors import LoraNotFound
+from pipelines.engine.lora.compose import Adapter, compose, size_bytes
+from pipelines.engine.lora.tensors import Lora, read_lora
+from pipelines.files.lora_format.config import PEFT_CONFIG, PEFT_WEIGHTS
+from pipelines.files.lora_format.file import Linears
+
+V = TypeVar("V")
+
+HOST_BYTES = 8 * 2**30
+# Three LoRAs of rank 64 on every layer take 3.5 GB.
+DEVICE_BYTES = 4 * 2**30
+
+
+class BoundedCache(Generic[V]):
+    """Keeps what was used last, up to `max_bytes`; the newest entry always stays."""
+
+    def __init__(self, max_bytes: int, size_of: Callable[[V], int]) -> None:
+        self._max_bytes = max_bytes
+        self._size_of = size_of
+        self._entries: OrderedDict[Hashable, V] = OrderedDict()
+
+    def get(self, key: Hashable) -> V | None:
+        """The entry, which is now the one used last."""
+        if key not in self._entries:
+            return None
+        self._entries.move_to_end(key)
+        return self._entries[key]
+
+    def put(self, key: Hashable, value: V) -> None:
+        """Add an entry and drop the oldest beyond the bound."""
+        self._entries[key] = value
+        self._entries.move_to_end(key)
+        while len(self._entries) > 1 and self.total_bytes > self._max_bytes:
+            self._entries.popitem(last=False)
+
+    @property
+    def total_bytes(self) -> int:
+        """What all entries hold."""
+        return sum(map(self._size_of, self._entries.values()))
+
+
+class LoraCache:
+    """Gives the adapter of a stack of LoRA files, reading each file at most once.
+
+    One thread reads files, so that those of the next job come into memory while the model works
+    on this one; the model's thread composes.
+    """
+
+    def __init__(
+        self,
+        linears: Linears,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        host_bytes: int = HOST_BYTES,
+        device_bytes: int = DEVICE_BYTES,
+    ) -> None:
+        self._linears = linears
+        self._device = device
+        self._dtype = dtype
+        self._loras: BoundedCache[Lora] = BoundedCache(host_bytes, lambda lora: lora.size_bytes)
+        self._adapters: BoundedCache[Adapter] = BoundedCache(device_bytes, size_bytes)
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="lora-reader")
+        self._reading: dict[Hashable, Future[Lora]] = {}
+        self._lock = threading.Lock()
+
+    def preload(self, paths: Sequence[Path]) -> None:
+        """Begin to read these files; a fault shows when the LoRA is asked for."""
+        for path in paths:
+            with contextlib.suppress(LoraNotFound):
+                self._future(path)
+
+    def adapter(self, stack: Sequence[tuple[Path, float]]) -> Adapter:
+        """The adapter of the files at their scales. Raises LoraNotFound, LoraInvalid.
+
+        A file at scale 0 is read and checked like the others, and adds nothing.
+        """
+        futures = [self._future(path) for path, _ in stack]
+        key = tuple((_identity(path), scale) for path, scale in stack if scale != 0)
+        composed = self._adapters.get(key)
+        loras = [future.result() for future in futures]
+        if composed is None:
+            pairs = zip(loras, (scale for _, scale in stack), strict=True)
+            wanted = [(lora, scale) for lora, scale in pairs if scale != 0]
+            composed = compose(wanted, self._device, self._dtype)
+            self._adapters.put(key, composed)
+        return composed
+
+    def _future(self, path: Path) -> "Future[Lora]":
+        """The LoRA, at hand, being read, or now to be read."""
+        key = _identity(path)
+        with self._lock:
+            lora = self._loras.get(key)
+            if lora is not None:
+                done: Future[Lora] = Future()
+                done.set_result(lora)
+                return done
+            if key not in self._reading:
+                self._reading[key] = self._reader.submit(self._read, key, path)
+            return self._reading[key]
+
+    def _read(self, key: Hashable, path: Path) -> Lora:
+        try:
+            lora = read_lora(path, self._linears, pinned=self._device.type == "cuda")
+            with self._lock:
+                self._loras.put(key, lora)
+            return lora
+        finally:
+            with self._lock:
+                self._reading.pop(key, None)
+
+
+def _identity(path: Path) -> Hashable:
+    """The file as it is now: one that was replaced under the same name is another."""
+    try:
+        stat = path.stat()
+    except OSError as exc:
+        raise LoraNotFound(f"The LoRA file {path.name} is gone.") from exc
+    return str(path), *_version(stat), *_config_version(path)
+
+
+def _version(stat: os.stat_result) -> tuple[int, int, int]:
+    return stat.st_size, stat.st_mtime_ns, stat.st_ino
+
+
+def _config_version(path: Path) -> tuple[int, ...]:
+    """That of PEFT's configuration beside the file, which counts as a part of it."""
+    beside = path.with_name(PEFT_CONFIG)
+    if path.name != PEFT_WEIGHTS or not beside.is_file():
+        return ()
+    return _version(beside.stat())

@@ -1,0 +1,120 @@
+"""Puts adapters on a transformer's linear layers and takes them off without a trace."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from pipelines.engine.lora.cache import DEVICE_BYTES, HOST_BYTES, LoraCache
+from pipelines.engine.lora.compose import Adapter
+
+
+class AdaptableLinear(nn.Linear):
+    """nn.Linear plus, while an adapter is active, `(x @ down.T) @ up.T`.
+
+    Layers get this class by assignment: their parameters, names, hooks and state dict stay as they
+    are, nothing is wrapped, and without an adapter the base layer's result is returned untouched.
+    The adapter is a plain attribute, no parameter: under torch.compile a parameter of another rank
+    is another graph, a plain tensor of another rank is not.
+    """
+
+    adapter: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        base = super().forward(x)
+        if self.adapter is None:
+            return base
+        down, up = self.adapter
+        low_rank = functional.linear(x, down)
+        # one fused kernel instead of a product and a sum, and no second tensor of the output's size
+        flat = torch.addmm(base.flatten(0, -2), low_rank.flatten(0, -2), up.t())
+        return flat.view_as(base)
+
+
+class LoraEngine:
+    """The linear layers of one transformer, ready to take adapters. For one thread."""
+
+    def __init__(
+        self,
+        transformer: nn.Module,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        host_bytes: int = HOST_BYTES,
+        device_bytes: int = DEVICE_BYTES,
+    ) -> None:
+        """Parsed files may hold `host_bytes`, composed adapters `device_bytes` on the device."""
+        self._transformer = transformer
+        self._device = device
+        self._dtype = dtype
+        self._layers: dict[str, AdaptableLinear] = {}
+        for name, module in transformer.named_modules():
+            if type(module) is nn.Linear:
+                module.__class__ = AdaptableLinear
+            if isinstance(module, AdaptableLinear):
+                # In the instance from the start: torch.compile guards on whether it is there.
+                module.adapter = None
+                self._layers[name] = module
+        self._cache = LoraCache(
+            self.linears, device, dtype, host_bytes=host_bytes, device_bytes=device_bytes
+        )
+
+    @property
+    def linears(self) -> dict[str, tuple[int, int]]:
+        """The layers that a LoRA can change, with their (out, in) features."""
+        return {
+            name: (layer.out_features, layer.in_features) for name, layer in self._layers.items()
+        }
+
+    def preload(self, paths: Sequence[Path]) -> None:
+        """Begin to read these files in another thread: a later job wants them."""
+        self._cache.preload(paths)
+
+    @contextmanager
+    def active(self, stack: Sequence[tuple[Path, float]]) -> Iterator[None]:
+        """Apply the LoRA files at their scales inside the block, and nothing after it.
+
+        Raises LoraNotFound, LoraInvalid before any layer is touched.
+        """
+        with self.applied(self._cache.adapter(stack)):
+            yield
+
+    @contextmanager
+    def applied(self, adapter: Adapter) -> Iterator[None]:
+        """Apply a composed adapter inside the block, and nothing after it."""
+        if adapter and any(m._compiled_call_impl for m in self._transformer.modules()):
+            adapter = self._uniform(adapter)
+        try:
+            for name, pair in adapter.items():
+                self._layers[name].adapter = pair
+            yield
+        finally:
+            for name in adapter:
+                self._layers[name].adapter = None
+
+    def _uniform(self, adapter: Adapter) -> Adapter:
+        """The adapter in the one shape that torch.compile need not trace anew for any other.
+
+        Each layer has one, of zeros where the LoRAs have none: present and absent are two graphs.
+        Ranks are at least 2 and marked as dynamic: 1 is compiled as a constant, and ranks that
+        are equal at warm-up as one and the same. No tensor serves two layers: that is guarded too.
+        """
+        pairs: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        for name, layer in self._layers.items():
+            down, up = adapter.get(name) or (
+                torch.zeros(0, layer.in_features, device=self._device, dtype=self._dtype),
+                torch.zeros(layer.out_features, 0, device=self._device, dtype=self._dtype),
+            )
+            missing = max(0, 2 - down.shape[0])
+            if missing:
+                down, up = (
+                    functional.pad(down, (0, 0, 0, missing)),
+                    functional.pad(up, (0, missing)),
+                )
+            torch._dynamo.maybe_mark_dynamic(down, 0)
+            torch._dynamo.maybe_mark_dynamic(up, 1)
+            pairs[name] = down, up
+        return pairs

@@ -1,0 +1,239 @@
+"""One loaded model: parameters and pictures in, pictures out."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import PIL.Image
+import torch
+from diffusers import QwenImageEditPlusPipeline
+
+from pipelines.api.errors import OutOfDeviceMemory
+from pipelines.api.messages import Stage
+from pipelines.api.model_spec import ModelSpec, read_spec
+from pipelines.api.params import EditParams, LoraRef
+from pipelines.api.sizes import auto_size, token_size
+from pipelines.engine import denoise, loading, prompts
+from pipelines.engine.loading import Offload
+from pipelines.engine.lora import LoraEngine
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """`step` of `total` denoising steps are done, over all outputs."""
+
+    stage: Stage
+    step: int
+    total: int
+
+
+@dataclass(slots=True)
+class EditResult:
+    """The outputs in order, seconds per stage, and the values the model filled in.
+
+    `prompt` is what was encoded in the end: cut, or rewritten if `is_extended`.
+    """
+
+    num_inference_steps: int
+    true_cfg_scale: float
+    prompt: str
+    is_extended: bool = False
+    images: list[PIL.Image.Image] = field(default_factory=list)
+    seconds: dict[Stage, float] = field(default_factory=dict)
+
+
+OnProgress = Callable[[Progress], None]
+OnPreview = Callable[[int, PIL.Image.Image], None]
+
+
+class EditPipeline:
+    """A model on a device. Not thread-safe: one thread at a time may call `edit`."""
+
+    def __init__(
+        self,
+        pipe: QwenImageEditPlusPipeline,
+        spec: ModelSpec,
+        device: torch.device,
+        offload: Offload = Offload.NONE,
+    ) -> None:
+        self.spec = spec
+        self.device = device
+        self._pipe = pipe
+        self._loras = LoraEngine(pipe.transformer, device, pipe.transformer.dtype)
+        # After the engine: offloading replaces the `forward` of each layer by one that calls it.
+        loading.place(pipe, device, offload)
+
+    @classmethod
+    def load(
+        cls,
+        path: Path,
+        *,
+        device: torch.device | str,
+        dtype: torch.dtype,
+        offload: Offload = Offload.NONE,
+    ) -> "EditPipeline":
+        """Load the model in `path`, a directory in the published layout. Raises ModelUnusable."""
+        device = torch.device(device)
+        spec = read_spec(path)
+        return cls(loading.load_components(path, dtype), spec, device, offload)
+
+    @property
+    def linears(self) -> dict[str, tuple[int, int]]:
+        """The transformer's linear layers, which LoRAs can change, with (out, in) features."""
+        return self._loras.linears
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the model computes in."""
+        dtype: torch.dtype = self._pipe.transformer.dtype
+        return dtype
+
+    def preload(self, loras: Sequence[LoraRef]) -> None:
+        """Begin to read these LoRA files: a later edit wants them. Any thread may call this."""
+        self._loras.preload([Path(lora.path) for lora in loras])
+
+    @torch.no_grad()
+    def edit(
+        self,
+        params: EditParams,
+        references: Sequence[PIL.Image.Image],
+        on_progress: OnProgress = lambda progress: None,
+        on_preview: OnPreview = lambda index, picture: None,
+    ) -> EditResult:
+        """Make `params.num_outputs` pictures from one to three RGB references.
+
+        LoRA paths in `params` are local files here. `on_progress` is called at the start of each
+        stage and after each step; what it raises ends the edit and leaves no trace in the next
+        one. Raises InvalidParameter, LoraNotFound, LoraInvalid, OutOfDeviceMemory.
+        """
+        stack = [(Path(lora.path), lora.scale) for lora in params.loras]
+        run = _Run(self, params, references, on_progress, on_preview)
+        try:
+            with self._loras.active(stack):
+                return run.make()
+        except torch.OutOfMemoryError as exc:
+            raise OutOfDeviceMemory(
+                f"{self.device} has too little memory for this edit. Ask for a smaller size, fewer "
+                f"pictures or lower LoRA ranks, or start the server with --offload model."
+            ) from exc
+        finally:
+            self._pipe.maybe_free_model_hooks()
+
+
+class _Run:
+    """One edit on its way: prompt, encode, then denoise and decode for each output."""
+
+    def __init__(
+        self,
+        pipeline: EditPipeline,
+        params: EditParams,
+        references: Sequence[PIL.Image.Image],
+        on_progress: OnProgress,
+        on_preview: OnPreview,
+    ) -> None:
+        self._pipe = pipeline._pipe
+        self._spec = pipeline.spec
+        self._device = pipeline.device
+        self._params = params
+        self._references = references
+        self._on_progress = on_progress
+        self._on_preview = on_preview
+        cfg_scale = params.true_cfg_scale
+        self._result = EditResult(
+            params.num_inference_steps or self._spec.num_inference_steps,
+            self._spec.true_cfg_scale if cfg_scale is None else cfg_scale,
+            params.prompt,
+        )
+        self._asked_size = params.size or auto_size(
+            self._spec.output_area, *references[-1].size, bounds=params.bounds
+        )
+        self._size = token_size(*self._asked_size)
+
+    def make(self) -> EditResult:
+        """Make all outputs."""
+        self._prepare_prompt()
+        with self._stage(Stage.ENCODE, 0):
+            conditions = self._encode()
+        for index in range(self._params.num_outputs):
+            steps_before = index * self._result.num_inference_steps
+            with self._stage(Stage.DENOISE, steps_before):
+                latents = self._denoise(conditions, index)
+            with self._stage(Stage.DECODE, steps_before + self._result.num_inference_steps):
+                self._result.images.append(self._decode(latents))
+        return self._result
+
+    def _prepare_prompt(self) -> None:
+        result, limit = self._result, self._params.max_prompt_tokens
+        if limit is not None:
+            result.prompt = prompts.cut_prompt(self._pipe, result.prompt, limit)
+        if not (self._params.extend_prompt and self._spec.can_write):
+            return
+        with self._stage(Stage.EXTEND, 0):
+            extended = prompts.extend_prompt(
+                self._pipe,
+                result.prompt,
+                self._references,
+                self._spec,
+                on_token=lambda: self._report(Stage.EXTEND, 0),
+            )
+        if extended is not None:
+            result.prompt, result.is_extended = extended, True
+
+    def _encode(self) -> denoise.Conditions:
+        pipe, references, spec = self._pipe, self._references, self._spec
+        positive = denoise.encode_prompt(pipe, self._result.prompt, references, spec)
+        negative = None
+        if self._result.true_cfg_scale > 1:
+            # The published recipe guides away from a blank prompt when none is given.
+            blank = self._params.negative_prompt or " "
+            negative = denoise.encode_prompt(pipe, blank, references, spec)
+        area = spec.reference_area or self._size[0] * self._size[1]
+        encoded = denoise.encode_references(pipe, references, area)
+        return denoise.Conditions(positive, negative, encoded)
+
+    def _denoise(self, conditions: denoise.Conditions, index: int) -> torch.Tensor:
+        steps = self._result.num_inference_steps
+        count = self._params.num_previews if index == 0 else 0
+        preview_steps = sorted({round(steps * (k + 1) / (count + 1)) for k in range(count)})
+
+        def step_done(step: int, estimate: Callable[[], torch.Tensor]) -> None:
+            self._report(Stage.DENOISE, index * steps + step)
+            if step in preview_steps and step < steps:
+                self._on_preview(preview_steps.index(step), self._decode(estimate()))
+
+        return denoise.denoise(
+            self._pipe,
+            conditions,
+            self._size,
+            steps=steps,
+            cfg_scale=self._result.true_cfg_scale,
+            seed=self._params.seed + index,
+            on_step=step_done,
+        )
+
+    def _decode(self, latents: torch.Tensor) -> PIL.Image.Image:
+        picture = denoise.decode(self._pipe, latents, self._size)
+        return _crop_centred(picture, self._asked_size)
+
+    def _report(self, stage: Stage, step: int) -> None:
+        total = self._result.num_inference_steps * self._params.num_outputs
+        self._on_progress(Progress(stage, step, total))
+
+    @contextmanager
+    def _stage(self, stage: Stage, step: int) -> Iterator[None]:
+        """Say that a stage begins, and add its seconds, the device's queued work included."""
+        self._report(stage, step)
+        start = time.perf_counter()
+        yield
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        seconds = self._result.seconds
+        seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start
+
+
+def _crop_centred(picture: PIL.Image.Image, size: tuple[int, int]) -> PIL.Image.Image:
+    """The middle of the picture: the model works in multiples of 16, the client gets its pixels."""
+    left, top = (picture.width - size[0]) // 2, (picture.height - size[1]) // 2
+    return picture.crop((left, top, left + size[0], top + size[1]))

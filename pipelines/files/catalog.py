@@ -1,0 +1,204 @@
+"""What lies under `weights/`: models and LoRAs by name. Reads directories, never the network."""
+
+import contextlib
+import os
+import re
+import shlex
+import sys
+import urllib.parse
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.api.errors import InvalidParameter, LoraNotFound, ModelNotFound
+from pipelines.api.model_spec import DEMO_NAME, is_model_dir
+from pipelines.files.hub_cache import cached_snapshots
+
+LORA_SUFFIX = ".safetensors"
+DEMO_WARNING = (
+    "The small demo model answers: it edits simple coloured shapes at 256 to 512 pixels, nothing "
+    "else. For real pictures, fetch a published model (qwen-edit pull 2511), or name one with "
+    "--model."
+)
+# Where the demo model lies in a checkout, and where an installed package has it.
+DEMO_PLACES = (
+    Path(__file__).parents[2] / "weights" / DEMO_NAME,
+    Path(sys.prefix) / "share" / "qwen-edit-server" / DEMO_NAME,
+)
+_HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_HUB_FILE = re.compile(rf"({_HUB_ID.pattern})/((?:[\w. -]+/)*[\w. -]+\.safetensors)")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelChoice:
+    """A model directory, and in a sentence why it was taken."""
+
+    path: Path
+    why: str
+    is_demo: bool = False
+
+    @property
+    def warning(self) -> str | None:
+        """What people should know of this model before they judge its pictures."""
+        return DEMO_WARNING if self.is_demo else None
+
+
+@dataclass(frozen=True, slots=True)
+class LoraEntry:
+    """A LoRA file under `weights/loras/`. `name` is what a request's `path` says."""
+
+    name: str
+    path: Path
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteLora:
+    """A LoRA that would have to be fetched from `url`."""
+
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class HubLora:
+    """A LoRA in a repository on the Hugging Face hub; without `filename` its only weight file."""
+
+    repo: str
+    filename: str | None = None
+    revision: str | None = None
+
+
+class Catalog:
+    """The models and LoRAs of one `weights/` folder, looked up anew on each call."""
+
+    def __init__(self, weights_dir: Path) -> None:
+        self._weights_dir = weights_dir
+        self._models = weights_dir / "models"
+        self._loras = weights_dir / "loras"
+        # Another weights folder, a volume say, need not hold the demo model.
+        self._demo_places = (weights_dir / DEMO_NAME, *DEMO_PLACES)
+
+    def models(self) -> list[Path]:
+        """The model directories under `weights/models/`, by name, nested `owner/repo` included."""
+        found = [
+            *self._models.glob("*/model_index.json"),
+            *self._models.glob("*/*/model_index.json"),
+        ]
+        return sorted(index.parent for index in found)
+
+    def resolve_model(self, reference: str | None) -> ModelChoice:
+        """The model for `reference`: a path, a name, a hub id in the local cache, or `demo`.
+
+        With None the first published model by name, else the demo model.
+        Raises ModelNotFound, which lists what is there.
+        """
+        if reference is None:
+            return self._default_model()
+        if reference == DEMO_NAME:
+            return self._demo("asked for by name")
+        candidates = [Path(reference).expanduser(), self._models / reference]
+        if _HUB_ID.fullmatch(reference):
+            candidates += cached_snapshots(reference)
+        for path in candidates:
+            if is_model_dir(path):
+                return ModelChoice(path.absolute(), f"asked for as {reference!r}")
+        names = [str(path.relative_to(self._models)) for path in self.models()]
+        raise ModelNotFound(
+            f"No model {reference!r}: neither a directory with a model_index.json, nor a name "
+            f"under {self._models}, nor in the Hugging Face cache. Found: "
+            f"{', '.join([*names, DEMO_NAME])}."
+        )
+
+    def _default_model(self) -> ModelChoice:
+        published = self.models()
+        if not published:
+            why = f"no published model lies under {self._models}; the demo model answers instead"
+            return self._demo(why)
+        others = ", ".join(path.name for path in published[1:])
+        why = f"the first by name under {self._models}"
+        if others:
+            why += f"; choose another with --model (also there: {others})"
+        return ModelChoice(published[0].absolute(), why)
+
+    def _demo(self, why: str) -> ModelChoice:
+        for path in self._demo_places:
+            if is_model_dir(path):
+                return ModelChoice(path.absolute(), why, is_demo=True)
+        places = ", ".join(str(path) for path in self._demo_places)
+        pull = "qwen-edit pull 2511"
+        # where it puts a model unless it is told
+        if self._weights_dir != Path("weights"):
+            pull += f" --weights-dir {shlex.quote(str(self._weights_dir))}"
+        raise ModelNotFound(
+            f"There is no model to serve: none under {self._models}, and the demo model is in none "
+            f"of {places}. Fetch one with `{pull}`."
+        )
+
+    def loras(self) -> list[LoraEntry]:
+        """All LoRA files under `weights/loras/`, subfolders too, sorted by name."""
+        return sorted(
+            (
+                LoraEntry(str(path.relative_to(self._loras)), path, path.stat().st_size)
+                for path in self._loras.rglob(f"*{LORA_SUFFIX}")
+                if path.is_file()
+            ),
+            key=lambda entry: entry.name,
+        )
+
+    def resolve_lora(self, reference: str) -> LoraEntry | RemoteLora | HubLora:
+        """The local file for `reference`, or where it would have to be fetched from.
+
+        An existing file under `weights/loras/` wins (the suffix may be left out), then a hub id
+        `owner/repo[/file.safetensors]`; a URL is a URL, those of the hub's pages included.
+        Raises InvalidParameter for a path that leaves the folder, LoraNotFound for an unknown name.
+        """
+        if re.match(r"https?://", reference, re.IGNORECASE):
+            return _hub_page(reference) or RemoteLora(reference)
+        local = self._local_lora(reference)
+        if local is not None:
+            return local
+        if _HUB_ID.fullmatch(reference):
+            return HubLora(reference)
+        if match := _HUB_FILE.fullmatch(reference):
+            return HubLora(match[1], match[2])
+        known = ", ".join(entry.name for entry in self.loras()) or "none"
+        raise LoraNotFound(f"There is no LoRA {reference!r} under {self._loras}. Found: {known}.")
+
+    def new_lora_path(self, name: str) -> Path:
+        """Where a new LoRA of this name would lie. Raises InvalidParameter for a bad name."""
+        self._check_inside(name, "name")
+        path = self._loras / name
+        if path.suffix != LORA_SUFFIX or path.name.startswith("."):
+            raise InvalidParameter("name", f"must end in {LORA_SUFFIX}, got {name!r}")
+        return path
+
+    def _check_inside(self, name: str, field: str) -> None:
+        if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
+            raise InvalidParameter(
+                field, f"must be a file name under {self._loras} or a URL, got {name!r}"
+            )
+
+    def _local_lora(self, reference: str) -> LoraEntry | None:
+        self._check_inside(reference, "loras.path")
+        for name in (reference, reference + LORA_SUFFIX):
+            path = self._loras / name
+            with contextlib.suppress(OSError):  # a name longer than a file system allows, say
+                if path.suffix == LORA_SUFFIX and path.is_file():
+                    return LoraEntry(name, path, path.stat().st_size)
+        return None
+
+
+def _hub_page(url: str) -> HubLora | None:
+    """What a page or a download link of the hub stands for: a file, or a whole repository."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError:  # no URL at all; whoever fetches it will say so
+        return None
+    own = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT", "")).netloc
+    if parts.netloc.lower() not in {*_HUB_HOSTS, own.lower()} - {""}:
+        return None
+    path = urllib.parse.unquote(parts.path).strip("/")
+    if match := re.fullmatch(rf"({_HUB_ID.pattern})/(?:blob|resolve)/([^/]+)/(.+)", path):
+        return HubLora(match[1], match[3], match[2])
+    match = re.fullmatch(rf"(?!datasets/|spaces/)({_HUB_ID.pattern})(?:/tree/([^/]+))?", path)
+    return HubLora(match[1], None, match[2]) if match else None

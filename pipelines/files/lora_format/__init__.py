@@ -1,0 +1,1 @@
+"""LoRA files by their headers: layouts, families, reports. No torch."""

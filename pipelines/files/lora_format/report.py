@@ -1,0 +1,116 @@
+"""What can be told of a LoRA file without the model's libraries, for people who look first."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.api.errors import LoraInvalid
+from pipelines.files.lora_format.family import guess_family
+from pipelines.files.lora_format.file import PREFIXES, Linears, plan_lora
+from pipelines.files.safetensors_header import Header, read_header
+
+MAX_TRIGGER_WORDS = 20
+_BASE_MODEL_KEYS = (
+    "modelspec.base_model", "ss_base_model_version", "ss_sd_model_name", "base_model",
+    "modelspec.architecture",
+)  # fmt: skip
+_TRIGGER_KEYS = ("modelspec.trigger_phrase", "trigger_words", "trigger_word", "instance_prompt")
+_TITLE_KEYS = ("modelspec.title", "ss_output_name", "name")
+
+
+@dataclass(frozen=True, slots=True)
+class LoraReport:
+    """A LoRA file at a glance.
+
+    `problem` says why it cannot be applied, None when it fits. `layout` is the prefix and the
+    suffix of its first key; `ranks` and `alphas` map values to numbers of layers, `dtypes` to
+    numbers of tensors; an alpha that is a tensor of the file is not among them.
+    """
+
+    name: str
+    size_bytes: int
+    problem: str | None
+    family: str | None
+    layout: str
+    kind: str
+    modules: int
+    ranks: Mapping[int, int]
+    alphas: Mapping[str, int]
+    dtypes: Mapping[str, int]
+    title: str | None
+    base_model: str | None
+    trigger_words: tuple[str, ...]
+    metadata: Mapping[str, str]
+
+    @property
+    def fits(self) -> bool:
+        """Whether the model can take it."""
+        return self.problem is None
+
+
+def inspect_lora(path: Path, linears: Linears, name: str) -> LoraReport:
+    """The report of the file at `path` for a model with these linear layers.
+
+    Raises LoraInvalid when it is no safetensors file at all.
+    """
+    header = read_header(path, name)
+    problem, ranks, alphas, kind, modules = None, Counter[int](), Counter[str](), "unknown", 0
+    try:
+        plan = plan_lora(path, linears, name)
+    except LoraInvalid as exc:
+        problem = str(exc)
+    else:
+        modules = len(plan.layers)
+        ranks.update(layer.rank for layer in plan.layers.values())
+        alphas.update(
+            "in the file" if layer.alpha_key else f"{layer.multiplier * layer.rank:g}"
+            for layer in plan.layers.values()
+        )
+        kind = "LoHa" if any(layer.is_loha for layer in plan.layers.values()) else "LoRA"
+    return LoraReport(
+        name=name,
+        size_bytes=path.stat().st_size,
+        problem=problem,
+        family=guess_family(header.shapes),
+        layout=_layout(header),
+        kind=kind,
+        modules=modules,
+        ranks=dict(sorted(ranks.items())),
+        alphas=dict(alphas),
+        dtypes=dict(Counter(info.dtype for info in header.tensors.values())),
+        title=_first(header.metadata, _TITLE_KEYS),
+        base_model=_first(header.metadata, _BASE_MODEL_KEYS),
+        trigger_words=_trigger_words(header.metadata),
+        metadata=header.metadata,
+    )
+
+
+def _layout(header: Header) -> str:
+    """The prefix and suffix of the first key, with a star for the layer between them."""
+    key = min(header.tensors)
+    prefix = next((prefix for prefix in PREFIXES if key.startswith(prefix)), "")
+    rest = key[len(prefix) :]
+    marks = (".lora_", ".lora.", ".hada_", ".lokr_", ".alpha", ".diff", ".dora_")
+    starts = [position for mark in marks if (position := rest.find(mark)) >= 0]
+    return f"{prefix}*{rest[min(starts) :]}" if starts else key
+
+
+def _trigger_words(metadata: Mapping[str, str]) -> tuple[str, ...]:
+    """The words that call the style: as the file names them, else its commonest captions."""
+    named = _first(metadata, _TRIGGER_KEYS)
+    if named:
+        return tuple(word.strip() for word in named.split(",") if word.strip())
+    try:
+        datasets = json.loads(metadata.get("ss_tag_frequency", "{}"))
+        tags: Counter[str] = Counter()
+        for frequencies in datasets.values():
+            tags.update({str(tag).strip(): int(count) for tag, count in frequencies.items()})
+    except (ValueError, AttributeError, TypeError):
+        return ()
+    return tuple(tag for tag, _ in tags.most_common(MAX_TRIGGER_WORDS))
+
+
+def _first(metadata: Mapping[str, str], keys: tuple[str, ...]) -> str | None:
+    return next((metadata[key] for key in keys if metadata.get(key)), None)

@@ -1,0 +1,70 @@
+"""Which ways to keep a model's weights a machine has the memory for: arithmetic, no torch.
+
+The ways are those of `pipelines.engine.loading.Offload`. The figures beside the weights are
+estimates.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+GIB = 2**30
+# Qwen-Image-Edit-2509 and -2511: parameters of each component.
+PUBLISHED_PARAMETERS: Mapping[str, int] = {
+    "transformer": 20_430_401_088,
+    "text_encoder": 8_292_166_656,
+    "vae": 126_900_000,
+}
+# What an edit of 1024x1024 takes beside the weights: 59.7 GiB were reported at the peak for the
+# published model in bfloat16, of which 53.7 GiB are weights.
+WORKING_BYTES = 6 * GIB
+# The largest layers and the ones that are being copied, where one layer at a time is on the device.
+LAYERS_BYTES = 2 * GIB
+# The worker itself, and the file that is being read.
+HOST_BYTES = 4 * GIB
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """One way to keep the weights, and whether there is memory for it; sizes in bytes."""
+
+    offload: str
+    device_needs: int
+    host_needs: int
+    fits: bool
+
+
+def fits_on_gpu(
+    parameters: Mapping[str, int],
+    *,
+    bytes_each: int,
+    device_bytes: int,
+    host_bytes: int,
+    workers: int = 1,
+) -> tuple[Fit, ...]:
+    """The three ways, the fastest first. `device_bytes` is one GPU's; each worker has a copy."""
+    sizes = [count * bytes_each for count in parameters.values()]
+    total, largest = sum(sizes), max(sizes, default=0)
+    working = working_bytes(parameters)
+    layers = min(LAYERS_BYTES, largest)
+    host = workers * (total + HOST_BYTES)
+    needs = (
+        ("none", total + working, workers * HOST_BYTES),
+        ("model", largest + working, host),
+        ("group", layers + working, host),
+    )
+    return tuple(
+        Fit(offload, device, memory, device <= device_bytes and memory <= host_bytes)
+        for offload, device, memory in needs
+    )
+
+
+def fits_on_cpu(parameters: Mapping[str, int], *, bytes_each: int, host_bytes: int) -> Fit:
+    """Whether the host holds the model and what an edit takes."""
+    needs = sum(parameters.values()) * bytes_each + working_bytes(parameters)
+    return Fit("none", 0, needs, needs <= host_bytes)
+
+
+def working_bytes(parameters: Mapping[str, int]) -> int:
+    """What an edit takes beside the weights; a small model's share, at least 1 GiB."""
+    share = sum(parameters.values()) / sum(PUBLISHED_PARAMETERS.values())
+    return max(GIB, int(WORKING_BYTES * min(share, 1.0)))

@@ -1,0 +1,239 @@
+"""Claim, run, write, finish: the way of a job from the queue to its files."""
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import time
+from collections.abc import AsyncIterator
+
+from pipelines.api.errors import EngineError
+from pipelines.api.messages import Canceled, Done, Failed, Image, Preview, Stage, Step
+from pipelines.api.params import EditParams
+from server.errors import ContentBlocked, JobTimeout, ServerError, WorkerLost
+from server.job import Job, JobError, JobStatus
+from server.jobs.job_queue import JobProgress, JobQueue
+from server.loras.library import LoraLibrary
+from server.media.inputs import InputStore
+from server.media.outputs import OutputStore
+from server.workers.executor import Executor
+from server.workers.local_process import WorkerDied
+
+logger = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 2
+# How long a worker may take to leave a step before it is ended for good.
+CANCEL_GRACE_S = 30.0
+# How long files being written may take when the server stops; a job cut off here runs again.
+DELIVERY_GRACE_S = 2.0
+
+
+class Dispatcher:
+    """Takes jobs from the queue to the executor, as many at a time as that can run."""
+
+    def __init__(
+        self,
+        queue: JobQueue,
+        executor: Executor,
+        inputs: InputStore,
+        loras: LoraLibrary,
+        outputs: OutputStore,
+        *,
+        job_timeout_s: float,
+        keep_inputs: bool,
+        embed_prompt: bool,
+        blocks_unsafe: bool,
+    ) -> None:
+        self._queue = queue
+        self._executor = executor
+        self._inputs = inputs
+        self._loras = loras
+        self._outputs = outputs
+        self._job_timeout_s = job_timeout_s
+        self._keep_inputs = keep_inputs
+        self._embed_prompt = embed_prompt
+        self._blocks_unsafe = blocks_unsafe
+        self._leaving: set[str] = set()
+        self._overdue: set[str] = set()
+        self._deliveries: set[asyncio.Task[None]] = set()
+
+    async def serve(self) -> None:
+        """Dispatch jobs until cancelled; then wait a little for the files being written."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(self._executor.concurrency):
+                    group.create_task(self._dispatch())
+        finally:
+            if self._deliveries:
+                await asyncio.wait(self._deliveries, timeout=DELIVERY_GRACE_S)
+
+    async def cancel(self, job_id: str) -> Job:
+        """Cancel a job: at once while it waits, at its next step while it runs."""
+        job = await self._queue.cancel(job_id)
+        if job.status is JobStatus.RUNNING:
+            await self._leave(job_id)
+        elif job.status is JobStatus.CANCELED:
+            await self._inputs.delete(job_id)
+        return job
+
+    async def _dispatch(self) -> None:
+        while True:
+            await self._executor.ready()
+            job = await self._queue.claim()
+            try:
+                await self._run(job)
+            except (EngineError, ServerError) as exc:
+                await self._fail(job, JobError(exc.code, str(exc)))
+            except WorkerDied as exc:
+                await self._retry(job, exc)
+            except Exception:
+                logger.exception("job %s failed in the server", job.id)
+                await self._fail(job, JobError(ServerError.code, str(ServerError())))
+
+    async def _run(self, job: Job) -> None:
+        """Hand the job to a worker and see how it ends."""
+        params = await self._with_local_loras(job.params)
+        references = await self._inputs.read(job.id, len(job.images))
+        images: list[Image] = []
+        async with self._time_limit(job.id):
+            async for event in self._executor.run(job.id, params, references):
+                match event:
+                    case Step():
+                        if event.stage is Stage.ENCODE:
+                            await self._preload_next(job.id)
+                        progress = JobProgress(event.stage, event.step, event.total)
+                        self._queue.report(job.id, progress)
+                        if job.id in self._leaving:
+                            # asked for before the worker had the job: say it again
+                            await self._executor.cancel(job.id)
+                    case Preview():
+                        self._queue.show(job.id, event)
+                    case Image():
+                        images.append(event)
+                    case Done():
+                        # beside the next job: the device need not wait for a file
+                        delivery = asyncio.create_task(self._deliver(job, images, event))
+                        self._deliveries.add(delivery)
+                        delivery.add_done_callback(self._deliveries.discard)
+                    case Failed():
+                        await self._fail(job, JobError(event.code, event.message))
+                    case Canceled():
+                        await self._end_left_job(job)
+
+    async def _leave(self, job_id: str) -> None:
+        self._leaving.add(job_id)
+        await self._executor.cancel(job_id)
+
+    async def _preload_next(self, running_id: str) -> None:
+        """Have the next job's LoRAs read while this one runs."""
+        upcoming = await self._queue.next_prepared()
+        if upcoming is not None and upcoming.params.loras:
+            with contextlib.suppress(EngineError):  # its own run will say what is wrong
+                params = await self._with_local_loras(upcoming.params)
+                await self._executor.preload(running_id, params.loras)
+
+    async def _with_local_loras(self, params: EditParams) -> EditParams:
+        loras = [
+            dataclasses.replace(lora, path=str(await self._loras.path(lora.path)))
+            for lora in params.loras
+        ]
+        return dataclasses.replace(params, loras=tuple(loras))
+
+    @contextlib.asynccontextmanager
+    async def _time_limit(self, job_id: str) -> AsyncIterator[None]:
+        """Have the worker leave the job after the time limit, and end it if it does not."""
+
+        async def enforce() -> None:
+            await asyncio.sleep(self._job_timeout_s)
+            self._overdue.add(job_id)
+            await self._leave(job_id)
+            await asyncio.sleep(CANCEL_GRACE_S)
+            await self._executor.kill(job_id)
+
+        watchdog = asyncio.create_task(enforce())
+        try:
+            yield
+        finally:
+            watchdog.cancel()
+
+    async def _deliver(self, job: Job, images: list[Image], done: Done) -> None:
+        """Write the outputs and finish the job."""
+        if self._blocks_unsafe and any(image.is_unsafe for image in images):
+            await self._fail(job, JobError(ContentBlocked.code, str(ContentBlocked())))
+            return
+        started = time.perf_counter()
+        facts: dict[str, object] = {
+            "model": self._executor.model.model.name if self._executor.model else "unknown",
+            "steps": done.num_inference_steps,
+            "true_cfg_scale": done.true_cfg_scale,
+        }
+        if self._embed_prompt:
+            facts["prompt"] = job.params.prompt
+        try:
+            outputs = [
+                await self._outputs.write(
+                    image.rgb,
+                    (image.width, image.height),
+                    job.output_format,
+                    seed=image.seed,
+                    facts=facts,
+                    watermark=job.watermark,
+                    quality=job.quality,
+                    is_unsafe=image.is_unsafe,
+                )
+                for image in images
+            ]
+        except Exception as exc:
+            logger.exception("the outputs of job %s cannot be written", job.id)
+            reason = f"The outputs cannot be written: {exc}"
+            await self._fail(job, JobError(ServerError.code, reason))
+            return
+        prepared_at = job.prepared_at or job.created_at
+        seconds = {
+            "prepare": prepared_at - job.created_at,
+            "queued": max(0.0, (job.started_at or prepared_at) - prepared_at),
+            **{str(stage): value for stage, value in done.seconds.items()},
+            "deliver": time.perf_counter() - started,
+        }
+        await self._finish(
+            job,
+            JobStatus.SUCCEEDED,
+            outputs=tuple(outputs),
+            seconds=seconds,
+            num_inference_steps=done.num_inference_steps,
+            true_cfg_scale=done.true_cfg_scale,
+            used_prompt=done.prompt,
+            is_prompt_extended=done.is_extended,
+        )
+
+    async def _end_left_job(self, job: Job) -> None:
+        """Finish a job that the worker left as asked: by the client, or by the time limit."""
+        if job.id in self._overdue:
+            await self._fail(job, self._timeout_error())
+        else:
+            await self._finish(job, JobStatus.CANCELED)
+
+    async def _retry(self, job: Job, died: WorkerDied) -> None:
+        """Put the job of a dead worker back once; end it when it was overdue or the second one."""
+        logger.error("%s while it ran job %s", died, job.id)
+        if job.id in self._overdue:
+            await self._fail(job, self._timeout_error())
+        elif job.attempts + 1 >= MAX_ATTEMPTS:
+            await self._fail(job, JobError(WorkerLost.code, f"{WorkerLost()} Last: {died}."))
+        else:
+            await self._queue.requeue(job)
+
+    def _timeout_error(self) -> JobError:
+        limit = f"The job ran longer than the allowed {self._job_timeout_s:g} seconds."
+        return JobError(JobTimeout.code, limit)
+
+    async def _fail(self, job: Job, error: JobError) -> None:
+        logger.warning("job %s failed: %s: %s", job.id, error.code, error.message)
+        await self._finish(job, JobStatus.FAILED, error=error)
+
+    async def _finish(self, job: Job, status: JobStatus, **result: object) -> None:
+        self._overdue.discard(job.id)
+        self._leaving.discard(job.id)
+        await self._queue.finish(job, status, **result)
+        if not self._keep_inputs:
+            await self._inputs.delete(job.id)

@@ -1,0 +1,293 @@
+"""The queue: jobs on disk, progress in memory, and whoever waits for a change."""
+
+import asyncio
+import contextlib
+import logging
+import math
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from pipelines.api.messages import Preview
+from server.errors import NotFound, QueueFull, ServerLost
+from server.job import Job, JobError, JobStatus
+from server.store import endings, jobs, webhooks
+from server.store.database import Database
+from server.store.jobs import JobFilter
+
+logger = logging.getLogger(__name__)
+
+MAX_STARTS = 10
+# What a job is guessed to take, for Retry-After, while none has finished yet.
+UNKNOWN_RUN_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class JobProgress:
+    """Where a running job is: `step` of `total` denoising steps are done."""
+
+    stage: str
+    step: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobState:
+    """A job with what only memory knows: its place in the queue (0 is next), or how far it is."""
+
+    job: Job
+    position: int | None
+    progress: JobProgress | None
+    previews: tuple[Preview, ...] = ()
+
+
+class JobQueue:
+    """Every change of a job goes through here, is on disk first, and then wakes its watchers."""
+
+    def __init__(self, database: Database, *, max_waiting: int, clock: Callable[[], float]) -> None:
+        self._database = database
+        self._max_waiting = max_waiting
+        self._clock = clock
+        self._progress: dict[str, JobProgress] = {}
+        self._previews: dict[str, tuple[Preview, ...]] = {}
+        self._watchers: dict[str, set[asyncio.Event]] = {}
+        self._work = asyncio.Event()
+        self._closing = False
+        # set whenever a webhook has become due
+        self.webhook_added = asyncio.Event()
+
+    async def open(self) -> list[Job]:
+        """Put the jobs that ran when the last server ended back; give all that are unprepared.
+
+        A job that was handed to a worker ten times without an end fails instead.
+        """
+        await self._database.write(jobs.create_table)
+        await self._database.write(webhooks.create_table)
+        for job in await self._database.read(partial(jobs.with_status, status=JobStatus.RUNNING)):
+            if job.cancel_requested:
+                await self._change(job, status=JobStatus.CANCELED, finished_at=self._clock())
+            elif job.starts >= MAX_STARTS:
+                error = JobError(ServerLost.code, str(ServerLost()))
+                now = self._clock()
+                await self._change(job, status=JobStatus.FAILED, finished_at=now, error=error)
+            else:
+                logger.info("job %s was interrupted and runs again", job.id)
+                await self._change(job, status=JobStatus.QUEUED)
+        self._work.set()
+        queued = await self._database.read(partial(jobs.with_status, status=JobStatus.QUEUED))
+        return [job for job in queued if job.prepared_at is None]
+
+    def close(self) -> None:
+        """End every wait and event stream; the jobs stay as they are on disk."""
+        self._closing = True
+        self._wake_all()
+
+    async def check_room(self) -> None:
+        """Raise QueueFull when no further job may wait."""
+        waiting = await self.count(JobStatus.QUEUED)
+        if waiting >= self._max_waiting:
+            raise await self._full(waiting)
+
+    async def submit(self, job: Job) -> Job:
+        """Take a new job: on disk when this returns. Raises QueueFull."""
+
+        def insert(connection: sqlite3.Connection) -> int | None:
+            waiting = jobs.count(connection, JobStatus.QUEUED)
+            if waiting >= self._max_waiting:
+                return waiting
+            jobs.insert(connection, job)
+            return None
+
+        waiting = await self._database.write(insert)
+        if waiting is not None:
+            raise await self._full(waiting)
+        logger.info("job %s queued by %s %s", job.id, job.contract, job.endpoint)
+        self._work.set()
+        return job
+
+    async def get(self, job_id: str) -> Job:
+        """The job with this id. Raises NotFound."""
+        job = await self._database.read(partial(jobs.get, job_id=job_id))
+        if job is None:
+            raise NotFound(f"There is no job {job_id}.")
+        return job
+
+    async def state(self, job_id: str) -> JobState:
+        """The job, its position while queued, its progress while running. Raises NotFound."""
+        return await self.state_of(await self.get(job_id))
+
+    async def state_of(self, job: Job) -> JobState:
+        """What memory adds to `job`."""
+        place = None
+        if job.status is JobStatus.QUEUED:
+            place = await self._database.read(partial(jobs.position, job_id=job.id))
+        previews = self._previews.get(job.id, ())
+        return JobState(job, place, self._progress.get(job.id), previews)
+
+    async def search(self, wanted: JobFilter, *, limit: int, offset: int) -> tuple[list[Job], int]:
+        """A page of jobs, newest first, and how many there are."""
+        find = partial(jobs.search, wanted=wanted, limit=limit, offset=offset)
+        return await self._database.read(find)
+
+    async def count(self, status: JobStatus) -> int:
+        """How many jobs have this status."""
+        return await self._database.read(partial(jobs.count, status=status))
+
+    async def finished_before(self, moment: float) -> list[Job]:
+        """The final jobs that ended before `moment` (Unix seconds)."""
+        return await self._database.read(partial(jobs.finished_before, moment=moment))
+
+    async def lora_references(self) -> frozenset[str]:
+        """The LoRAs that jobs which have not ended ask for."""
+        unfinished = await self._database.read(jobs.unfinished)
+        return frozenset(lora.path for job in unfinished for lora in job.params.loras)
+
+    async def mark_prepared(self, job_id: str) -> JobStatus:
+        """Say that all a queued job needs lies on this machine; give the status it has by now."""
+        job = await self.get(job_id)
+        if job.status is JobStatus.QUEUED:
+            job = await self._change(job, prepared_at=self._clock())
+            self._work.set()
+        return job.status
+
+    async def claim(self) -> Job:
+        """The oldest prepared job, now running; waits until there is one."""
+        while True:
+            self._work.clear()
+            job = await self._database.write(partial(jobs.claim, now=self._clock()))
+            if job is not None:
+                logger.info("job %s started", job.id)
+                # the jobs behind it have moved up
+                self._wake_all()
+                return job
+            await self._work.wait()
+
+    async def next_prepared(self) -> Job | None:
+        """The job that will be claimed next, as far as is known."""
+        return await self._database.read(jobs.next_prepared)
+
+    def report(self, job_id: str, progress: JobProgress) -> None:
+        """Say how far a running job is."""
+        self._progress[job_id] = progress
+        self._wake(job_id)
+
+    def show(self, job_id: str, preview: Preview) -> None:
+        """Keep a preview of a running job for those who watch it."""
+        self._previews[job_id] = (*self._previews.get(job_id, ()), preview)
+        self._wake(job_id)
+
+    async def requeue(self, job: Job) -> None:
+        """Put a running job back at its place, or end it if it was to be left: its worker died."""
+        self._forget_progress(job.id)
+        requeued = await self._database.write(
+            partial(endings.requeue, job_id=job.id, now=self._clock())
+        )
+        self.webhook_added.set()
+        logger.info("job %s %s", job.id, requeued.status)
+        self._wake_all()
+        self._work.set()
+
+    async def finish(self, job: Job, status: JobStatus, **result: object) -> Job:
+        """Write how a job ended. A job that has ended already stays as it is."""
+        finished = await self._change(job, status=status, finished_at=self._clock(), **result)
+        self._forget_progress(job.id)
+        self._wake(job.id)
+        return finished
+
+    async def cancel(self, job_id: str) -> Job:
+        """Cancel a queued job at once, and note on disk that a running one is to be left.
+
+        A final job stays as it is. Raises NotFound.
+        """
+        job = await self.get(job_id)
+        while not (job.status.is_final or job.cancel_requested):
+            # again when the job changed meanwhile: claimed, requeued, finished
+            if job.status is JobStatus.QUEUED:
+                now = self._clock()
+                job = await self._change(
+                    job, status=JobStatus.CANCELED, finished_at=now, cancel_requested=True
+                )
+            else:
+                job = await self._change(job, cancel_requested=True)
+        return job
+
+    async def delete(self, job_id: str) -> bool:
+        """Forget a final job, and the webhook that may still wait."""
+        return await self._database.write(partial(endings.delete, job_id=job_id))
+
+    async def wait(self, job_id: str, timeout_s: float | None = None) -> Job:
+        """The job when it is final, or as it is after `timeout_s` or when the server closes."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                with self._watch(job_id) as changed:
+                    while not (job := await self.get(job_id)).status.is_final:
+                        if self._closing:
+                            return job
+                        await changed.wait()
+                        changed.clear()
+                    return job
+        return await self.get(job_id)
+
+    async def watch(self, job_id: str) -> AsyncIterator[JobState]:
+        """The job's state now and after each change, until it is final or the server closes."""
+        with self._watch(job_id) as changed:
+            last = None
+            while True:
+                changed.clear()
+                state = await self.state(job_id)
+                if state != last:
+                    yield state
+                if state.job.status.is_final or self._closing:
+                    return
+                last = state
+                await changed.wait()
+
+    async def _change(self, job: Job, **changes: object) -> Job:
+        """Write `changes` if the job on disk still has the status it had; give what is on disk."""
+        wanted = job.evolve(**changes)
+        write = partial(endings.update, job=wanted, expected=[job.status])
+        if not await self._database.write(write):
+            return await self.get(job.id)
+        if wanted.status.is_final:
+            self.webhook_added.set()
+        if wanted.status != job.status:
+            logger.info("job %s %s", job.id, wanted.status)
+            # the jobs behind it may have moved
+            self._wake_all()
+        self._wake(job.id)
+        return wanted
+
+    def _forget_progress(self, job_id: str) -> None:
+        self._progress.pop(job_id, None)
+        self._previews.pop(job_id, None)
+
+    async def _full(self, waiting: int) -> QueueFull:
+        mean = await self._database.read(jobs.recent_run_seconds)
+        # one job's time: then one place is free
+        retry_after = max(1, math.ceil(UNKNOWN_RUN_S if mean is None else mean))
+        return QueueFull(
+            f"{waiting} jobs wait, and the server takes at most {self._max_waiting}. Try again in "
+            f"{retry_after} seconds.",
+            retry_after_s=retry_after,
+        )
+
+    @contextlib.contextmanager
+    def _watch(self, job_id: str) -> Iterator[asyncio.Event]:
+        changed = asyncio.Event()
+        watchers = self._watchers.setdefault(job_id, set())
+        watchers.add(changed)
+        try:
+            yield changed
+        finally:
+            watchers.discard(changed)
+            if not watchers:
+                self._watchers.pop(job_id, None)
+
+    def _wake(self, job_id: str) -> None:
+        for changed in self._watchers.get(job_id, ()):
+            changed.set()
+
+    def _wake_all(self) -> None:
+        for job_id in self._watchers:
+            self._wake(job_id)

@@ -1,0 +1,220 @@
+"""What every contract does with jobs: submit, look, wait, watch, cancel, delete, read outputs."""
+
+import asyncio
+import logging
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from pipelines.api.errors import EngineError
+from pipelines.api.params import MAX_REFERENCES, EditParams
+from server.errors import InvalidLora, InvalidRequest, NotFound, Unavailable
+from server.job import Job, Output, OutputFormat
+from server.jobs.dispatcher import Dispatcher
+from server.jobs.job_queue import JobQueue, JobState
+from server.jobs.preparer import Preparer
+from server.loras.library import LoraLibrary
+from server.media.images import MAX_BYTES
+from server.media.inputs import InputStore
+from server.media.outputs import ROUTE, OutputStore
+from server.store.jobs import JobFilter
+from server.workers.executor import Executor
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """An edit as a contract understood it. `images` are references, or bytes of uploaded files.
+
+    `webhook_field` is what the client calls the webhook; `base_url` the server's address as it
+    knows it, for the URLs in what the webhook is told.
+    """
+
+    contract: str
+    endpoint: str
+    params: EditParams
+    images: Sequence[str | bytes]
+    output_format: OutputFormat
+    base64_output: bool = False
+    max_image_bytes: int = MAX_BYTES
+    watermark: str | None = None
+    quality: int | None = None
+    webhook: str | None = None
+    webhook_field: str = "webhook"
+    base_url: str = ""
+
+
+class EditService:
+    """The one object the contracts talk to."""
+
+    def __init__(
+        self,
+        queue: JobQueue,
+        dispatcher: Dispatcher,
+        preparer: Preparer,
+        executor: Executor,
+        inputs: InputStore,
+        loras: LoraLibrary,
+        outputs: OutputStore,
+        *,
+        check_address: Callable[[str, str], Awaitable[None]],
+        clock: Callable[[], float],
+        log_prompts: bool = False,
+    ) -> None:
+        self._queue = queue
+        self._dispatcher = dispatcher
+        self._preparer = preparer
+        self._executor = executor
+        self._inputs = inputs
+        self._loras = loras
+        self._outputs = outputs
+        self._check_address = check_address
+        self._clock = clock
+        self._log_prompts = log_prompts
+        # jobs that were deleted and that a worker may still have
+        self._doomed: dict[str, asyncio.Task[None]] = {}
+
+    async def submit(self, submission: Submission) -> Job:
+        """Check what can be known now, and queue the job; it is on disk when this returns.
+
+        Raises InvalidRequest, InvalidPicture, InvalidLora, PayloadTooLarge, FetchFailed (offline),
+        QueueFull, Unavailable; then nothing was queued and nothing is left on disk.
+        """
+        if self._executor.failure is not None:
+            raise Unavailable(f"No model is loaded: {self._executor.failure}")
+        _check_count(len(submission.images))
+        if submission.webhook is not None:
+            await self._check_address(submission.webhook, submission.webhook_field)
+        await self._queue.check_room()
+        loras_here = [
+            await self._check_lora(lora.path, f"loras/{index}/path")
+            for index, lora in enumerate(submission.params.loras)
+        ]
+        job_id = uuid.uuid4().hex
+        images = await self._inputs.store_inline(
+            job_id, submission.images, submission.max_image_bytes
+        )
+        is_prepared = all(loras_here) and all(url is None for url in images)
+        now = self._clock()
+        job = Job(
+            id=job_id,
+            contract=submission.contract,
+            endpoint=submission.endpoint,
+            params=submission.params,
+            images=images,
+            created_at=now,
+            prepared_at=now if is_prepared else None,
+            output_format=submission.output_format,
+            base64_output=submission.base64_output,
+            max_image_bytes=submission.max_image_bytes,
+            watermark=submission.watermark,
+            quality=submission.quality,
+            webhook=submission.webhook,
+            base_url=submission.base_url,
+        )
+        try:
+            await self._queue.submit(job)
+        except BaseException:
+            await self._inputs.delete(job_id)
+            raise
+        if self._log_prompts:
+            logger.info("job %s prompt: %r", job.id, job.params.prompt)
+        if not is_prepared:
+            self._preparer.add(job)
+        return job
+
+    async def state(self, job_id: str) -> JobState:
+        """The job with its position or progress. Raises NotFound."""
+        if job_id in self._doomed:
+            raise NotFound(f"There is no job {job_id}.")
+        return await self._queue.state(job_id)
+
+    async def state_of(self, job: Job) -> JobState:
+        """A job that is at hand, with its position or progress."""
+        return await self._queue.state_of(job)
+
+    async def wait(self, job_id: str, timeout_s: float | None = None) -> Job:
+        """The job when it is final, or as it is after `timeout_s`. Raises NotFound."""
+        return await self._queue.wait(job_id, timeout_s)
+
+    def watch(self, job_id: str) -> AsyncIterator[JobState]:
+        """The job's state now and after each change, until it is final."""
+        return self._queue.watch(job_id)
+
+    async def search(self, wanted: JobFilter, *, limit: int, offset: int) -> tuple[list[Job], int]:
+        """A page of jobs, newest first, and how many there are."""
+        jobs, total = await self._queue.search(wanted, limit=limit, offset=offset)
+        return [job for job in jobs if job.id not in self._doomed], total
+
+    async def cancel(self, job_id: str) -> Job:
+        """Cancel an unfinished job: at once while it waits, at its next step while it runs."""
+        return await self._dispatcher.cancel(job_id)
+
+    async def delete(self, job: Job) -> None:
+        """Forget a final job and remove its files."""
+        if await self._queue.delete(job.id):
+            await self._outputs.delete(job.outputs)
+            await self._inputs.delete(job.id)
+
+    async def delete_any(self, job_id: str) -> None:
+        """Forget a job and its files, also an unfinished one, and tell its webhook nothing.
+
+        A running one is cancelled and out of sight at once; its files go when its worker has left
+        it, at the next step. Raises NotFound.
+        """
+        job = (await self.state(job_id)).job
+        # out of sight first, so that no webhook tells of the end that this brings about
+        deletion = asyncio.create_task(self._delete_when_ended(job_id))
+        self._doomed[job_id] = deletion
+        if not job.status.is_final:
+            job = await self.cancel(job_id)
+        if job.status.is_final:
+            await asyncio.shield(deletion)
+
+    async def _delete_when_ended(self, job_id: str) -> None:
+        try:
+            job = await self.wait(job_id)
+            if job.status.is_final:
+                await self.delete(job)
+        except NotFound:
+            return  # deleted twice at once
+        finally:
+            self._doomed.pop(job_id, None)
+
+    async def read_output(self, output: Output) -> bytes:
+        """The bytes of a finished picture."""
+        return await self._outputs.read(output)
+
+    async def expire(self, older_than: float) -> int:
+        """Delete the jobs that ended before `older_than` (Unix seconds), with their files."""
+        expired = await self._queue.finished_before(older_than)
+        for job in expired:
+            await self.delete(job)
+        return len(expired)
+
+    async def remove_leftovers(self) -> None:
+        """Remove the inputs of submissions that a killed server never finished."""
+        for job_id in self._inputs.job_ids():
+            try:
+                await self._queue.get(job_id)
+            except NotFound:
+                await self._inputs.delete(job_id)
+
+    async def _check_lora(self, reference: str, field: str) -> bool:
+        try:
+            return await self._loras.check(reference, field)
+        except EngineError as exc:
+            raise InvalidLora(str(exc), field=field) from exc
+
+
+def output_url(base_url: str, output: Output) -> str:
+    """Where a finished picture is served."""
+    return f"{base_url}{ROUTE}/{output.name}"
+
+
+def _check_count(count: int) -> None:
+    if not 1 <= count <= MAX_REFERENCES:
+        raise InvalidRequest(
+            f"images must have 1 to {MAX_REFERENCES} entries, got {count}", field="images"
+        )

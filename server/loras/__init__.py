@@ -1,0 +1,1 @@
+"""LoRA references to local files."""

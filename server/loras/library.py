@@ -1,0 +1,189 @@
+"""LoRA references to files on this machine: `weights/loras`, the hub's cache, and what is fetched.
+
+A fetched file is fetched once, however many jobs ask for it at the same time.
+"""
+
+import asyncio
+import contextlib
+import os
+import secrets
+import urllib.parse
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
+
+from pipelines.api.errors import InvalidParameter, LoraInvalid, LoraNotFound
+from pipelines.files.catalog import LORA_SUFFIX, Catalog, HubLora, LoraEntry, RemoteLora
+from pipelines.files.lora_format.file import Linears, plan_lora
+from pipelines.files.safetensors_header import read_header
+from server.errors import InvalidRequest, PayloadTooLarge
+from server.loras import hub_lora as hub
+from server.loras.hub_downloads import HubDownloads
+from server.loras.store import LoraStore
+from server.net.fetch import Fetcher
+
+
+class LoraLibrary:
+    """Finds LoRAs, fetches those that are named by URL or hub id, takes uploads.
+
+    `linears` gives the loaded model's linear layers, None while none is loaded; `in_use` the
+    references of the jobs that have not ended; `tokens` what to send to which host.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        store: LoraStore,
+        fetcher: Fetcher,
+        *,
+        max_bytes: int,
+        timeout_s: float,
+        tokens: Mapping[str, str],
+        linears: Callable[[], Linears | None],
+        in_use: Callable[[], Awaitable[frozenset[str]]],
+    ) -> None:
+        self._catalog = catalog
+        self._store = store
+        self._fetcher = fetcher
+        self._hub_downloads = HubDownloads(max_bytes=max_bytes, timeout_s=timeout_s)
+        self._max_bytes = max_bytes
+        self._timeout_s = timeout_s
+        self._tokens = tokens
+        self._linears = linears
+        self._in_use = in_use
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    async def check(self, reference: str, field: str) -> bool:
+        """Whether the LoRA lies on this machine; False when it is to be fetched first.
+
+        Raises InvalidParameter, LoraNotFound, LoraInvalid for a reference that cannot be used,
+        FetchFailed for one that would have to be fetched by a server that runs offline.
+        """
+        path = await asyncio.to_thread(self._find, reference)
+        if path is None:
+            self._fetcher.check_online(reference, field)
+            return False
+        await asyncio.to_thread(self.prove, path, _shown_name(reference))
+        return True
+
+    async def path(self, reference: str) -> Path:
+        """The file for a reference that is local or was fetched. Raises LoraNotFound."""
+        path = await asyncio.to_thread(self._find, reference)
+        if path is None:
+            raise LoraNotFound(f"The LoRA {reference!r} is not on this machine any more.")
+        return path
+
+    async def fetch(self, reference: str, field: str) -> None:
+        """Bring the LoRA onto this machine if it is not here yet.
+
+        Raises FetchFailed, PayloadTooLarge, and LoraInvalid for what cannot be applied.
+        """
+        async with self._alone(reference):
+            if await asyncio.to_thread(self._find, reference) is not None:
+                return
+            self._fetcher.check_online(reference, field)
+            part = await self._download(reference, field)
+            try:
+                await asyncio.to_thread(self.prove, part, f"{field}: what {reference} gave")
+            except LoraInvalid:
+                await asyncio.to_thread(part.unlink)
+                raise
+            await asyncio.to_thread(self._store.add, reference, part)
+        await self._evict()
+
+    def prove(self, path: Path, name: str) -> None:
+        """Raise LoraInvalid unless the file can be applied, as far as its header tells."""
+        linears = self._linears()
+        if linears is None:
+            read_header(path, name)
+        else:
+            plan_lora(path, linears, name)
+
+    async def add_upload(self, name: str, chunks: AsyncIterator[bytes], *, replace: bool) -> Path:
+        """Store an uploaded LoRA under `weights/loras/`.
+
+        Raises InvalidParameter for a bad name, InvalidRequest for a taken one, PayloadTooLarge,
+        LoraInvalid; then nothing is stored.
+        """
+        path = self._catalog.new_lora_path(name)
+        if path.exists() and not replace:
+            raise InvalidRequest(
+                f"there is a LoRA {name} already: delete it first, or send replace=true",
+                field="name",
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{secrets.token_hex(8)}.part")
+        try:
+            await _write(part, chunks, self._max_bytes)
+            await asyncio.to_thread(self.prove, part, name)
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+        return path
+
+    async def delete(self, name: str) -> None:
+        """Remove a LoRA from `weights/loras/`. Raises LoraNotFound."""
+        entry = await asyncio.to_thread(self._catalog.resolve_lora, name)
+        if not isinstance(entry, LoraEntry):
+            raise LoraNotFound(f"There is no LoRA {name!r} under weights/loras.")
+        await asyncio.to_thread(entry.path.unlink)
+
+    def _find(self, reference: str) -> Path | None:
+        found = self._catalog.resolve_lora(reference)
+        if isinstance(found, LoraEntry):
+            return found.path
+        if isinstance(found, HubLora) and (cached := hub.cached_file(found)):
+            return cached
+        return self._store.find(reference)
+
+    async def _download(self, reference: str, field: str) -> Path:
+        found = self._catalog.resolve_lora(reference)
+        part = self._store.part(reference)
+        if isinstance(found, HubLora):
+            folder = part.with_suffix(".hub")
+            return await self._hub_downloads.fetch(found, folder, field)
+        if not isinstance(found, RemoteLora):
+            raise LoraNotFound(f"The LoRA {reference!r} is not on this machine any more.")
+        host = urllib.parse.urlsplit(found.url).hostname or ""
+        await self._fetcher.download(
+            found.url,
+            part,
+            max_bytes=self._max_bytes,
+            timeout_s=self._timeout_s,
+            field=field,
+            token=self._tokens.get(host.lower()),
+        )
+        return part
+
+    async def _evict(self) -> None:
+        needed = set()
+        for reference in await self._in_use():
+            with contextlib.suppress(InvalidParameter, LoraNotFound):
+                needed.add(await asyncio.to_thread(self._find, reference))
+        await asyncio.to_thread(self._store.evict, needed.__contains__)
+
+    @contextlib.asynccontextmanager
+    async def _alone(self, reference: str) -> AsyncIterator[None]:
+        """One at a time per reference; the lock goes when nobody waits for it."""
+        lock = self._locks.setdefault(reference, asyncio.Lock())
+        try:
+            async with lock:
+                yield
+        finally:
+            if not lock.locked():
+                self._locks.pop(reference, None)
+
+
+async def _write(part: Path, chunks: AsyncIterator[bytes], max_bytes: int) -> None:
+    received = 0
+    with part.open("wb") as file:
+        async for chunk in chunks:
+            received += len(chunk)
+            if received > max_bytes:
+                raise PayloadTooLarge(f"The LoRA has more than {max_bytes / 2**20:.0f} MiB.")
+            await asyncio.to_thread(file.write, chunk)
+
+
+def _shown_name(reference: str) -> str:
+    """What messages call the LoRA: what the client called it."""
+    name = urllib.parse.urlsplit(reference).path.rpartition("/")[2] or reference
+    return name if name.endswith(LORA_SUFFIX) else name + LORA_SUFFIX

@@ -1,0 +1,1 @@
+"""Input and output images, and the files that are served."""

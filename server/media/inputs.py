@@ -1,0 +1,163 @@
+"""Image references to checked pictures on disk: URL, data URI, base64, or bytes.
+
+A job's inputs live in `inputs/<job id>/<n>.png` until the job has ended.
+"""
+
+import asyncio
+import base64
+import binascii
+import re
+import shutil
+import urllib.parse
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from server.errors import InvalidPicture, NotFound
+from server.media.images import MAX_BYTES, check_bytes, to_rgb_png
+from server.net.fetch import Fetcher
+
+# Decoding a large picture takes a core for a second; two at once leave one for the answers.
+DECODING_THREADS = 2
+_URL = re.compile(r"https?://", re.IGNORECASE)
+_BASE64_START = re.compile(r"[A-Za-z0-9+/_\-\s=]+")
+
+
+class InputStore:
+    """The pictures of jobs that have not ended."""
+
+    def __init__(
+        self,
+        folder: Path,
+        fetcher: Fetcher,
+        *,
+        own_file: Callable[[str], Path | None],
+        fetch_timeout_s: float,
+    ) -> None:
+        """`own_file` gives the file behind a URL of this server, None for any other URL."""
+        self._folder = folder
+        self._fetcher = fetcher
+        self._own_file = own_file
+        self._fetch_timeout_s = fetch_timeout_s
+        self._threads = ThreadPoolExecutor(DECODING_THREADS, thread_name_prefix="pictures")
+
+    def close(self) -> None:
+        """Wait for the pictures being decoded."""
+        self._threads.shutdown(wait=True)
+
+    async def store_inline(
+        self, job_id: str, images: Sequence[str | bytes], max_bytes: int
+    ) -> tuple[str | None, ...]:
+        """Check and store what the request itself carries; give the URLs still to fetch.
+
+        The answer has one entry per image: its URL, or None when it is stored.
+        Raises InvalidPicture, PayloadTooLarge; then nothing is left on disk.
+        """
+        sources = []
+        try:
+            for index, image in enumerate(images):
+                sources.append(await self._store_unless_url(job_id, index, image, max_bytes))
+        except BaseException:
+            await self.delete(job_id)
+            raise
+        return tuple(sources)
+
+    async def fetch(self, job_id: str, index: int, url: str, max_bytes: int) -> None:
+        """Fetch, check and store a picture. An address of this server's own is read from disk.
+
+        Raises FetchFailed, InvalidPicture, PayloadTooLarge.
+        """
+        field = f"images/{index}"
+        own = self._own_file(url)
+        if own is not None:
+            check_bytes(own.stat().st_size, max_bytes, field)
+            data = await asyncio.to_thread(own.read_bytes)
+        else:
+            data = await self._fetcher.read(
+                url, max_bytes=max_bytes, timeout_s=self._fetch_timeout_s, field=field
+            )
+        await self._store(job_id, index, data, field)
+
+    async def read(self, job_id: str, count: int) -> tuple[bytes, ...]:
+        """The job's pictures as RGB PNGs. Raises NotFound when one is gone."""
+        paths = [self._path(job_id, index) for index in range(count)]
+        try:
+            return tuple([await asyncio.to_thread(path.read_bytes) for path in paths])
+        except FileNotFoundError as exc:
+            raise NotFound(f"An input picture of job {job_id} is gone.") from exc
+
+    async def delete(self, job_id: str) -> None:
+        """Remove the job's pictures."""
+        await asyncio.to_thread(shutil.rmtree, self._folder / job_id, ignore_errors=True)
+
+    def job_ids(self) -> list[str]:
+        """The jobs that have a folder here."""
+        return [path.name for path in self._folder.iterdir()] if self._folder.is_dir() else []
+
+    async def _store_unless_url(
+        self, job_id: str, index: int, image: str | bytes, max_bytes: int
+    ) -> str | None:
+        field = f"images/{index}"
+        if isinstance(image, str) and is_url(image):
+            url = image.strip()
+            if self._own_file(url) is None:
+                self._fetcher.check_online(url, field)
+            return url
+        loop = asyncio.get_running_loop()
+        if isinstance(image, str):
+            data = await loop.run_in_executor(self._threads, decode_text, image, max_bytes, field)
+        else:
+            data = image
+            check_bytes(len(data), max_bytes, field)
+        await self._store(job_id, index, data, field)
+        return None
+
+    async def _store(self, job_id: str, index: int, data: bytes, field: str) -> None:
+        def write() -> None:
+            path = self._path(job_id, index)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(to_rgb_png(data, field))
+
+        await asyncio.get_running_loop().run_in_executor(self._threads, write)
+
+    def _path(self, job_id: str, index: int) -> Path:
+        return self._folder / job_id / f"{index}.png"
+
+
+def is_url(text: str) -> bool:
+    """Whether an image reference is an address to fetch."""
+    return bool(_URL.match(text.strip()))
+
+
+def is_inline(text: str) -> bool:
+    """Whether an image reference carries the picture itself, by its look."""
+    # its beginning tells: a path has a dot, and the whole can be many megabytes long
+    start = text[:256].lstrip()
+    return start[:5].lower() == "data:" or bool(_BASE64_START.fullmatch(start))
+
+
+def decode_text(text: str, max_bytes: int = MAX_BYTES, field: str = "image") -> bytes:
+    """The bytes of a data URI or of naked base64; the declared media type is not believed.
+
+    Raises InvalidPicture when it is neither, PayloadTooLarge before anything is decoded.
+    """
+    payload = text.strip()
+    if payload[:5].lower() == "data:":
+        head, comma, payload = payload.partition(",")
+        if not comma:
+            raise InvalidPicture(f"{field} is a data URI without data.", field=field)
+        if not head.lower().endswith(";base64"):
+            data = urllib.parse.unquote_to_bytes(payload)
+            check_bytes(len(data), max_bytes, field)
+            return data
+        if "%" in payload:
+            payload = urllib.parse.unquote(payload)
+    check_bytes(len(payload) * 3 // 4, max_bytes, field)
+    compact = "".join(payload.split()).rstrip("=").translate(str.maketrans("-_", "+/"))
+    try:
+        return base64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
+    except (binascii.Error, ValueError) as exc:
+        shown = text if len(text) <= 60 else text[:57] + "…"
+        raise InvalidPicture(
+            f"{field} must be an http(s) URL, a data URI or base64, got {shown!r}.", field=field
+        ) from exc

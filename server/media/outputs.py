@@ -1,0 +1,107 @@
+"""Finished pictures as files with unguessable names, and the URLs they are served under."""
+
+import asyncio
+import io
+import json
+import re
+import secrets
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import PIL.Image
+from PIL import PngImagePlugin
+
+from server.job import Output, OutputFormat
+from server.media.served_folder import ServedFolder
+from server.media.watermark import draw_watermark
+
+ROUTE = "/outputs"
+QUALITY = 95
+ENCODING_THREADS = 2
+_NAME = re.compile(r"[0-9a-f]{32}\.(png|jpeg|webp)")
+_EXIF_SOFTWARE = 0x0131
+_EXIF_DESCRIPTION = 0x010E
+
+
+class OutputStore(ServedFolder):
+    """The folder of outputs. A name is a capability: who has it may read the file."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, ROUTE, _NAME)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._threads = ThreadPoolExecutor(ENCODING_THREADS, thread_name_prefix="outputs")
+
+    def close(self) -> None:
+        """Wait for the files being written."""
+        self._threads.shutdown(wait=True)
+
+    async def write(
+        self,
+        rgb: bytes,
+        size: tuple[int, int],
+        image_format: OutputFormat,
+        *,
+        seed: int,
+        facts: Mapping[str, object],
+        watermark: str | None = None,
+        quality: int | None = None,
+        is_unsafe: bool = False,
+    ) -> Output:
+        """Encode the raw picture and write it; `facts` go into its metadata as JSON."""
+
+        def encode_and_write() -> Output:
+            picture = PIL.Image.frombytes("RGB", size, rgb)
+            if watermark is not None:
+                draw_watermark(picture, watermark)
+            data = encode(picture, image_format, {**facts, "seed": seed}, quality)
+            name = f"{secrets.token_hex(16)}.{image_format}"
+            unfinished = self._folder / f"{name}.part"
+            unfinished.write_bytes(data)
+            unfinished.rename(self._folder / name)
+            return Output(name, f"image/{image_format}", len(data), *size, seed, is_unsafe)
+
+        return await asyncio.get_running_loop().run_in_executor(self._threads, encode_and_write)
+
+    async def read(self, output: Output) -> bytes:
+        """The bytes of a finished output."""
+        return await asyncio.to_thread((self._folder / output.name).read_bytes)
+
+    async def delete(self, outputs: tuple[Output, ...]) -> None:
+        """Remove the files of these outputs."""
+        for output in outputs:
+            await asyncio.to_thread((self._folder / output.name).unlink, missing_ok=True)
+
+    def sweep(self, older_than: float) -> None:
+        """Remove files from before this Unix time: no job that named them is left.
+
+        A server that is killed between a file and the end of its job leaves one that no job names.
+        """
+        for path in self._folder.iterdir():
+            if path.stat().st_mtime < older_than:
+                path.unlink(missing_ok=True)
+
+
+def encode(
+    picture: PIL.Image.Image,
+    image_format: OutputFormat,
+    facts: Mapping[str, object],
+    quality: int | None = None,
+) -> bytes:
+    """The picture as a file: JPEG without chroma subsampling, WebP, both 95 by default, or PNG."""
+    text = json.dumps(dict(facts))
+    file = io.BytesIO()
+    if image_format is OutputFormat.PNG:
+        info = PngImagePlugin.PngInfo()
+        info.add_text("Software", "qwen-edit-server")
+        info.add_itxt("qwen_edit", text)
+        # 4 instead of the default 6: a third of the time for files about 1 % larger
+        picture.save(file, "PNG", pnginfo=info, compress_level=4)
+        return file.getvalue()
+    exif = PIL.Image.Exif()
+    exif[_EXIF_SOFTWARE] = "qwen-edit-server"
+    exif[_EXIF_DESCRIPTION] = text
+    options = {"subsampling": "4:4:4"} if image_format is OutputFormat.JPEG else {}
+    quality = QUALITY if quality is None else quality
+    picture.save(file, image_format.upper(), quality=quality, exif=exif, **options)
+    return file.getvalue()

@@ -1,0 +1,141 @@
+"""Files that clients send ahead of a request, under unguessable names, for a day.
+
+A ticket names a size and a type, and its token lets whoever has it write the bytes once or again
+while the ticket lasts. What is sent is not judged here: a picture that is none fails when used.
+"""
+
+import asyncio
+import re
+import secrets
+from collections.abc import AsyncIterable, Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path, PurePath
+
+from server.errors import InvalidRequest, NotFound
+from server.media.images import MAX_BYTES, check_bytes
+from server.media.served_folder import ServedFolder
+from server.store import uploads
+from server.store.database import Database
+from server.store.uploads import Upload
+
+ROUTE = "/uploads"
+# How long a client may wait with the bytes after it has its ticket.
+TICKET_S = 3600.0
+UNKNOWN_TYPE = "application/octet-stream"
+_NAME = re.compile(r"[0-9a-f]{32}\.[a-z]{3,4}")
+# By the extension that a client's file has; its URL gets the same.
+_IMAGE_TYPES = {
+    "jpg": "image/jpeg",
+    "jpeg": "image/jpeg",
+    "png": "image/png",
+    "webp": "image/webp",
+    "gif": "image/gif",
+    "bmp": "image/bmp",
+    "tif": "image/tiff",
+    "tiff": "image/tiff",
+    "avif": "image/avif",
+}
+_EXTENSIONS = {content_type: extension for extension, content_type in _IMAGE_TYPES.items()}
+
+
+class UploadStore(ServedFolder):
+    """The folder of uploads and its table."""
+
+    def __init__(
+        self, folder: Path, database: Database, *, keep_s: float, clock: Callable[[], float]
+    ) -> None:
+        super().__init__(folder, ROUTE, _NAME)
+        self._database = database
+        self._keep_s = keep_s
+        self._clock = clock
+
+    async def open(self) -> None:
+        """Create the table, and remove what a killed server left half written."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for unfinished in self._folder.glob("*.part"):
+            unfinished.unlink(missing_ok=True)
+        await self._database.write(uploads.create_table)
+
+    async def create(self, filename: str, size_bytes: int, content_type: str | None) -> Upload:
+        """A ticket for a file of this size. Raises PayloadTooLarge."""
+        check_bytes(size_bytes, MAX_BYTES, "size")
+        now = self._clock()
+        upload = Upload(
+            token=secrets.token_hex(32),
+            name=f"{secrets.token_hex(16)}.{_extension(filename, content_type)}",
+            filename=filename,
+            size_bytes=size_bytes,
+            content_type=content_type or _type_of(filename) or UNKNOWN_TYPE,
+            created_at=now,
+            expires_at=now + TICKET_S,
+        )
+        await self._database.write(partial(uploads.insert, upload=upload))
+        return upload
+
+    async def ticket(self, token: str) -> Upload:
+        """The ticket with this token, while it lasts. Raises NotFound."""
+        upload = await self._database.read(partial(uploads.get, token=token))
+        if upload is None or upload.created_at + TICKET_S <= self._clock():
+            raise NotFound("There is no such upload ticket, or its time is over; ask for another.")
+        return upload
+
+    async def write(
+        self, upload: Upload, chunks: AsyncIterable[bytes], *, keep_s: float = 0.0
+    ) -> Upload:
+        """Store the bytes of an upload, all of them or none. Raises InvalidRequest, NotFound.
+
+        Kept from now on for as long as the operator keeps uploads, and at least for `keep_s`.
+        """
+        part = self._folder / f"{upload.name}.{secrets.token_hex(4)}.part"
+        try:
+            await self._write_part(part, upload.size_bytes, chunks)
+            now = self._clock()
+            expires_at = now + max(self._keep_s, keep_s)
+            # the row first: a file without one would lie here for ever
+            mark = partial(uploads.mark_stored, token=upload.token, now=now, expires_at=expires_at)
+            if not await self._database.write(mark):
+                raise NotFound("The time of this upload ticket is over; ask for another.")
+            part.rename(self._folder / upload.name)
+        finally:
+            part.unlink(missing_ok=True)
+        return replace(upload, stored=True, expires_at=expires_at)
+
+    async def expire(self) -> int:
+        """Remove the files and tickets whose time is over; give how many there were."""
+        over = await self._database.read(partial(uploads.expired, now=self._clock()))
+        for upload in over:
+            await asyncio.to_thread((self._folder / upload.name).unlink, missing_ok=True)
+        await self._database.write(
+            partial(uploads.delete, tokens=[upload.token for upload in over])
+        )
+        return len(over)
+
+    async def _write_part(self, part: Path, size_bytes: int, chunks: AsyncIterable[bytes]) -> None:
+        received = 0
+        with part.open("wb") as file:
+            async for chunk in chunks:
+                received += len(chunk)
+                if received > size_bytes:
+                    break
+                await asyncio.to_thread(file.write, chunk)
+        if received != size_bytes:
+            came = "more" if received > size_bytes else f"{received}"
+            raise InvalidRequest(
+                f"the ticket is for a file of {size_bytes} bytes, and {came} came", field="size"
+            )
+
+
+def _type_of(filename: str) -> str | None:
+    return _IMAGE_TYPES.get(PurePath(filename).suffix[1:].lower())
+
+
+def _extension(filename: str, content_type: str | None) -> str:
+    """What the URL ends in: clients look for a picture's. Nothing known is taken for a picture."""
+    suffix = PurePath(filename).suffix[1:].lower()
+    if suffix in _IMAGE_TYPES:
+        return suffix
+    declared = (content_type or UNKNOWN_TYPE).partition(";")[0].strip().lower()
+    if declared.startswith("image/") or (declared == UNKNOWN_TYPE and not suffix):
+        return _EXTENSIONS.get(declared, "png")
+    return "bin"

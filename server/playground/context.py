@@ -1,0 +1,56 @@
+"""What the page is handed: the server's parts that it works with."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.files.catalog import Catalog, ModelChoice
+from server.jobs.service import EditService
+from server.media.outputs import OutputStore
+from server.media.uploads import UploadStore
+from server.net.fetch import Fetcher
+from server.settings import Settings
+from server.workers.executor import Executor
+
+# What its jobs are listed under, as those of a contract are.
+NAME = "page"
+ENDPOINT = "edits"
+
+
+@dataclass(frozen=True, slots=True)
+class PageParts:
+    """The parts, and what of the settings concerns the page."""
+
+    settings: Settings
+    choice: ModelChoice
+    catalog: Catalog
+    service: EditService
+    executor: Executor
+    outputs: OutputStore
+    uploads: UploadStore
+    fetcher: Fetcher
+
+    @property
+    def folder(self) -> Path:
+        """The page's own folder."""
+        return self.settings.data_dir.absolute() / "page"
+
+    @property
+    def cache(self) -> Path:
+        """Where Gradio keeps what browsers send and are shown; it is empty after a start."""
+        return self.folder / "cache"
+
+    @property
+    def examples(self) -> Path:
+        """The drawn scenes that people may try."""
+        return self.folder / "examples"
+
+    @property
+    def shown_folders(self) -> tuple[Path, ...]:
+        """What the page shows pictures of, and nothing else lies in; the cache has its own rule."""
+        data = self.settings.data_dir.absolute()
+        return self.examples, data / "outputs", data / "uploads"
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether clients need a key."""
+        return bool(self.settings.all_api_keys())

@@ -1,0 +1,1 @@
+"""What every HTTP contract shares."""

@@ -1,0 +1,65 @@
+"""An error as a client sees it, before a contract gives it its own shape."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+
+from pipelines.api.errors import EngineError, InvalidParameter
+from server.errors import InvalidRequest, QueueFull, ServerError
+
+SHOWN_CHARS = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """An HTTP status, a stable code, a sentence, and the field it is about (`loras/0/scale`)."""
+
+    status: int
+    code: str
+    message: str
+    field: str | None = None
+    retry_after_s: int | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers that belong to it."""
+        if self.retry_after_s is not None:
+            return {"Retry-After": str(self.retry_after_s)}
+        return {"WWW-Authenticate": "Bearer"} if self.status == 401 else {}
+
+
+def problem_of(exc: Exception) -> Problem:
+    """What a client should hear of `exc`; nothing of the server's insides."""
+    match exc:
+        case RequestValidationError() | ValidationError():
+            return _invalid(exc.errors())
+        case QueueFull():
+            return Problem(exc.status, exc.code, str(exc), retry_after_s=exc.retry_after_s)
+        case ServerError():
+            return Problem(exc.status, exc.code, str(exc), exc.field)
+        case InvalidParameter():
+            return Problem(InvalidRequest.status, exc.code, str(exc), exc.field.replace(".", "/"))
+        case EngineError():
+            return Problem(InvalidRequest.status, exc.code, str(exc))
+        case HTTPException():
+            return Problem(exc.status_code, "http_error", str(exc.detail))
+        case _:
+            return Problem(ServerError.status, ServerError.code, str(ServerError()))
+
+
+def _invalid(errors: Sequence[Any]) -> Problem:
+    """The first error of pydantic's list: the field, what is allowed, and what came."""
+    error = errors[0]
+    location = [str(part) for part in error["loc"] if part != "body"]
+    field = "/".join(location) or "body"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "missing":
+        return Problem(InvalidRequest.status, "missing_parameter", f"{field} is required", field)
+    came = repr(error.get("input"))
+    if len(came) > SHOWN_CHARS:
+        came = came[: SHOWN_CHARS - 1] + "…"
+    return Problem(InvalidRequest.status, InvalidRequest.code, f"{message}, got {came}", field)

@@ -1,0 +1,1 @@
+"""Who runs a job: executors and worker processes."""

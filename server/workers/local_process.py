@@ -1,0 +1,184 @@
+"""One worker process and the socket to it, seen from the event loop."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from pipelines.api.messages import (
+    Cancel,
+    Canceled,
+    Done,
+    Failed,
+    FromWorker,
+    JobEvent,
+    LoadFailed,
+    Preload,
+    Ready,
+    Run,
+    Stop,
+    ToWorker,
+)
+from pipelines.api.params import LoraRef
+
+logger = logging.getLogger(__name__)
+
+STOP_GRACE_S = 2.0
+
+
+class WorkerDied(Exception):
+    """The process ended, or was ended, before it had finished what it was given."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """What a worker is started with."""
+
+    model: Path
+    device: str
+    dtype: str
+    offload: str
+    safety_checker: str | None = None
+
+    def arguments(self) -> Sequence[str]:
+        """The command line after `python -m pipelines.worker`."""
+        safety = ["--safety-checker", self.safety_checker] if self.safety_checker else []
+        return [
+            "--model", str(self.model), "--device", self.device, "--dtype", self.dtype,
+            "--offload", self.offload, *safety,
+        ]  # fmt: skip
+
+
+class WorkerProcess:
+    """Started once, used for one job at a time, gone when it dies: a new one takes its place."""
+
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        connection: Connection,
+        on_exit: Callable[["WorkerProcess"], None],
+    ) -> None:
+        self._process = process
+        self._connection = connection
+        self._on_exit = on_exit
+        self._loop = asyncio.get_running_loop()
+        self._messages: asyncio.Queue[FromWorker | None] = asyncio.Queue()
+        self._sending = asyncio.Lock()
+        self._reader = threading.Thread(
+            target=self._read, name=f"worker-{process.pid}", daemon=True
+        )
+        self._reader.start()
+
+    @classmethod
+    def start(
+        cls, options: WorkerOptions, on_exit: Callable[["WorkerProcess"], None]
+    ) -> "WorkerProcess":
+        """Start the process; it loads the model and then says Ready.
+
+        `on_exit` is called in the event loop when the process has ended, for whatever reason.
+        """
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "pipelines.worker"),
+                    f"--fd={theirs.fileno()}",
+                    *options.arguments(),
+                ],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            )
+        logger.info("worker %d started on %s", process.pid, options.device)
+        return cls(process, Connection(ours.detach()), on_exit)
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    async def ready(self) -> Ready | LoadFailed:
+        """Wait until the model is loaded, or could not be. Raises WorkerDied."""
+        message = await self._messages.get()
+        if isinstance(message, Ready | LoadFailed):
+            return message
+        raise WorkerDied(await self._epitaph())
+
+    async def run(self, run: Run) -> AsyncIterator[JobEvent]:
+        """Run one job and give what the worker says of it, the last being how it ended.
+
+        Raises WorkerDied.
+        """
+        await self._send(run)
+        while True:
+            message = await self._messages.get()
+            if message is None:
+                raise WorkerDied(await self._epitaph())
+            if isinstance(message, Ready | LoadFailed) or message.job_id != run.job_id:
+                continue
+            yield message
+            if isinstance(message, Done | Failed | Canceled):
+                return
+
+    async def preload(self, loras: tuple[LoraRef, ...]) -> None:
+        """Have the worker read LoRA files while it works."""
+        await self._send(Preload(loras))
+
+    async def cancel(self, job_id: str) -> None:
+        """Ask the worker to leave the job at its next step."""
+        await self._send(Cancel(job_id))
+
+    async def stop(self) -> None:
+        """End the process: politely, then after two seconds for good."""
+        try:
+            await self._send(Stop())
+            await asyncio.to_thread(self._process.wait, STOP_GRACE_S)
+        except (WorkerDied, subprocess.TimeoutExpired):
+            self.kill()
+            await asyncio.to_thread(self._process.wait)
+        await asyncio.to_thread(self._reader.join)
+        self._connection.close()
+
+    def kill(self) -> None:
+        """End the process at once."""
+        self._process.kill()
+
+    async def _send(self, message: ToWorker) -> None:
+        try:
+            async with self._sending:
+                # large pictures fill the socket's buffer: the send waits for the worker to read
+                await asyncio.to_thread(self._connection.send, message)
+        except OSError as exc:
+            raise WorkerDied(await self._epitaph()) from exc
+
+    def _read(self) -> None:
+        while True:
+            try:
+                message: FromWorker | None = self._connection.recv()
+            except (EOFError, OSError):
+                message = None
+            try:
+                self._loop.call_soon_threadsafe(self._messages.put_nowait, message)
+                if message is None:
+                    self._loop.call_soon_threadsafe(self._on_exit, self)
+            except RuntimeError:  # the loop is closed: nobody listens any more
+                return
+            if message is None:
+                return
+
+    async def _epitaph(self) -> str:
+        try:
+            code = await asyncio.to_thread(self._process.wait, STOP_GRACE_S)
+        except subprocess.TimeoutExpired:
+            return f"worker {self.pid} closed its socket"
+        if code < 0:
+            return f"worker {self.pid} was ended by {signal.Signals(-code).name}"
+        return f"worker {self.pid} ended with exit code {code}"

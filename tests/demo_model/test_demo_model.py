@@ -1,0 +1,134 @@
+"""The demo model and its LoRAs do what they are told: judged by colour and place, on a few scenes.
+
+The whole judgement is `make judge`; its figures stand in `weights/demo/README.md`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from demo_model.evaluate import MAX_UNCHANGED_ERROR, held_out_edits, make_edit, try_edits
+from demo_model.families import Edit
+from demo_model.instructions import Task
+from demo_model.report import STYLE_SIZE, style_distance
+from demo_model.scenes import Backdrop, Pixels, Scene, Thing, draw
+from demo_model.styles import STYLES
+from pipelines.api.params import EditParams
+from pipelines.engine.pipeline import EditPipeline
+from pipelines.files.catalog import DEMO_PLACES
+from pipelines.files.lora_format.report import inspect_lora
+
+DEMO = DEMO_PLACES[0]
+LORAS = DEMO.parent / "loras"
+SIZE = (256, 256)
+# Of six edits; the shares over many are on the model card.
+LEAST_RIGHT = {Task.RECOLOR: 5, Task.BACKGROUND: 5, Task.REMOVE: 5, Task.KEEP: 5}
+VISIBLE = 16
+SCENE = Scene(Backdrop("blue"), (Thing("circle", "red", 0.5, 0.5, 0.2),))
+
+
+@pytest.fixture(scope="module")
+def demo_model() -> EditPipeline:
+    return EditPipeline.load(DEMO, device="cpu", dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def edits() -> list[Edit]:
+    """Six edits of each task, none of them seen in training or in the judgement."""
+    return list(held_out_edits(6, seed=77_000_000))
+
+
+def files_of(styles: Sequence[str], scale: float) -> list[tuple[Path, float]]:
+    return [(LORAS / f"demo-{style}.safetensors", scale) for style in styles]
+
+
+def edited(
+    pipeline: EditPipeline, prompt: str = "Make the circle green", **params: object
+) -> Pixels:
+    defaults: dict[str, object] = {"seed": 1, "size": SIZE}
+    asked = EditParams(prompt=prompt, **{**defaults, **params})
+    picture = pipeline.edit(asked, [draw(SCENE, *SIZE)]).images[0]
+    return np.asarray(picture, np.float32)
+
+
+def share_changed(one: Pixels, other: Pixels) -> float:
+    """The share of pixels that anybody would see differ."""
+    return float((np.abs(one - other).max(-1) > VISIBLE).mean())
+
+
+def test_demo_model_is_at_most_12_mb_and_each_lora_less_than_1() -> None:
+    assert sum(file.stat().st_size for file in DEMO.rglob("*") if file.is_file()) <= 12_000_000
+    for file, _ in files_of(STYLES, 1):
+        assert file.stat().st_size < 1_000_000
+
+
+def test_demo_loras_fit_in_three_layouts(demo_model: EditPipeline) -> None:
+    reports = [inspect_lora(file, demo_model.linears, file.name) for file, _ in files_of(STYLES, 1)]
+
+    assert all(report.fits for report in reports)
+    assert len({report.layout for report in reports}) == 3
+
+
+@pytest.mark.parametrize("task", Task)
+def test_demo_model_does_what_it_is_told_and_leaves_the_rest(
+    demo_model: EditPipeline, edits: list[Edit], task: Task
+) -> None:
+    chosen = [edit for edit in edits if edit.task is task]
+
+    score = try_edits(demo_model, chosen, SIZE)[task]
+
+    assert sum(verdict.is_right for verdict in score.verdicts) >= LEAST_RIGHT.get(task, 4)
+    assert score.unchanged_error <= MAX_UNCHANGED_ERROR
+
+
+def test_same_seed_gives_the_same_picture_and_another_seed_another(
+    demo_model: EditPipeline,
+) -> None:
+    prompt = "Add a yellow square"
+
+    one, again, other = (edited(demo_model, prompt, seed=seed) for seed in (1, 1, 2))
+
+    assert (one == again).all()
+    assert share_changed(one, other) > 0.01
+
+
+def test_cfg_and_negative_prompt_show(demo_model: EditPipeline) -> None:
+    prompt = "Make the circle yellow"
+    plain = edited(demo_model, prompt, true_cfg_scale=1.0)
+    guided = edited(demo_model, prompt, true_cfg_scale=4.0)
+    away = edited(
+        demo_model, prompt, true_cfg_scale=4.0, negative_prompt="Make the background yellow"
+    )
+
+    assert share_changed(plain, guided) > 0.01
+    assert share_changed(guided, away) > 0.05
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_lora_changes_nothing_at_0_and_shows_its_style_more_the_higher_its_scale(
+    demo_model: EditPipeline, edits: list[Edit], style: str
+) -> None:
+    chosen = [edit for edit in edits if edit.task is Task.RECOLOR][:3]
+    off = make_edit(demo_model, chosen[0], STYLE_SIZE, 0, files_of([style], 0.0))
+
+    distances = [
+        style_distance(demo_model, chosen, [style], files_of([style], scale))
+        for scale in (0.0, 0.5, 1.0)
+    ]
+
+    assert (off == make_edit(demo_model, chosen[0], STYLE_SIZE, 0)).all()
+    assert distances[0] > distances[1] > distances[2]
+    assert distances[2] < 0.8 * distances[0]
+
+
+def test_two_loras_together_show_both(demo_model: EditPipeline, edits: list[Edit]) -> None:
+    chosen = [edit for edit in edits if edit.task is Task.RECOLOR][:3]
+    pair = ["sepia", "outline"]
+
+    both = style_distance(demo_model, chosen, pair, files_of(pair, 1.0))
+
+    for alone in pair:
+        assert both < style_distance(demo_model, chosen, pair, files_of([alone], 1.0))

@@ -1,0 +1,52 @@
+"""Drawn scenes: what lies where, in which colour, at any size."""
+
+import numpy as np
+import pytest
+
+from demo_model.sampling import random_scene
+from demo_model.scenes import COLORS, PATTERNS, SHAPES, Backdrop, Scene, Thing, draw, mask
+from demo_model.styles import STYLES, paint_styled
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("size", [(64, 64), (200, 120)])
+def test_thing_has_its_color_in_its_middle_and_the_backdrop_has_its_own(
+    shape: str, size: tuple[int, int]
+) -> None:
+    scene = Scene(Backdrop("yellow"), (Thing(shape, "blue", 0.7, 0.5, 0.2),))
+
+    picture = draw(scene, *size)
+
+    assert picture.size == size
+    assert picture.getpixel((round(0.7 * size[0]), size[1] // 2)) == COLORS["blue"]
+    assert picture.getpixel((2, 2)) == COLORS["yellow"]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_pattern_is_the_same_from_the_same_seed_and_keeps_near_its_color(pattern: str) -> None:
+    one, two = (np.asarray(draw(Scene(Backdrop("orange", pattern, 5)), 64, 64)) for _ in "ab")
+
+    assert (one == two).all()
+    distances = {c: np.linalg.norm(one.mean((0, 1)) - np.array(rgb)) for c, rgb in COLORS.items()}
+    assert min(distances, key=lambda color: distances[color]) == "orange"
+
+
+def test_random_things_are_inside_and_of_other_colors_than_what_is_behind_them() -> None:
+    rng = np.random.default_rng(3)
+    for _ in range(200):
+        scene = random_scene(rng)
+        colors = [scene.backdrop.color, *(thing.color for thing in scene.things)]
+        assert len(set(colors)) == len(colors)
+        for thing in scene.things:
+            cover = mask(thing, 64, 64)
+            border = (cover[0], cover[-1], cover[:, 0], cover[:, -1])
+            assert max(edge.sum() for edge in border) <= 4  # a triangle's tip
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_style_changes_the_picture(style: str) -> None:
+    scene = random_scene(np.random.default_rng(1))
+
+    change = np.abs(paint_styled(scene, 128, 128, style) - paint_styled(scene, 128, 128))
+
+    assert change.mean() > 3

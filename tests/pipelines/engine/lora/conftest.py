@@ -1,0 +1,80 @@
+"""What the LoRA tests share: a model, its layers, and the engine's change of each weight."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipelines.api.params import EditParams, LoraRef
+from pipelines.engine.lora import compose, read_lora
+from pipelines.engine.pipeline import EditPipeline
+from pipelines.files.architecture import read_linears
+from tests.conftest import gradient
+from tests.lora_files import Linears
+
+CPU = torch.device("cpu")
+# Attention, both streams' modulation and MLP, the ways in and out, the time embedding.
+MODULES = (
+    "transformer_blocks.0.attn.to_q",
+    "transformer_blocks.0.attn.add_k_proj",
+    "transformer_blocks.0.attn.to_out.0",
+    "transformer_blocks.0.attn.to_add_out",
+    "transformer_blocks.0.img_mlp.net.0.proj",
+    "transformer_blocks.0.txt_mlp.net.2",
+    "transformer_blocks.0.img_mod.1",
+    "transformer_blocks.0.txt_mod.1",
+    "img_in",
+    "txt_in",
+    "time_text_embed.timestep_embedder.linear_1",
+    "norm_out.linear",
+    "proj_out",
+)
+
+
+@pytest.fixture(scope="module")
+def pipeline(tiny_model: Path) -> EditPipeline:
+    return EditPipeline.load(tiny_model, device="cpu", dtype=torch.float32)
+
+
+@pytest.fixture(scope="session")
+def linears(tiny_model: Path) -> Linears:
+    """The tiny model's layers, without the model."""
+    return read_linears(tiny_model)
+
+
+@pytest.fixture
+def base(pipeline: EditPipeline) -> Iterator[np.ndarray]:
+    """The base model's picture, which the test must leave as it was, bit for bit."""
+    before = edit(pipeline)
+    yield before
+    assert np.array_equal(before, edit(pipeline))
+
+
+def edit_params(*loras: tuple[Path, float]) -> EditParams:
+    refs = tuple(LoraRef(str(path), scale) for path, scale in loras)
+    return EditParams(prompt="a", seed=1, size=(256, 256), loras=refs)
+
+
+def edit(pipeline: EditPipeline, *loras: tuple[Path, float]) -> np.ndarray:
+    result = pipeline.edit(edit_params(*loras), [gradient()])
+    return np.asarray(result.images[0], dtype=np.int16)
+
+
+def deltas(linears: Linears, stack: Sequence[tuple[Path, float]]) -> dict[str, torch.Tensor]:
+    """The change of each layer's weight that the engine applies."""
+    loras = [(read_lora(path, linears), scale) for path, scale in stack]
+    adapter = compose(loras, CPU, torch.float32)
+    return {name: up.double() @ down.double() for name, (down, up) in adapter.items()}
+
+
+def assert_exact(
+    found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], atol: float = 1e-7
+) -> None:
+    """The same layers, changed by the same to 1e-5 relative."""
+    assert set(found) == set(expected)
+    for name, delta in expected.items():
+        torch.testing.assert_close(found[name], delta, rtol=1e-5, atol=atol)
+        assert delta.norm() > 0
+        assert (found[name] - delta).norm() <= 1e-5 * delta.norm()

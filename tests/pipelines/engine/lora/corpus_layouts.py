@@ -1,0 +1,183 @@
+"""LoRA files that must be read exactly: each writer gives the change of each layer, in fp64."""
+
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
+from itertools import product
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from tests.lora_files import (
+    PREFIXES,
+    SUFFIXES,
+    Linears,
+    Pair,
+    adapter_metadata,
+    lora_tensors,
+    random_pairs,
+    write_lora,
+    write_raw,
+)
+from tests.pipelines.engine.lora.conftest import MODULES
+
+Deltas = Mapping[str, torch.Tensor]
+Writer = Callable[[Path, Linears], Deltas]
+
+
+def exact(pairs: Mapping[str, Pair]) -> Deltas:
+    """What the pairs change, from the values that their storage type holds."""
+    return {
+        name: Pair(pair.down.double(), pair.up.double(), pair.alpha).delta
+        for name, pair in pairs.items()
+    }
+
+
+def named(prefix: str, suffix: str, alpha: float | None, path: Path, linears: Linears) -> Deltas:
+    start, flat = PREFIXES[prefix]
+    down, up = SUFFIXES[suffix]
+    pairs = random_pairs(linears, MODULES, alpha=alpha)
+    write_lora(path, pairs, prefix=start, flat=flat, down=down, up=up)
+    return exact(pairs)
+
+
+def stored(dtype: torch.dtype, path: Path, linears: Linears) -> Deltas:
+    pairs = random_pairs(linears, MODULES, alpha=3.0, dtype=dtype)
+    write_lora(path, pairs)
+    return exact(pairs)
+
+
+def alpha_stored(
+    dtype: torch.dtype, shape: tuple[int, ...], path: Path, linears: Linears
+) -> Deltas:
+    pairs = random_pairs(linears, MODULES[:2], alpha=3.0)
+    tensors = lora_tensors(pairs)
+    for key in [key for key in tensors if key.endswith(".alpha")]:
+        tensors[key] = torch.full(shape, 3.0).to(dtype)
+    save_file(tensors, path)
+    return exact(pairs)
+
+
+def mixed_ranks(path: Path, linears: Linears) -> Deltas:
+    pairs = {}
+    for index, name in enumerate(MODULES):
+        pairs |= random_pairs(linears, [name], rank=1 + 3 * index, alpha=2.0 + index, seed=index)
+    write_lora(path, pairs)
+    return exact(pairs)
+
+
+def alpha_on_some_layers(path: Path, linears: Linears) -> Deltas:
+    pairs = random_pairs(linears, MODULES[:3], alpha=7.0) | random_pairs(linears, MODULES[3:])
+    write_lora(path, pairs)
+    return exact(pairs)
+
+
+def every_layer(path: Path, linears: Linears) -> Deltas:
+    pairs = random_pairs(linears, list(linears), alpha=1.0)
+    write_lora(path, pairs)
+    return exact(pairs)
+
+
+def layouts_in_one_file(path: Path, linears: Linears) -> Deltas:
+    first = random_pairs(linears, MODULES[:4], alpha=2.0)
+    second = random_pairs(linears, MODULES[4:])
+    save_file(lora_tensors(first) | lora_tensors(second, prefix="lora_unet_", flat=True), path)
+    return exact(first | second)
+
+
+def loha(r1: int, r2: int, alpha: float | None, flat: bool, path: Path, linears: Linears) -> Deltas:
+    """LyCORIS: ΔW = (w1_a·w1_b) ∘ (w2_a·w2_b) · alpha / rank, where rank is w1_b's."""
+    generator = torch.Generator().manual_seed(0)
+    tensors, expected = {}, {}
+    for name in MODULES:
+        out_features, in_features = linears[name]
+        w1_a, w2_a = (torch.randn(out_features, r, generator=generator) for r in (r1, r2))
+        w1_b, w2_b = (torch.randn(r, in_features, generator=generator) for r in (r1, r2))
+        stem = "lycoris_" + name.replace(".", "_") if flat else "diffusion_model." + name
+        parts = {"w1_a": w1_a, "w1_b": w1_b, "w2_a": w2_a, "w2_b": w2_b}
+        tensors |= {f"{stem}.hada_{part}": value for part, value in parts.items()}
+        if alpha is not None:
+            tensors[f"{stem}.alpha"] = torch.tensor(alpha)
+        product_of_both = (w1_a.double() @ w1_b.double()) * (w2_a.double() @ w2_b.double())
+        expected[name] = product_of_both * (1.0 if alpha is None else alpha / r1)
+    save_file(tensors, path)
+    return expected
+
+
+def configured(path: Path, linears: Linears) -> Deltas:
+    pairs = random_pairs(linears, MODULES, alpha=8.0)
+    write_lora(path, pairs, metadata=adapter_metadata(rank=4, alpha=8.0))
+    return exact(pairs)
+
+
+def rslora(path: Path, linears: Linears) -> Deltas:
+    pairs = random_pairs(linears, MODULES, rank=16)
+    metadata = adapter_metadata(rank=16, alpha=6.0, use_rslora=True)
+    write_lora(path, pairs, metadata=metadata)
+    return {name: 6.0 / 4.0 * delta for name, delta in exact(pairs).items()}
+
+
+def patterns(path: Path, linears: Linears) -> Deltas:
+    """Ranks and alphas by the ends of names, by regular expression, and by whole name."""
+    special = {"attn.to_q": (2, 5.0), r".*_mod\.1": (6, 9.0), "^img_in": (3, 1.0)}
+    chosen = {MODULES[0]: 0, MODULES[6]: 1, MODULES[7]: 1, "img_in": 2}
+    pairs = {}
+    for name in MODULES:
+        rank, alpha = [*special.values()][chosen[name]] if name in chosen else (4, 2.0)
+        pairs |= random_pairs(linears, [name], rank=rank, alpha=alpha)
+    metadata = adapter_metadata(
+        rank=4,
+        alpha=2.0,
+        rank_pattern={key: rank for key, (rank, _) in special.items()},
+        alpha_pattern={key: alpha for key, (_, alpha) in special.items()},
+    )
+    write_lora(path, pairs, metadata=metadata)
+    return exact(pairs)
+
+
+def misaligned(dtype: torch.dtype, path: Path, linears: Linears) -> Deltas:
+    """Tensors that begin at odd bytes, behind a hole: the format allows what its writer avoids."""
+    pairs = random_pairs(linears, MODULES, alpha=2.0, dtype=dtype)
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    kinds = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+    data = b"\xff"
+    for key, value in lora_tensors(pairs).items():
+        raw = value.reshape(-1).view(torch.uint8).numpy().tobytes()
+        header[key] = {
+            "dtype": kinds[value.dtype],
+            "shape": list(value.shape),
+            "data_offsets": [len(data), len(data) + len(raw)],
+        }
+        data += raw
+    write_raw(path, json.dumps(header).encode(), data)
+    return exact(pairs)
+
+
+NAMED: dict[str, Writer] = {
+    f"{prefix}, {suffix}, alpha {alpha}": partial(named, prefix, suffix, alpha)
+    for prefix, suffix, alpha in product(PREFIXES, SUFFIXES, (None, 2.0))
+}
+LAYOUTS: dict[str, Writer] = NAMED | {
+    "fp64": partial(stored, torch.float64),
+    "fp32": partial(stored, torch.float32),
+    "fp16": partial(stored, torch.float16),
+    "bf16": partial(stored, torch.bfloat16),
+    "fp8 e4m3": partial(stored, torch.float8_e4m3fn),
+    "fp8 e5m2": partial(stored, torch.float8_e5m2),
+    "alpha in bf16": partial(alpha_stored, torch.bfloat16, ()),
+    "alpha as a whole number": partial(alpha_stored, torch.int64, ()),
+    "alpha with one dimension": partial(alpha_stored, torch.float32, (1,)),
+    "ranks of many sizes": mixed_ranks,
+    "alpha on some layers": alpha_on_some_layers,
+    "every linear layer": every_layer,
+    "two layouts in one file": layouts_in_one_file,
+    "LoHa": partial(loha, 3, 3, None, False),
+    "LoHa with alpha": partial(loha, 3, 3, 2.0, True),
+    "LoHa with two ranks": partial(loha, 2, 5, 4.0, True),
+    "alpha in the metadata": configured,
+    "rsLoRA": rslora,
+    "patterns in the metadata": patterns,
+    "misaligned fp32": partial(misaligned, torch.float32),
+    "misaligned bf16": partial(misaligned, torch.bfloat16),
+}

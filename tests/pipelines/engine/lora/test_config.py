@@ -1,0 +1,193 @@
+"""A LoRA's configuration means what it means to PEFT, whose own code is the oracle."""
+
+import json
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+from diffusers import QwenImageTransformer2DModel
+from peft.utils.other import get_pattern_key
+from safetensors.torch import load_file, save_file
+
+from pipelines.api.errors import LoraInvalid
+from pipelines.engine.lora import read_lora
+from pipelines.files.lora_format.config import LoraConfig, read_config
+from tests.lora_files import Linears, adapter_metadata, random_pairs, write_lora
+from tests.pipelines.engine.lora.conftest import MODULES, assert_exact, deltas
+
+LAYERS = (
+    "transformer_blocks.0.attn.to_q",
+    "transformer_blocks.0.attn.to_out.0",
+    "transformer_blocks.1.attn.to_q",
+    "transformer_blocks.11.img_mod.1",
+    "img_in",
+)
+PATTERNS = (
+    {"to_q": 8.0},
+    {"attn.to_q": 8.0, "to_q": 2.0},
+    {"q": 8.0},
+    {"o_q": 8.0},
+    {"^img_in": 8.0},
+    {"^to_q": 8.0},
+    {r".*\.attn\..*": 8.0},
+    {r"transformer_blocks\.1\.attn\.to_q": 8.0},
+    {"transformer_blocks.1.attn.to_q": 8.0},
+    {r"transformer_blocks\.\d+\.img_mod\.1": 8.0, "img_in": 3.0},
+    {"to_q|to_out.0": 8.0},
+    {"1": 8.0},
+    {"": 8.0},
+)
+PEFT_CONFIGS = {
+    "plain": {"r": 4, "lora_alpha": 6},
+    "rsLoRA": {"r": 16, "lora_alpha": 6, "use_rslora": True},
+    "patterns": {
+        "r": 4,
+        "lora_alpha": 8,
+        "rank_pattern": {"attn.to_q": 2, r"^transformer_blocks\.1\.attn\.to_k": 6},
+        "alpha_pattern": {"to_q": 3, r".*_mod\.1": 5},
+    },
+    "patterns of rsLoRA": {
+        "r": 4,
+        "lora_alpha": 8,
+        "use_rslora": True,
+        "rank_pattern": {"to_k": 9},
+        "alpha_pattern": {r"transformer_blocks\.0\..*": 3},
+    },
+}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("patterns", PATTERNS, ids=str)
+def test_pattern_matches_as_peft_matches_it(patterns: dict[str, float], layer: str) -> None:
+    config = LoraConfig(rank=4, alpha=1.0, rank_pattern=patterns, alpha_pattern=patterns)
+    key = get_pattern_key(list(patterns), layer)
+
+    assert config.rank_of(layer) == patterns.get(key, 4)
+    assert config.alpha_of(layer) == patterns.get(key, 1.0)
+
+
+@pytest.fixture
+def transformer() -> QwenImageTransformer2DModel:
+    """Two layers of the architecture, small."""
+    return QwenImageTransformer2DModel(
+        num_layers=2,
+        attention_head_dim=32,
+        num_attention_heads=2,
+        joint_attention_dim=64,
+        axes_dims_rope=(8, 12, 12),
+    )
+
+
+def saved_by_peft(
+    transformer: QwenImageTransformer2DModel, folder: Path, config: dict[str, object]
+) -> dict[str, torch.Tensor]:
+    """Save an adapter as PEFT does; gives what it changes, as PEFT computes it."""
+    lora = peft.LoraConfig(
+        target_modules=["to_q", "to_k", "img_mod.1", "proj_out"], init_lora_weights=False, **config
+    )
+    adapted = peft.get_peft_model(transformer, lora)
+    adapted.save_pretrained(folder)
+    return {
+        name.removeprefix("base_model.model."): layer.get_delta_weight("default").double()
+        for name, layer in adapted.named_modules()
+        if hasattr(layer, "get_delta_weight")
+    }
+
+
+def linears_of(transformer: torch.nn.Module) -> Linears:
+    return {
+        name: (layer.out_features, layer.in_features)
+        for name, layer in transformer.named_modules()
+        if type(layer) is torch.nn.Linear
+    }
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:peft")
+@pytest.mark.parametrize("config", PEFT_CONFIGS)
+def test_adapter_of_peft_with_its_configuration_beside_it_is_read_exactly(
+    transformer: QwenImageTransformer2DModel, tmp_path: Path, config: str
+) -> None:
+    linears = linears_of(transformer)
+    expected = saved_by_peft(transformer, tmp_path, PEFT_CONFIGS[config])
+
+    found = deltas(linears, [(tmp_path / "adapter_model.safetensors", 1.0)])
+
+    assert len(expected) == 7
+    assert_exact(found, expected, 1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:peft")
+@pytest.mark.parametrize("config", PEFT_CONFIGS)
+def test_configuration_of_peft_in_the_metadata_is_read_exactly(
+    transformer: QwenImageTransformer2DModel, tmp_path: Path, config: str
+) -> None:
+    linears = linears_of(transformer)
+    expected = saved_by_peft(transformer, tmp_path / "peft", PEFT_CONFIGS[config])
+    written = json.loads((tmp_path / "peft" / "adapter_config.json").read_text())
+    named = {f"transformer.{key}": value for key, value in written.items()}
+    save_file(
+        load_file(tmp_path / "peft" / "adapter_model.safetensors"),
+        tmp_path / "a.safetensors",
+        {"lora_adapter_metadata": json.dumps(named)},
+    )
+
+    found = deltas(linears, [(tmp_path / "a.safetensors", 1.0)])
+
+    assert_exact(found, expected, 1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:peft")
+def test_adapter_of_peft_is_refused_when_it_is_a_dora(
+    transformer: QwenImageTransformer2DModel, tmp_path: Path
+) -> None:
+    linears = linears_of(transformer)
+    config = peft.LoraConfig(target_modules=["to_q"], use_dora=True, r=4)
+    peft.get_peft_model(transformer, config).save_pretrained(tmp_path)
+
+    with pytest.raises(LoraInvalid, match=r"adapter_model\.safetensors is a DoRA"):
+        read_lora(tmp_path / "adapter_model.safetensors", linears)
+
+
+def test_configuration_beside_a_file_of_another_name_is_not_its_own(
+    linears: Linears, tmp_path: Path
+) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"r": 4, "lora_alpha": 400}')
+    pairs = random_pairs(linears, MODULES)
+    path = write_lora(tmp_path / "other.safetensors", pairs)
+
+    assert_exact(deltas(linears, [(path, 1.0)]), {n: p.delta for n, p in pairs.items()}, 5e-7)
+
+
+def test_alpha_in_the_file_counts_before_that_in_the_metadata(
+    linears: Linears, tmp_path: Path
+) -> None:
+    pairs = random_pairs(linears, MODULES[:1], alpha=2.0)
+    path = write_lora(tmp_path / "a.safetensors", pairs)
+    tensors = load_file(path)
+    save_file(tensors, path, adapter_metadata(4, 400.0))
+
+    assert_exact(deltas(linears, [(path, 1.0)]), {n: p.delta for n, p in pairs.items()}, 5e-7)
+
+
+def test_alpha_in_the_metadata_counts(linears: Linears, tmp_path: Path) -> None:
+    pairs = random_pairs(linears, MODULES, rank=4, alpha=8.0)
+    metadata = adapter_metadata(rank=4, alpha=8.0)
+    path = write_lora(tmp_path / "a.safetensors", pairs, metadata=metadata)
+
+    assert_exact(deltas(linears, [(path, 1.0)]), {n: p.delta for n, p in pairs.items()}, 5e-7)
+
+
+def test_no_configuration_leaves_the_product_as_it_is(tmp_path: Path) -> None:
+    config = read_config(tmp_path / "a.safetensors", {"format": "pt"}, "a")
+
+    assert config == LoraConfig()
+    assert config.multiplier(None, 16) == 1.0
+    assert config.multiplier(8.0, 16) == 0.5
+    assert LoraConfig(is_rslora=True).multiplier(8.0, 16) == 2.0
+
+
+def test_configuration_of_the_text_encoder_does_not_count(tmp_path: Path) -> None:
+    text = json.dumps({"text_encoder.lora_alpha": 9, "transformer.lora_alpha": 3})
+    config = read_config(tmp_path / "a.safetensors", {"lora_adapter_metadata": text}, "a")
+    assert config.alpha == 3

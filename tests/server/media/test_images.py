@@ -1,0 +1,361 @@
+"""Whatever a camera, a phone or a program wrote becomes one plain RGB picture, or a sentence."""
+
+import io
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pytest
+from PIL import ImageCms
+
+from server.errors import InvalidPicture, PayloadTooLarge
+from server.media.images import MAX_BYTES, check_bytes, to_rgb_png
+from tests.conftest import encoded, gradient
+
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+ORIENTATION = 0x0112
+# How an upright picture lies in the file, by EXIF orientation.
+STORED = {
+    2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
+    3: PIL.Image.Transpose.ROTATE_180,
+    4: PIL.Image.Transpose.FLIP_TOP_BOTTOM,
+    5: PIL.Image.Transpose.TRANSPOSE,
+    6: PIL.Image.Transpose.ROTATE_90,
+    7: PIL.Image.Transpose.TRANSVERSE,
+    8: PIL.Image.Transpose.ROTATE_270,
+}
+
+
+def opened(data: bytes) -> PIL.Image.Image:
+    """The picture as the model would get it."""
+    picture = PIL.Image.open(io.BytesIO(to_rgb_png(data, "images/0")))
+    assert (picture.format, picture.mode) == ("PNG", "RGB")
+    return picture
+
+
+def refusal(data: bytes) -> str:
+    with pytest.raises(InvalidPicture) as caught:
+        to_rgb_png(data, "images/0")
+    assert caught.value.field == "images/0"
+    return str(caught.value)
+
+
+def pixel(data: bytes, x: int = 16, y: int = 16) -> Any:
+    return opened(data).getpixel((x, y))
+
+
+def near(found: Any, expected: tuple[int, int, int], tolerance: int = 4) -> bool:
+    return all(abs(a - b) <= tolerance for a, b in zip(found, expected, strict=True))
+
+
+def plain(mode: str, color: Any) -> PIL.Image.Image:
+    return PIL.Image.new(mode, (32, 32), color)
+
+
+def quadrants() -> PIL.Image.Image:
+    """An upright picture, wider than high, whose four corners differ."""
+    picture = PIL.Image.new("RGB", (64, 32), RED)
+    picture.paste(GREEN, (32, 0, 64, 16))
+    picture.paste(BLUE, (0, 16, 32, 32))
+    picture.paste(WHITE, (32, 16, 64, 32))
+    return picture
+
+
+def exif(orientation: int) -> PIL.Image.Exif:
+    found = PIL.Image.Exif()
+    found[ORIENTATION] = orientation
+    return found
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds next to nothing."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        check = zlib.crc32(kind + data)
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", check)
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"0"))
+
+
+def srgb_profile() -> bytes:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def swapped_profile() -> bytes:
+    """sRGB with the colours of red and green exchanged: what it calls red is our green."""
+    swap = {b"rXYZ": b"gXYZ", b"gXYZ": b"rXYZ"}
+    profile = bytearray(srgb_profile())
+    (count,) = struct.unpack(">I", profile[128:132])
+    for entry in range(132, 132 + 12 * count, 12):
+        tag = bytes(profile[entry : entry + 4])
+        profile[entry : entry + 4] = swap.get(tag, tag)
+    return bytes(profile)
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF"])
+def test_picture_is_read_in_every_listed_format(image_format: str) -> None:
+    picture = opened(encoded(plain("RGB", RED), image_format))
+
+    assert picture.size == (32, 32)
+    assert near(picture.getpixel((16, 16)), RED)
+
+
+def test_picture_of_a_phone_that_holds_several_is_read() -> None:
+    data = encoded(plain("RGB", RED), "MPO", save_all=True, append_images=[plain("RGB", BLUE)])
+
+    assert near(pixel(data), RED)
+
+
+def test_rgb_pixels_are_kept_as_they_are() -> None:
+    picture = gradient()
+
+    assert np.array_equal(opened(encoded(picture)), picture)
+
+
+def test_metadata_does_not_reach_the_model() -> None:
+    data = encoded(plain("RGB", RED), exif=exif(1), icc_profile=srgb_profile())
+
+    assert opened(data).info == {}
+
+
+@pytest.mark.parametrize("orientation", STORED)
+def test_orientation_of_the_camera_is_applied(orientation: int) -> None:
+    stored = quadrants().transpose(STORED[orientation])
+
+    picture = opened(encoded(stored, exif=exif(orientation)))
+
+    assert np.array_equal(picture, quadrants())
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "WEBP", "TIFF"])
+def test_orientation_is_applied_once_in_every_format(image_format: str) -> None:
+    stored = quadrants().transpose(STORED[6])
+
+    picture = opened(encoded(stored, image_format, exif=exif(6)))
+
+    assert picture.size == (64, 32)
+    assert near(picture.getpixel((8, 4)), RED, 12)
+    assert near(picture.getpixel((56, 28)), WHITE, 12)
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "TIFF"])
+def test_colours_are_converted_to_srgb(image_format: str) -> None:
+    data = encoded(plain("RGB", RED), image_format, icc_profile=swapped_profile())
+
+    assert near(pixel(data), GREEN, 6)
+
+
+def test_srgb_colours_stay_with_their_own_profile() -> None:
+    picture = gradient()
+
+    found = np.asarray(opened(encoded(picture, icc_profile=srgb_profile())), dtype=int)
+
+    assert np.abs(found - np.asarray(picture, dtype=int)).max() <= 1
+
+
+def test_profile_is_applied_to_a_palette() -> None:
+    data = encoded(plain("RGB", RED).quantize(2), icc_profile=swapped_profile())
+
+    assert near(pixel(data), GREEN, 6)
+
+
+def test_profile_is_applied_under_alpha() -> None:
+    data = encoded(plain("RGBA", (*RED, 255)), icc_profile=swapped_profile())
+
+    assert near(pixel(data), GREEN, 6)
+
+
+@pytest.mark.parametrize("profile", [b"no profile", srgb_profile()[:200]])
+def test_damaged_profile_is_ignored(profile: bytes) -> None:
+    assert pixel(encoded(plain("RGB", RED), icc_profile=profile)) == RED
+
+
+def test_profile_of_other_channels_is_ignored() -> None:
+    # an RGB profile on a grey picture, which some programs write
+    data = encoded(plain("L", 100), icc_profile=srgb_profile())
+
+    assert pixel(data) == (100, 100, 100)
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "WEBP", "TIFF"])
+def test_alpha_is_flattened_on_white(image_format: str) -> None:
+    data = encoded(plain("RGBA", (255, 0, 0, 128)), image_format)
+
+    assert near(pixel(data), (255, 127, 127))
+
+
+def test_fully_transparent_is_white_whatever_lies_beneath() -> None:
+    assert pixel(encoded(plain("RGBA", (10, 20, 30, 0)))) == WHITE
+
+
+def test_grey_with_alpha_is_flattened_on_white() -> None:
+    assert pixel(encoded(plain("LA", (0, 128)))) == (127, 127, 127)
+
+
+def test_transparent_colour_of_a_palette_is_white() -> None:
+    picture = PIL.Image.new("P", (32, 32), 1)
+    picture.putpalette([*RED, *BLUE])
+    picture.paste(0, (0, 0, 16, 32))
+
+    found = opened(encoded(picture, transparency=0))
+
+    assert (found.getpixel((4, 4)), found.getpixel((28, 4))) == (WHITE, BLUE)
+
+
+def test_palette_with_an_alpha_for_each_colour_is_flattened() -> None:
+    picture = PIL.Image.new("P", (32, 32), 1)
+    picture.putpalette([*RED, 0, 0, 0])
+
+    assert pixel(encoded(picture, transparency=b"\xff\x80")) == (127, 127, 127)
+
+
+def test_transparent_colour_of_an_rgb_picture_is_white() -> None:
+    assert pixel(encoded(plain("RGB", (1, 2, 3)), transparency=(1, 2, 3))) == WHITE
+
+
+def test_cmyk_jpeg_is_converted() -> None:
+    assert near(pixel(encoded(plain("CMYK", (0, 255, 255, 0)), "JPEG")), RED)
+
+
+def test_cmyk_tiff_is_converted() -> None:
+    assert near(pixel(encoded(plain("CMYK", (255, 0, 255, 0)), "TIFF")), GREEN)
+
+
+def test_lab_tiff_is_converted() -> None:
+    found = pixel(encoded(plain("LAB", (255, 128, 128)), "TIFF"))
+
+    assert near(found, WHITE)
+
+
+# Pillow 12 does not read its own uncompressed YCbCr files; Pillow 13 does.
+@pytest.mark.parametrize("compression", ["tiff_lzw", "jpeg"])
+def test_ycbcr_tiff_is_converted(compression: str) -> None:
+    picture = plain("RGB", RED).convert("YCbCr")
+
+    assert near(pixel(encoded(picture, "TIFF", compression=compression)), RED)
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "TIFF"])
+@pytest.mark.parametrize(("value", "expected"), [(0, 0), (32768, 128), (65535, 255), (300, 1)])
+def test_grey_of_16_bits_is_scaled_and_not_clipped(
+    image_format: str, value: int, expected: int
+) -> None:
+    picture = PIL.Image.fromarray(np.full((32, 32), value, dtype=np.uint16))
+    assert picture.mode == "I;16"
+
+    assert pixel(encoded(picture, image_format)) == (expected, expected, expected)
+
+
+def test_big_endian_tiff_of_16_bits_is_scaled() -> None:
+    picture = PIL.Image.frombytes("I;16B", (32, 32), b"\x80\x00" * 1024)
+
+    assert pixel(encoded(picture, "TIFF")) == (128, 128, 128)
+
+
+def test_orientation_of_a_grey_picture_of_16_bits_is_applied() -> None:
+    values = np.zeros((32, 64), dtype=np.uint16)
+    values[:, :32] = 65535
+    stored = PIL.Image.fromarray(np.rot90(values).copy())
+
+    found = opened(encoded(stored, exif=exif(6)))
+
+    assert (found.getpixel((4, 16)), found.getpixel((60, 16))) == (WHITE, (0, 0, 0))
+
+
+def test_tiff_of_floats_is_scaled() -> None:
+    picture = PIL.Image.fromarray(np.full((32, 32), 0.5, dtype=np.float32))
+
+    assert pixel(encoded(picture, "TIFF")) == (128, 128, 128)
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "TIFF", "BMP"])
+def test_picture_of_one_bit_is_black_and_white(image_format: str) -> None:
+    picture = plain("1", 0)
+    picture.paste(1, (0, 0, 16, 32))
+
+    found = opened(encoded(picture, image_format))
+
+    assert (found.getpixel((4, 4)), found.getpixel((28, 4))) == (WHITE, (0, 0, 0))
+
+
+@pytest.mark.parametrize("image_format", ["GIF", "WEBP", "PNG", "TIFF", "AVIF"])
+def test_animation_gives_its_first_frame(image_format: str) -> None:
+    data = encoded(
+        plain("RGB", RED), image_format, save_all=True, append_images=[plain("RGB", BLUE)]
+    )
+
+    assert near(pixel(data), RED)
+
+
+@pytest.mark.parametrize("data", [b"", b"GIF", b"<html>no picture</html>", bytes(1000)])
+def test_what_is_no_picture_is_refused_with_what_is_allowed(data: bytes) -> None:
+    assert refusal(data) == (
+        f"images/0 is not a picture that can be read ({len(data)} bytes). Send JPEG, PNG, WebP, "
+        "BMP, TIFF, GIF or AVIF."
+    )
+
+
+@pytest.mark.parametrize("image_format", ["PPM", "ICO", "PDF"])
+def test_picture_of_a_format_that_is_not_listed_is_refused(image_format: str) -> None:
+    data = encoded(plain("RGB", RED), image_format)
+
+    assert "is not a picture that can be read" in refusal(data)
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF"])
+def test_truncated_picture_is_refused(image_format: str) -> None:
+    data = encoded(gradient(400, 300), image_format)
+
+    sentence = refusal(data[: len(data) // 2])
+
+    assert sentence.startswith(("images/0 is damaged", "images/0 is not a picture"))
+
+
+def test_damaged_pixels_are_refused() -> None:
+    data = bytearray(encoded(gradient(200, 200)))
+    data[len(data) // 2] ^= 0xFF
+
+    assert refusal(bytes(data)).startswith("images/0 is damaged")
+
+
+@pytest.mark.parametrize("size", [(8, 8), (15, 100), (100, 15), (4000, 100), (16, 257)])
+def test_size_the_model_cannot_take_is_refused(size: tuple[int, int]) -> None:
+    width, height = size
+
+    assert refusal(encoded(PIL.Image.new("RGB", size))) == (
+        f"images/0 has {width}×{height} pixels; a side must have at least 16, and one side may be "
+        "at most 16 times the other."
+    )
+
+
+@pytest.mark.parametrize("size", [(16, 16), (256, 16), (16, 256)])
+def test_size_at_the_bound_is_taken(size: tuple[int, int]) -> None:
+    assert opened(encoded(PIL.Image.new("RGB", size))).size == size
+
+
+def test_too_many_pixels_are_refused_by_the_header_alone() -> None:
+    assert refusal(png_header(8001, 8000)) == (
+        "images/0 has 8001×8000 pixels; at most 64 million are allowed."
+    )
+
+
+def test_the_most_pixels_that_are_allowed_pass_the_header() -> None:
+    # this file holds no such picture: what stops it now is its content
+    assert refusal(png_header(8000, 8000)).startswith("images/0 is damaged")
+
+
+def test_bytes_at_the_limit_are_allowed() -> None:
+    check_bytes(1000, 1000, "images/0")
+
+
+def test_bytes_beyond_the_limit_are_refused_with_both_numbers() -> None:
+    with pytest.raises(PayloadTooLarge) as caught:
+        check_bytes(22 * 2**20, MAX_BYTES, "images/1")
+
+    assert caught.value.field == "images/1"
+    assert str(caught.value) == (
+        "images/1 has 22.0 MiB; at most 20 MiB are allowed for one picture."
+    )
