@@ -16,12 +16,12 @@ SETUP_INPUTS := pyproject.toml constraints.txt
 .PHONY: help demo serve test lint bench screenshot judge clean
 
 help:
-	@echo 'make demo    start a server, edit one picture through it, stop it'
+	@echo 'make demo    start a server, edit one image through it, stop it'
 	@echo 'make serve   start the server and leave it running'
-	@echo 'make test    lint, types, import floors and all tests'
-	@echo 'make lint    lint, types and import floors only'
+	@echo 'make test    lint, types, import layers and all tests'
+	@echo 'make lint    lint, types and import layers only'
 	@echo 'make bench   measure the speed of the server'
-	@echo 'make screenshot   the picture of the page in README.md; needs Chromium'
+	@echo 'make screenshot   the image of the page in README.md; needs Chromium'
 	@echo 'make judge   measure the demo model and write the figures to its card'
 	@echo 'make clean   remove what make and the tests made (not weights/ and data/)'
 	@echo

@@ -39,7 +39,7 @@ class Measurement:
     total_s: float = 0.0
     peak_bytes: int = 0
     latents: torch.Tensor = field(default_factory=lambda: torch.empty(0))
-    picture: PIL.Image.Image = field(default_factory=lambda: PIL.Image.new("RGB", (1, 1)))
+    image: PIL.Image.Image = field(default_factory=lambda: PIL.Image.new("RGB", (1, 1)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +61,9 @@ class Comparison:
         return float(difference)
 
     @property
-    def picture_difference(self) -> int:
+    def image_difference(self) -> int:
         """The largest difference of any channel of any pixel, of 255."""
-        ours, theirs = (np.asarray(m.picture, dtype=np.int16) for m in (self.ours, self.stock))
+        ours, theirs = (np.asarray(m.image, dtype=np.int16) for m in (self.ours, self.stock))
         return int(np.abs(ours - theirs).max())
 
 
@@ -160,7 +160,7 @@ def _measure(
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     mark()
-    result.picture = edit()
+    result.image = edit()
     mark()
     for hook in hooks:
         hook.remove()

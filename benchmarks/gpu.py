@@ -53,7 +53,7 @@ def _facts(
         ("Weights", f"{size:.3g} GB, {str(comparison.dtype).removeprefix('torch.')}"),
         ("Edit", f"{side}×{side}, one reference, {comparison.steps} steps, CFG {CFG_SCALE:g}"),
         ("Largest difference of the latents", f"{comparison.latents_difference:.1e} of the range"),
-        ("Largest difference of the pictures", f"{comparison.picture_difference} of 255"),
+        ("Largest difference of the images", f"{comparison.image_difference} of 255"),
     ]
 
 

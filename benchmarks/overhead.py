@@ -19,7 +19,7 @@ from benchmarks.figure import Figure
 from tests.live_server import LiveServer
 
 EDIT_PATH = "/api/v3/wavespeed-ai/qwen-image/edit-plus-lora"
-PICTURE_SIDE = 256
+IMAGE_SIDE = 256
 
 OVERHEAD_EDITS = 15
 MAX_OVERHEAD_MS = 50.0
@@ -128,9 +128,9 @@ async def _watched_edit(client: httpx2.AsyncClient, polls_per_s: float) -> Watch
 
 
 def _body(**options: object) -> dict[str, object]:
-    picture = PIL.Image.linear_gradient("L").convert("RGB").resize((PICTURE_SIDE, PICTURE_SIDE))
+    image = PIL.Image.linear_gradient("L").convert("RGB").resize((IMAGE_SIDE, IMAGE_SIDE))
     file = io.BytesIO()
-    picture.save(file, "PNG")
+    image.save(file, "PNG")
     uri = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
     return {
         "prompt": "make it blue",

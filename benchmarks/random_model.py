@@ -2,7 +2,7 @@
 
 The weights are the libraries' own initialisation (normal with standard deviation 0.02 in the text
 encoder, uniform with fan-in scaling elsewhere, norms at one), which keeps bf16 activations finite
-through 60 layers. Time and memory do not depend on the values; the picture means nothing.
+through 60 layers. Time and memory do not depend on the values; the image means nothing.
 """
 
 from collections.abc import Iterator

@@ -11,25 +11,25 @@ from torch import Tensor
 
 from demo_model.families import Edit
 from demo_model.instructions import Task
-from demo_model.scenes import Scene, as_picture
+from demo_model.scenes import Scene, as_image
 from demo_model.styles import paint_styled
-from demo_model.vae import still_pictures
+from demo_model.vae import still_images
 from pipelines.api.model_spec import ModelSpec
 from pipelines.api.sizes import PIXELS_PER_TOKEN, area_size
 
 # A scene, and the styles it is drawn in.
 Look = tuple[Scene, tuple[str, ...]]
 
-PICTURES_PER_BATCH = 32
+IMAGES_PER_BATCH = 32
 PROMPTS_PER_BATCH = 128
 
 
 @dataclass(frozen=True, slots=True)
 class EditSet:
-    """`count` edits with as many source pictures and as long a text: they fit into one batch.
+    """`count` edits with as many source images and as long a text: they fit into one batch.
 
     Padding would need a mask, and attention with one takes twice the time.
-    text: (count, tokens, joint_attention_dim), bfloat16. sources: (count, pictures) and
+    text: (count, tokens, joint_attention_dim), bfloat16. sources: (count, images) and
     target: (count,), as rows of `Dataset.latents`. weight: (count,), how often each is met.
     """
 
@@ -41,7 +41,7 @@ class EditSet:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Edits at one picture size, by number of source pictures.
+    """Edits at one image size, by number of source images.
 
     latents: (scenes, tokens, 64), normalised and packed, bfloat16. strength: how far the targets go
     towards their styles, and so the scale of a LoRA that learns them.
@@ -92,22 +92,22 @@ def _encode_looks(
     size: tuple[int, int],
     strength: float,
 ) -> tuple[Tensor, list[PIL.Image.Image]]:
-    """The drawn scenes' packed latents, and their small pictures for the text encoder."""
+    """The drawn scenes' packed latents, and their small images for the text encoder."""
     latents, small = [], []
     condition_size = area_size(spec.condition_area, *size)
-    for start in range(0, len(looks), PICTURES_PER_BATCH):
-        batch = looks[start : start + PICTURES_PER_BATCH]
-        pictures = [
-            as_picture(paint_styled(scene, *size, *styles, strength=strength))
+    for start in range(0, len(looks), IMAGES_PER_BATCH):
+        batch = looks[start : start + IMAGES_PER_BATCH]
+        images = [
+            as_image(paint_styled(scene, *size, *styles, strength=strength))
             for scene, styles in batch
         ]
-        pixels = pipe.image_processor.preprocess(pictures, size[1], size[0]).unsqueeze(2)
-        with still_pictures(), torch.autocast("cpu", torch.bfloat16):
+        pixels = pipe.image_processor.preprocess(images, size[1], size[0]).unsqueeze(2)
+        with still_images(), torch.autocast("cpu", torch.bfloat16):
             encoded = pipe._encode_vae_image(pixels, generator=None)
-        packed = pipe._pack_latents(encoded, len(pictures), encoded.shape[1], *encoded.shape[3:])
+        packed = pipe._pack_latents(encoded, len(images), encoded.shape[1], *encoded.shape[3:])
         latents.append(packed.bfloat16())
-        for picture in pictures:
-            small.append(pipe.image_processor.resize(picture, *reversed(condition_size)))
+        for image in images:
+            small.append(pipe.image_processor.resize(image, *reversed(condition_size)))
     return torch.cat(latents), small
 
 
@@ -120,13 +120,13 @@ def _edit_sets(
     rows: dict[Look, int],
     small: Sequence[PIL.Image.Image],
 ) -> list[EditSet]:
-    """The edits with `count` source pictures, by the length of their text."""
+    """The edits with `count` source images, by the length of their text."""
     chosen = [edit for edit in edits if len(edit.sources) == count]
     texts: list[Tensor] = []
     for start in range(0, len(chosen), PROMPTS_PER_BATCH):
         batch = chosen[start : start + PROMPTS_PER_BATCH]
-        pictures = [[small[rows[scene, ()]] for scene in edit.sources] for edit in batch]
-        texts += encode_texts(pipe, [edit.prompt for edit in batch], pictures)
+        images = [[small[rows[scene, ()]] for scene in edit.sources] for edit in batch]
+        texts += encode_texts(pipe, [edit.prompt for edit in batch], images)
     by_length: dict[int, list[int]] = defaultdict(list)
     for index, text in enumerate(texts):
         by_length[len(text)].append(index)
@@ -145,11 +145,11 @@ def _edit_sets(
 def encode_texts(
     pipe: QwenImageEditPlusPipeline,
     prompts: Sequence[str],
-    pictures: Sequence[Sequence[PIL.Image.Image]],
+    images: Sequence[Sequence[PIL.Image.Image]],
 ) -> list[Tensor]:
-    """What `encode_prompt` gives for each prompt with its own pictures: (tokens, width) each."""
+    """What `encode_prompt` gives for each prompt with its own images: (tokens, width) each."""
     asked = []
-    for prompt, seen in zip(prompts, pictures, strict=True):
+    for prompt, seen in zip(prompts, images, strict=True):
         labels = "".join(
             f"Picture {number}: <|vision_start|><|image_pad|><|vision_end|>"
             for number in range(1, len(seen) + 1)
@@ -157,7 +157,7 @@ def encode_texts(
         asked.append(pipe.prompt_template_encode.format(labels + prompt))
     inputs = pipe.processor(
         text=asked,
-        images=[picture for seen in pictures for picture in seen],
+        images=[image for seen in images for image in seen],
         padding=True,
         return_tensors="pt",
     )

@@ -81,7 +81,7 @@ def make_edit(
     seed: int,
     stack: Sequence[tuple[Path, float]] = (),
 ) -> Pixels:
-    """The model's picture for the edit, with LoRA files at scales; values from 0 to 255."""
+    """The model's image for the edit, with LoRA files at scales; values from 0 to 255."""
     params = EditParams(
         prompt=edit.prompt,
         size=size,

@@ -21,7 +21,7 @@ ADDITIONS = 3
 class Edit:
     """One edit: the instruction, what goes in, what should come out.
 
-    `sources` are the pictures in order, `changed` the things (as drawn before or after) whose
+    `sources` are the images in order, `changed` the things (as drawn before or after) whose
     places may change; empty for a change of the background.
     """
 

@@ -17,8 +17,8 @@ from demo_model.dataset import Dataset
 logger = logging.getLogger(__name__)
 
 WARMUP_STEPS = 100
-TWO_PICTURES_SHARE = 0.2
-# How much more a token counts that the edit changes: most of a picture stays as it is.
+TWO_IMAGES_SHARE = 0.2
+# How much more a token counts that the edit changes: most of an image stays as it is.
 CHANGED_WEIGHT = 4.0
 CHANGED_THRESHOLD = 0.3
 SCHEDULE_SHIFT = math.exp(0.5)
@@ -60,7 +60,7 @@ class Trainer:
     ) -> None:
         """Train on the datasets in turn. `rate(done)` is the learning rate; done is 0 to 1.
 
-        `batch` is the number of edits for the smallest pictures; larger ones come in fewer.
+        `batch` is the number of edits for the smallest images; larger ones come in fewer.
         `pure_noise` is the share of edits that begin with nothing but noise, as the first step of
         an edit does: that step decides what is drawn.
         `compiles` pays off for many steps at one small size: each other size costs minutes.
@@ -103,10 +103,10 @@ class Trainer:
         return float(loss.detach())
 
     def _sample(self, data: Dataset, count: int) -> Sample:
-        pictures = 2 if torch.rand((), generator=self._generator) < TWO_PICTURES_SHARE else 1
-        if pictures not in data.edits:
-            (pictures,) = data.edits
-        sets = data.edits[pictures]
+        images = 2 if torch.rand((), generator=self._generator) < TWO_IMAGES_SHARE else 1
+        if images not in data.edits:
+            (images,) = data.edits
+        sets = data.edits[images]
         edits = sets[self._pick(torch.stack([edits.weight.sum() for edits in sets]), 1)]
         chosen = self._pick(edits.weight, count)
         text = edits.text[chosen].float()
@@ -116,11 +116,11 @@ class Trainer:
             target=data.latents[edits.target[chosen]].float(),
             sources=data.latents[edits.sources[chosen]].flatten(1, 2).float(),
             text=text,
-            shapes=[[data.grid] * (pictures + 1)] * count,
+            shapes=[[data.grid] * (images + 1)] * count,
         )
 
     def _moments(self, count: int) -> Tensor:
-        """Times from 0 (picture) to 1 (noise), shifted as the schedule of the pipeline is."""
+        """Times from 0 (image) to 1 (noise), shifted as the schedule of the pipeline is."""
         even = torch.rand(count, generator=self._generator)
         shifted = SCHEDULE_SHIFT * even / (1 + (SCHEDULE_SHIFT - 1) * even)
         pure = torch.rand(count, generator=self._generator) < self._pure_noise
@@ -144,7 +144,7 @@ def set_scale(transformer: QwenImageTransformer2DModel, scale: float) -> None:
 def _flow_loss(
     transformer: QwenImageTransformer2DModel, sample: Sample, noise: Tensor, moment: Tensor
 ) -> Tensor:
-    """The squared error of the predicted velocity, noise minus picture."""
+    """The squared error of the predicted velocity, noise minus image."""
     tokens = sample.target.shape[1]
     share = moment[:, None, None]
     noisy = (1 - share) * sample.target + share * noise

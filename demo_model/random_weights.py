@@ -197,7 +197,7 @@ def new_transformer(
 
 
 def _amplify(module: nn.Module, gain: float) -> None:
-    """Draw larger weights, so that prompt, pictures and CFG show in the output.
+    """Draw larger weights, so that prompt, images and CFG show in the output.
 
     With the default ones they change no pixel by more than 1 of 255, and a test would see nothing.
     """

@@ -70,7 +70,7 @@ SQUARE_ADDITIONS = Drawn((256, 256), 600, 106, draw_additions)
 MIDDLE_ADDITIONS = Drawn((384, 384), 160, 107, draw_additions)
 LARGE_ADDITIONS = Drawn((512, 512), 130, 108, draw_additions)
 STAGES = (
-    # Small pictures first: what the words mean is learnt there at a fifth of the price.
+    # Small images first: what the words mean is learnt there at a fifth of the price.
     Stage(((SMALL, 1),), 2000, 64, (2e-3, 2e-3), seed=0, compiles=True),
     Stage(((SQUARE, 4), (TALL, 1), (WIDE, 1)), 900, 16, (1.5e-3, 1.5e-3), 1, HARD_TASKS),
     Stage(

@@ -25,7 +25,7 @@ from pipelines.files.lora_format.file import plan_lora
 
 logger = logging.getLogger(__name__)
 
-# Largest pictures with fewer edits: they take eight times as long.
+# Largest images with fewer edits: they take eight times as long.
 SIZES = {(256, 256): 1.0, (384, 320): 0.5, (512, 512): 0.34}
 SCALES = (0.0, 0.5, 1.0)
 STYLE_SIZE = (256, 256)

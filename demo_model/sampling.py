@@ -23,7 +23,7 @@ def random_scene(rng: np.random.Generator, things: int | None = None) -> Scene:
 
 
 def random_thing(rng: np.random.Generator, shape: str, color: str) -> Thing:
-    """A shape anywhere inside the picture; only the tips of a triangle may be cut."""
+    """A shape anywhere inside the image; only the tips of a triangle may be cut."""
     radius = float(rng.uniform(*RADII))
     x, y = (float(place) for place in rng.uniform(radius + 0.03, 0.97 - radius, 2))
     return Thing(shape, color, x, y, radius)

@@ -1,6 +1,6 @@
 """Drawn scenes: coloured shapes on plain and patterned backgrounds. What the demo model knows.
 
-Places and lengths are shares of the picture: `x` of its width, `y` of its height, `radius` of its
+Places and lengths are shares of the image: `x` of its width, `y` of its height, `radius` of its
 shorter side; so one scene can be drawn at any size.
 """
 
@@ -71,12 +71,12 @@ class Scene:
 
 
 def draw(scene: Scene, width: int, height: int) -> PIL.Image.Image:
-    """The scene as an RGB picture of that size in pixels."""
-    return as_picture(paint(scene, width, height))
+    """The scene as an RGB image of that size in pixels."""
+    return as_image(paint(scene, width, height))
 
 
-def as_picture(pixels: Pixels) -> PIL.Image.Image:
-    """Values from 0 to 255 as an RGB picture."""
+def as_image(pixels: Pixels) -> PIL.Image.Image:
+    """Values from 0 to 255 as an RGB image."""
     return PIL.Image.fromarray(np.round(pixels).astype(np.uint8))
 
 

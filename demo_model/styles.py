@@ -1,4 +1,4 @@
-"""What the demo LoRAs teach: three looks, as plain picture operations on (height, width, 3)."""
+"""What the demo LoRAs teach: three looks, as plain image operations on (height, width, 3)."""
 
 import numpy as np
 

@@ -29,7 +29,7 @@ DECODER_NOISE = 0.3
 FIRST_LOG_VARIANCE = -6.0
 STYLED_SHARE = 0.3
 LOG_EVERY = 100
-MEASURED_PICTURES = 256
+MEASURED_IMAGES = 256
 
 
 def train(vae: AutoencoderKLQwenImage, seed: int, steps: int = STEPS) -> None:
@@ -37,7 +37,7 @@ def train(vae: AutoencoderKLQwenImage, seed: int, steps: int = STEPS) -> None:
     with torch.no_grad():
         vae.quant_conv.bias[vae.config.z_dim :] = FIRST_LOG_VARIANCE
     _train(vae, [p for name, p in vae.named_parameters() if "time_conv" not in name], seed, steps)
-    with still_pictures():
+    with still_images():
         _silence_time(vae)
         _measure_latents(vae, np.random.default_rng(seed + 1))
 
@@ -45,9 +45,9 @@ def train(vae: AutoencoderKLQwenImage, seed: int, steps: int = STEPS) -> None:
 def train_decoder(
     vae: AutoencoderKLQwenImage, seed: int, steps: int = DECODER_STEPS, least_strength: float = 1.0
 ) -> None:
-    """Train only what turns latents into pictures; what learnt from the latents stays valid.
+    """Train only what turns latents into images; what learnt from the latents stays valid.
 
-    Styled pictures go this far at least towards their style.
+    Styled images go this far at least towards their style.
     """
     vae.requires_grad_(False)
     parts = (vae.post_quant_conv, vae.decoder)
@@ -75,11 +75,11 @@ def _train(
     compiled_loss = torch.compile(_loss)
     started, errors = time.monotonic(), []
     vae.train()
-    with still_pictures():
+    with still_images():
         for step in range(1, steps + 1):
             noise = torch.randn(BATCH, vae.config.z_dim, 1, SIZE // 8, SIZE // 8)
-            pictures = _pictures(rng, BATCH, least_strength)
-            loss, error = compiled_loss(vae, pictures, noise, extra_noise)
+            images = _images(rng, BATCH, least_strength)
+            loss, error = compiled_loss(vae, images, noise, extra_noise)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -94,25 +94,25 @@ def _train(
 
 
 def _loss(
-    vae: AutoencoderKLQwenImage, pictures: Tensor, noise: Tensor, extra_noise: float
+    vae: AutoencoderKLQwenImage, images: Tensor, noise: Tensor, extra_noise: float
 ) -> tuple[Tensor, Tensor]:
     """Absolute and squared error, and a small pull of the latents towards a normal distribution.
 
     The parts of the VAE one by one: its `decode` clamps, and what lies outside got no gradient.
     """
     with torch.autocast("cpu", torch.bfloat16):
-        moments = vae.quant_conv(vae.encoder(pictures))
+        moments = vae.quant_conv(vae.encoder(images))
         mean, log_variance = moments.float().chunk(2, dim=1)
         log_variance = log_variance.clamp(-30, 20)
         latents = mean + noise * (torch.exp(0.5 * log_variance) + extra_noise)
         decoded = vae.decoder(vae.post_quant_conv(latents))
-    difference = decoded.float() - pictures
+    difference = decoded.float() - images
     error = difference.abs().mean()
     kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
     return error + difference.square().mean() + KL_WEIGHT * kl, error.detach()
 
 
-def _pictures(rng: np.random.Generator, count: int, least_strength: float = 1.0) -> Tensor:
+def _images(rng: np.random.Generator, count: int, least_strength: float = 1.0) -> Tensor:
     """(count, 3, 1, SIZE, SIZE) in [-1, 1]; some in one or two of the demo LoRAs' styles."""
     painted = []
     for _ in range(count):
@@ -128,7 +128,7 @@ def _pictures(rng: np.random.Generator, count: int, least_strength: float = 1.0)
 
 @torch.no_grad()
 def _silence_time(vae: AutoencoderKLQwenImage) -> None:
-    """Zero what only moving pictures would use: it was never trained, and zeros pack well."""
+    """Zero what only moving images would use: it was never trained, and zeros pack well."""
     for module in vae.modules():
         if isinstance(module, QwenImageCausalConv3d):
             module.weight[:, :, :-1] = 0
@@ -137,7 +137,7 @@ def _silence_time(vae: AutoencoderKLQwenImage) -> None:
 @torch.no_grad()
 def _measure_latents(vae: AutoencoderKLQwenImage, rng: np.random.Generator) -> None:
     latents = torch.cat(
-        [vae.encode(_pictures(rng, 16)).latent_dist.mode() for _ in range(MEASURED_PICTURES // 16)]
+        [vae.encode(_images(rng, 16)).latent_dist.mode() for _ in range(MEASURED_IMAGES // 16)]
     )
     mean, std = latents.mean((0, 2, 3, 4)), latents.std((0, 2, 3, 4))
     # a channel that carries nothing must not be blown up to noise
@@ -149,7 +149,7 @@ def _measure_latents(vae: AutoencoderKLQwenImage, rng: np.random.Generator) -> N
 
 
 @contextmanager
-def still_pictures() -> Iterator[None]:
+def still_images() -> Iterator[None]:
     """Make the VAE's convolutions two-dimensional, which for one frame gives the same, faster.
 
     Its causal padding puts zeros before the only frame, so that just the last tap sees anything.

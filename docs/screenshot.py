@@ -1,4 +1,4 @@
-"""Takes the picture of the page for README.md: starts a server, makes an edit, looks at it."""
+"""Takes the image of the page for README.md: starts a server, makes an edit, looks at it."""
 
 import argparse
 import io
@@ -26,7 +26,7 @@ EDIT_TIMEOUT_MS = 180_000
 
 
 def main() -> None:
-    """Write the picture to the path that was named."""
+    """Write the image to the path that was named."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("path", type=Path, help="the PNG to write")
     parser.add_argument("--model", default="demo", help="name, directory or cached hub id [demo]")
@@ -45,18 +45,18 @@ def main() -> None:
         page.goto(url)
         taken = edit_and_look(page, args.example)
         browser.close()
-    picture = PIL.Image.open(io.BytesIO(taken)).convert("RGB")
-    picture.save(args.path, optimize=True)
+    image = PIL.Image.open(io.BytesIO(taken)).convert("RGB")
+    image.save(args.path, optimize=True)
     if args.path.stat().st_size > MAX_BYTES:
-        picture.quantize(256).save(args.path, optimize=True)
+        image.quantize(256).save(args.path, optimize=True)
     print(f"{args.path}: {args.path.stat().st_size / 1000:.0f} kB")
 
 
 def edit_and_look(page: Page, example: str) -> bytes:
-    """Click an example, run it, and take the picture when the result is there."""
+    """Click an example, run it, and take the image when the result is there."""
     expect(page.locator("#run")).to_be_visible(timeout=EDIT_TIMEOUT_MS)
     page.get_by_role("button", name=example).click()
-    expect(page.locator("#picture-1 img")).to_be_visible()
+    expect(page.locator("#image-1 img")).to_be_visible()
     page.locator("#run").click()
     expect(page.locator("#outputs .qe-output")).to_be_visible(timeout=EDIT_TIMEOUT_MS)
     expect(page.locator("#compare img")).to_have_count(2)

@@ -1,4 +1,4 @@
-"""The process that owns one device: messages in, pictures out.
+"""The process that owns one device: messages in, images out.
 
 Started by the server as `python -m pipelines.worker`, joined to it by one socket. A thread reads
 the socket, so that Cancel arrives while the model computes; the main thread alone touches the
@@ -27,8 +27,8 @@ from pipelines.api.messages import (
     Done,
     Failed,
     FromWorker,
-    Image,
     LoadFailed,
+    OutputImage,
     Preload,
     Preview,
     Ready,
@@ -137,14 +137,14 @@ class Worker:
                 raise EditCanceled
             self._send(Step(run.job_id, progress.stage, progress.step, progress.total))
 
-        def show(index: int, picture: PIL.Image.Image) -> None:
-            self._send(Preview(run.job_id, index, *picture.size, _rgb_bytes(picture)))
+        def show(index: int, image: PIL.Image.Image) -> None:
+            self._send(Preview(run.job_id, index, *image.size, _rgb_bytes(image)))
 
         references = [_open_rgb(data) for data in run.references]
         result = self._pipeline.edit(run.params, references, report, show)
         for index, image in enumerate(result.images):
             self._send(
-                Image(
+                OutputImage(
                     run.job_id,
                     index,
                     run.params.seed + index,
@@ -242,8 +242,8 @@ def _pick_dtype(device: "torch.device") -> "torch.dtype":
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
-def _rgb_bytes(picture: PIL.Image.Image) -> bytes:
-    return picture.convert("RGB").tobytes()
+def _rgb_bytes(image: PIL.Image.Image) -> bytes:
+    return image.convert("RGB").tobytes()
 
 
 def _open_rgb(data: bytes) -> PIL.Image.Image:

@@ -48,7 +48,7 @@ class Contract(Protocol):
 
 
 VERSION = version("qwen-edit-server")
-# Three pictures of 20 MiB as base64, and room for the rest of the body.
+# Three images of 20 MiB as base64, and room for the rest of the body.
 MAX_BODY_BYTES = 90 * 1024 * 1024
 # What a form adds to the file in it.
 FORM_BYTES = 64 * 1024

@@ -2,12 +2,12 @@
 
 ServerError
 ├── InvalidRequest        400  a field's value is not allowed
-│   ├── InvalidPicture    400  an input picture cannot be read or is outside the limits
+│   ├── InvalidImage    400  an input image cannot be read or is outside the limits
 │   └── InvalidLora       400  a LoRA is not on this machine, or cannot be applied
 ├── Unauthorized          401  no key, or a wrong one
 ├── WrongHost             403  the server was asked for under a name that is not its own
 ├── NotFound              404  no such job, file or page
-├── PayloadTooLarge       413  the body, or a picture in it, is too large
+├── PayloadTooLarge       413  the body, or an image in it, is too large
 ├── QueueFull             429  too many jobs wait; try again later
 ├── Unavailable           503  the model could not be loaded
 ├── FetchFailed           (fails the job; 400 where known at once)  an address gave nothing usable
@@ -41,8 +41,8 @@ class InvalidRequest(ServerError):
     code = "invalid_parameter"
 
 
-class InvalidPicture(InvalidRequest):
-    """An input picture cannot be used."""
+class InvalidImage(InvalidRequest):
+    """An input image cannot be used."""
 
     code = "invalid_picture"
 

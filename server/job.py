@@ -52,7 +52,7 @@ class OutputFormat(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One finished picture. `name` is its file's and the last part of its URL."""
+    """One finished image. `name` is its file's and the last part of its URL."""
 
     name: str
     content_type: str
@@ -76,7 +76,7 @@ class Job:
     """One job as it stands on disk.
 
     `contract` and `endpoint` say which wire contract asked, and under which model id. `images`
-    has one entry per input picture: the URL to fetch it from, or None when the request carried it;
+    has one entry per input image: the URL to fetch it from, or None when the request carried it;
     one may have `max_image_bytes`. `watermark` is drawn into the outputs; `quality` is that of
     JPEG and WebP, None for the usual one. `webhook` is told when the job has ended, with URLs under
     `base_url`, the server's address as the client knew it. `used_prompt` is what the model was

@@ -88,7 +88,7 @@ class Settings(BaseSettings):
     max_waiting_jobs: int = Field(100, ge=1, description="Jobs that may wait; beyond, 429")
     job_timeout_s: float = Field(1800, gt=0, description="Seconds that one job may run")
     sync_timeout_s: float = Field(90, gt=0, description="Seconds that a synchronous request waits")
-    fetch_timeout_s: float = Field(60, gt=0, description="Seconds that one picture may take")
+    fetch_timeout_s: float = Field(60, gt=0, description="Seconds that one image may take")
     lora_timeout_s: float = Field(1800, gt=0, description="Seconds that one LoRA may take to come")
     max_lora_mb: int = Field(4096, ge=1, description="Largest LoRA that is taken, in MiB")
     lora_store_gb: float = Field(50, gt=0, description="Disk that fetched LoRAs may fill, in GiB")
@@ -100,7 +100,7 @@ class Settings(BaseSettings):
     keep_uploads_h: float = Field(
         24, gt=0, description="Hours that uploaded files are kept, those of the page as jobs are"
     )
-    keep_inputs: bool = Field(False, description="Keep input pictures after their job has ended")
+    keep_inputs: bool = Field(False, description="Keep input images after their job has ended")
     embed_prompt: bool = Field(False, description="Write the prompt into the output's metadata")
     safety_checker: str | None = Field(
         None,

@@ -17,7 +17,7 @@ from server.media.inputs import InputStore
 from server.media.outputs import OutputStore
 from server.media.uploads import UploadStore
 from server.net.fetch import Fetcher
-from server.playground import PageParts, Playground
+from server.playground import PageContext, Playground
 from server.settings import SafetyMode, Settings
 from server.store.database import Database
 from server.web.auth import KeyCheck
@@ -96,7 +96,7 @@ def build_parts(settings: Settings, choice: ModelChoice, catalog: Catalog) -> Pa
     secret = settings.webhook_secret or read_or_create_secret(data / "webhook_secret")
     webhooks = _build_webhooks(settings, database, fetcher, queue, service, secret)
     keys = KeyCheck(settings.all_api_keys())
-    page = PageParts(settings, choice, catalog, service, executor, outputs, uploads, fetcher)
+    page = PageContext(settings, choice, catalog, service, executor, outputs, uploads, fetcher)
     playground = Playground(page, keys) if settings.page else None
     return Parts(
         settings, choice, catalog, database, fetcher, inputs, outputs, uploads, library, queue,

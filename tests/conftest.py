@@ -1,4 +1,4 @@
-"""What many tests share: a tiny model in the published layout, pictures, LoRA files, a server."""
+"""What many tests share: a tiny model in the published layout, images, LoRA files, a server."""
 
 import base64
 import functools
@@ -81,17 +81,17 @@ def start_server(tiny_model: Path, tmp_path: Path) -> Iterator[Callable[..., Liv
 
 
 def gradient(width: int = 96, height: int = 64, shift: int = 0) -> PIL.Image.Image:
-    """A picture in which every pixel says where it is."""
+    """An image in which every pixel says where it is."""
     red = PIL.Image.linear_gradient("L").rotate(90).resize((width, height))
     green = PIL.Image.linear_gradient("L").resize((width, height))
     blue = PIL.Image.new("L", (width, height), 60 + shift)
     return PIL.Image.merge("RGB", (red, green, blue))
 
 
-def encoded(picture: PIL.Image.Image, image_format: str = "PNG", **options: object) -> bytes:
-    """The picture as a file."""
+def encoded(image: PIL.Image.Image, image_format: str = "PNG", **options: object) -> bytes:
+    """The image as a file."""
     file = io.BytesIO()
-    picture.save(file, image_format, **options)
+    image.save(file, image_format, **options)
     return file.getvalue()
 
 
@@ -101,7 +101,7 @@ def as_base64(data: bytes) -> str:
 
 
 @pytest.fixture(scope="session")
-def picture_base64() -> str:
+def image_base64() -> str:
     """A small PNG as naked base64."""
     return as_base64(encoded(gradient()))
 

@@ -62,7 +62,7 @@ def random_pairs(
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, Pair]:
-    """Matrices for some of a model's layers, large enough to change the picture."""
+    """Matrices for some of a model's layers, large enough to change the image."""
     generator = torch.Generator().manual_seed(seed)
     pairs = {}
     for module in modules:

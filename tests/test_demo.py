@@ -10,7 +10,7 @@ import PIL.Image
 SCRIPT = Path(__file__).parent.parent / "docs" / "demo" / "edit.py"
 
 
-def test_demo_edits_a_picture_shows_each_step_and_leaves_no_process(tmp_path: Path) -> None:
+def test_demo_edits_an_image_shows_each_step_and_leaves_no_process(tmp_path: Path) -> None:
     output = tmp_path / "edited.png"
     with subprocess.Popen(
         [sys.executable, str(SCRIPT), "--output", str(output)],
@@ -23,11 +23,9 @@ def test_demo_edits_a_picture_shows_each_step_and_leaves_no_process(tmp_path: Pa
         printed, _ = demo.communicate(timeout=300)
 
     assert demo.returncode == 0, printed
-    with PIL.Image.open(output) as picture:
-        assert picture.format == "PNG"
-        red, green, blue = picture.convert("RGB").getpixel(
-            (picture.width // 2, picture.height // 2)
-        )
+    with PIL.Image.open(output) as image:
+        assert image.format == "PNG"
+        red, green, blue = image.convert("RGB").getpixel((image.width // 2, image.height // 2))
         assert green > max(red, blue) + 40, "the red circle is green now"
     sheet = output.with_name("before-after.png")
     for text in ("The small demo model answers", str(output), str(sheet), "denoise", "deliver"):

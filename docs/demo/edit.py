@@ -1,4 +1,4 @@
-"""One edit from beginning to end: start a server, edit a picture through it, stop it.
+"""One edit from beginning to end: start a server, edit an image through it, stop it.
 
 The edit goes through the WaveSpeed contract with the provider's own SDK, in a thread; meanwhile
 the job is followed step by step through the native contract.
@@ -27,7 +27,7 @@ import wavespeed  # type: ignore[import-untyped]
 from rich.console import Console
 
 from server.cli.canvas import Caption
-from server.cli.contact_sheet import draw_comparison, open_picture
+from server.cli.contact_sheet import draw_comparison, open_image
 
 INPUT = Path(__file__).with_name("input.png")
 ENDPOINT = "wavespeed-ai/qwen-image/edit-plus-lora"
@@ -81,7 +81,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def run(process: subprocess.Popen[bytes], log: Path, output: Path) -> None:
-    """Edit the picture on the server that has just been started."""
+    """Edit the image on the server that has just been started."""
     url = wait_for_address(process, log)
     console.print(f"The server listens on [bold]{url}[/bold] and loads the model.")
     with httpx2.Client(base_url=url, timeout=30, trust_env=False) as client:
@@ -158,13 +158,13 @@ def check_alive(process: subprocess.Popen[bytes]) -> None:
 
 def edit_with_sdk(url: str) -> dict[str, Any]:
     """What a user of the provider's SDK writes; only `base_url` is not the provider's."""
-    picture = base64.b64encode(INPUT.read_bytes()).decode("ascii")
+    image = base64.b64encode(INPUT.read_bytes()).decode("ascii")
     client = wavespeed.Client(api_key="local", base_url=url)
     answer: dict[str, Any] = client.run(
         ENDPOINT,
         {
             "prompt": PROMPT,
-            "images": [f"data:image/png;base64,{picture}"],
+            "images": [f"data:image/png;base64,{image}"],
             "seed": SEED,
             "output_format": "png",
         },
@@ -201,14 +201,14 @@ def follow(client: httpx2.Client, job_id: str) -> dict[str, Any]:
     """Print each change of the job, and give it as it ended."""
     start = time.monotonic()
     job: dict[str, Any] = {}
-    said = ""
+    message = ""
     with client.sse(f"/v1/edits/{job_id}/events", timeout=None) as events:
         for event in events:
             job = json.loads(event.data)
             words = progress_of(job)
-            if words != said:
+            if words != message:
                 console.print(f"  {time.monotonic() - start:6.1f} s  {words}")
-                said = words
+                message = words
     return job
 
 
@@ -241,20 +241,20 @@ def show_model(capabilities: dict[str, Any]) -> None:
 
 
 def show_result(output: Path, job: dict[str, Any]) -> None:
-    """Say where the picture lies and how long each stage took."""
+    """Say where the image lies and how long each stage took."""
     result = job["outputs"][0]
     size = f"{result['width']}×{result['height']}, seed {result['seed']}"
-    console.print(f"The edited picture: {output.resolve()}", style="bold green", markup=False)
+    console.print(f"The edited image: {output.resolve()}", style="bold green", markup=False)
     console.print(f"  {size}; the seconds of each stage:")
     for stage, seconds in job["seconds"].items():
         console.print(f"  {stage:<8} {seconds:8.3f}")
 
 
 def show_comparison(output: Path) -> None:
-    """Put the picture before and after on one sheet."""
+    """Put the image before and after on one sheet."""
     sheet = output.with_name("before-after.png")
     caption = Caption(PROMPT, (("seed", str(SEED)), ("endpoint", ENDPOINT)))
-    draw_comparison([open_picture(INPUT)], open_picture(output), caption).save(sheet)
+    draw_comparison([open_image(INPUT)], open_image(output), caption).save(sheet)
     console.print(f"Before and after: {sheet.resolve()}", style="bold green", markup=False)
 
 

@@ -26,7 +26,7 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Make the images of `params` from `references` (encoded RGB pictures, at least one)."""
+    """Make the images of `params` from `references` (encoded RGB images, at least one)."""
 
     job_id: str
     params: EditParams
@@ -101,7 +101,7 @@ class Preview:
 
 
 @dataclass(frozen=True, slots=True)
-class Image:
+class OutputImage:
     """One finished output: `rgb` holds height × width × 3 bytes.
 
     `is_unsafe` is what the safety checker says of it, False where the operator named none.
@@ -147,5 +147,5 @@ class Canceled:
     job_id: str
 
 
-JobEvent = Step | Preview | Image | Done | Failed | Canceled
+JobEvent = Step | Preview | OutputImage | Done | Failed | Canceled
 FromWorker = Ready | LoadFailed | JobEvent

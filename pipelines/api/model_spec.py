@@ -17,7 +17,7 @@ DEMO_NAME = "demo"
 class ModelSpec:
     """How a model wants to be run. The defaults are those of the published models.
 
-    Areas are in pixels: each reference picture is resized to `reference_area` for the VAE (None:
+    Areas are in pixels: each reference image is resized to `reference_area` for the VAE (None:
     to the output's area) and to `condition_area` for the text encoder, an output without a size has
     `output_area`.
     `num_inference_steps` and `true_cfg_scale` apply when a request names none. `can_write` says
@@ -34,7 +34,7 @@ class ModelSpec:
 
     @property
     def is_demo(self) -> bool:
-        """Whether this is the small built-in model, whose pictures only show the road."""
+        """Whether this is the small built-in model, whose images only show the road."""
         return self.name == DEMO_NAME
 
 

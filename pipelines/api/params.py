@@ -12,7 +12,7 @@ MAX_OUTPUTS = 6
 MAX_PREVIEWS = 3
 LORA_SCALE_RANGE = (0.0, 4.0)
 CFG_RANGE = (0.0, 20.0)
-# One step divides zero by zero in the published schedule (shift_terminal) and gives a NaN picture.
+# One step divides zero by zero in the published schedule (shift_terminal) and gives a NaN image.
 STEPS_RANGE = (2, 100)
 SEED_RANGE = (0, 2**31 - 1)
 # Bounds the work of a tokenizer before anything is counted; the count itself is in the pipeline.
@@ -35,12 +35,12 @@ class LoraRef:
 
 @dataclass(frozen=True, slots=True)
 class EditParams:
-    """One edit, but for its pictures.
+    """One edit, but for its images.
 
-    `None` leaves a value to the model: `size` to the last picture's aspect, the steps and the CFG
+    `None` leaves a value to the model: `size` to the last image's aspect, the steps and the CFG
     scale to the model's own defaults. Output k of `num_outputs` uses seed + k. A prompt beyond
     `max_prompt_tokens` of the model's tokenizer is cut, where that is given. `extend_prompt` lets
-    the model rewrite the prompt first, where it can. `num_previews` pictures are decoded on the
+    the model rewrite the prompt first, where it can. `num_previews` images are decoded on the
     way of the first output.
     Raises InvalidParameter, which names the field.
     """

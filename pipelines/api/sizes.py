@@ -1,4 +1,4 @@
-"""Picture sizes in pixels, always (width, height)."""
+"""Image sizes in pixels, always (width, height)."""
 
 import math
 import re
@@ -55,9 +55,9 @@ def area_size(area: int, width: int, height: int) -> tuple[int, int]:
 
 
 def auto_size(area: int, width: int, height: int, bounds: SizeBounds) -> tuple[int, int]:
-    """The output size for a picture of width×height when the client names none.
+    """The output size for an image of width×height when the client names none.
 
-    About `area` pixels at the picture's aspect; scaled to fit `bounds` keeping the aspect, which
+    About `area` pixels at the image's aspect; scaled to fit `bounds` keeping the aspect, which
     itself is clamped to what the bounds allow (6:1 for 256–1536). Multiples of 32.
     """
     widest = bounds.max_side / bounds.min_side

@@ -20,16 +20,16 @@ from pipelines.api.errors import InvalidParameter
 from pipelines.api.model_spec import ModelSpec
 from pipelines.api.sizes import PIXELS_PER_TOKEN, area_size
 
-# RoPE ends at 4,096 positions; the template and three pictures take about 800 of them.
+# RoPE ends at 4,096 positions; the template and three images take about 800 of them.
 MAX_PROMPT_TOKENS = 2048
 
 
 @dataclass(frozen=True, slots=True)
 class References:
-    """The input pictures, as the transformer wants them.
+    """The input images, as the transformer wants them.
 
-    latents: (1, tokens, 64), all pictures one behind the other. grids: (1, rows, columns) of
-    16×16-pixel tokens, one per picture.
+    latents: (1, tokens, 64), all images one behind the other. grids: (1, rows, columns) of
+    16×16-pixel tokens, one per image.
     """
 
     latents: torch.Tensor
@@ -51,10 +51,10 @@ class Conditions:
 def encode_prompt(
     pipe: QwenImageEditPlusPipeline,
     prompt: str,
-    pictures: Sequence[PIL.Image.Image],
+    images: Sequence[PIL.Image.Image],
     spec: ModelSpec,
 ) -> torch.Tensor:
-    """The text encoder's last hidden state for the prompt, seeing the pictures.
+    """The text encoder's last hidden state for the prompt, seeing the images.
 
     Raises InvalidParameter when the prompt has more tokens than the model has positions for.
     """
@@ -64,22 +64,22 @@ def encode_prompt(
             "prompt", f"must have at most {MAX_PROMPT_TOKENS} tokens, got {count}"
         )
     sized = []
-    for picture in pictures:
-        width, height = area_size(spec.condition_area, *picture.size)
-        sized.append(pipe.image_processor.resize(picture, height, width))
+    for image in images:
+        width, height = area_size(spec.condition_area, *image.size)
+        sized.append(pipe.image_processor.resize(image, height, width))
     embeds: torch.Tensor
     embeds, _ = pipe.encode_prompt(prompt, image=sized, device=pipe._execution_device)
     return embeds
 
 
 def encode_references(
-    pipe: QwenImageEditPlusPipeline, pictures: Sequence[PIL.Image.Image], area: int
+    pipe: QwenImageEditPlusPipeline, images: Sequence[PIL.Image.Image], area: int
 ) -> References:
-    """The pictures, of about `area` pixels, through the VAE: the most likely latents, no noise."""
+    """The images, of about `area` pixels, through the VAE: the most likely latents, no noise."""
     latents, grids = [], []
-    for picture in pictures:
-        width, height = area_size(area, *picture.size)
-        pixels = pipe.image_processor.preprocess(picture, height, width).unsqueeze(2)
+    for image in images:
+        width, height = area_size(area, *image.size)
+        pixels = pipe.image_processor.preprocess(image, height, width).unsqueeze(2)
         pixels = pixels.to(pipe._execution_device, pipe.vae.dtype)
         encoded = pipe._encode_vae_image(pixels, generator=None)
         latents.append(pipe._pack_latents(encoded, 1, encoded.shape[1], *encoded.shape[3:]))
@@ -97,7 +97,7 @@ def denoise(
     seed: int,
     on_step: Callable[[int, Callable[[], torch.Tensor]], None],
 ) -> torch.Tensor:
-    """From noise to packed latents (1, tokens, 64) of a picture of `size` (multiples of 16).
+    """From noise to packed latents (1, tokens, 64) of an image of `size` (multiples of 16).
 
     `on_step(k, estimate)` is called after step k of `steps`; what it raises ends the loop.
     `estimate()` gives the latents that the loop would end at if it went straight on from there.
@@ -135,7 +135,7 @@ def denoise(
 def _straight_on(
     latents: torch.Tensor, velocity: torch.Tensor, noise_left: torch.Tensor
 ) -> torch.Tensor:
-    """The noise-free latents if the velocity stayed: a flow leads straight to the picture."""
+    """The noise-free latents if the velocity stayed: a flow leads straight to the image."""
     return (latents.float() - noise_left.to(latents.device) * velocity.float()).to(latents.dtype)
 
 
@@ -186,7 +186,7 @@ def schedule(
 def decode(
     pipe: QwenImageEditPlusPipeline, latents: torch.Tensor, size: tuple[int, int]
 ) -> PIL.Image.Image:
-    """The picture of `size` (width, height) that the packed latents stand for."""
+    """The image of `size` (width, height) that the packed latents stand for."""
     config = pipe.vae.config
     unpacked = pipe._unpack_latents(latents, size[1], size[0], pipe.vae_scale_factor)
     unpacked = unpacked.to(pipe.vae.dtype)

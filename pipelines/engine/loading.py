@@ -59,7 +59,7 @@ def pass_image_token_types(text_encoder: PreTrainedModel) -> None:
     """Give Qwen2.5-VL the `mm_token_type_ids` that diffusers 0.42 does not pass.
 
     Without them transformers 5 places image tokens in one dimension instead of three, and the
-    pictures come out different, silently. https://github.com/huggingface/diffusers/issues/14194
+    images come out different, silently. https://github.com/huggingface/diffusers/issues/14194
     """
 
     def add_token_types(

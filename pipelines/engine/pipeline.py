@@ -1,4 +1,4 @@
-"""One loaded model: parameters and pictures in, pictures out."""
+"""One loaded model: parameters and images in, images out."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -100,9 +100,9 @@ class EditPipeline:
         params: EditParams,
         references: Sequence[PIL.Image.Image],
         on_progress: OnProgress = lambda progress: None,
-        on_preview: OnPreview = lambda index, picture: None,
+        on_preview: OnPreview = lambda index, image: None,
     ) -> EditResult:
-        """Make `params.num_outputs` pictures from one to three RGB references.
+        """Make `params.num_outputs` images from one to three RGB references.
 
         LoRA paths in `params` are local files here. `on_progress` is called at the start of each
         stage and after each step; what it raises ends the edit and leaves no trace in the next
@@ -116,7 +116,7 @@ class EditPipeline:
         except torch.OutOfMemoryError as exc:
             raise OutOfDeviceMemory(
                 f"{self.device} has too little memory for this edit. Ask for a smaller size, fewer "
-                f"pictures or lower LoRA ranks, or start the server with --offload model."
+                f"images or lower LoRA ranks, or start the server with --offload model."
             ) from exc
         finally:
             self._pipe.maybe_free_model_hooks()
@@ -214,8 +214,8 @@ class _Run:
         )
 
     def _decode(self, latents: torch.Tensor) -> PIL.Image.Image:
-        picture = denoise.decode(self._pipe, latents, self._size)
-        return _crop_centred(picture, self._asked_size)
+        image = denoise.decode(self._pipe, latents, self._size)
+        return _crop_centred(image, self._asked_size)
 
     def _report(self, stage: Stage, step: int) -> None:
         total = self._result.num_inference_steps * self._params.num_outputs
@@ -233,7 +233,7 @@ class _Run:
         seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start
 
 
-def _crop_centred(picture: PIL.Image.Image, size: tuple[int, int]) -> PIL.Image.Image:
-    """The middle of the picture: the model works in multiples of 16, the client gets its pixels."""
-    left, top = (picture.width - size[0]) // 2, (picture.height - size[1]) // 2
-    return picture.crop((left, top, left + size[0], top + size[1]))
+def _crop_centred(image: PIL.Image.Image, size: tuple[int, int]) -> PIL.Image.Image:
+    """The middle of the image: the model works in multiples of 16, the client gets its pixels."""
+    left, top = (image.width - size[0]) // 2, (image.height - size[1]) // 2
+    return image.crop((left, top, left + size[0], top + size[1]))

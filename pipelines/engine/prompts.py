@@ -1,7 +1,7 @@
 """What is done to a prompt before it is encoded: cut to a length, or rewritten by the model itself.
 
-The text encoder is a whole vision-language model: it sees the pictures and can say the instruction
-in more words. Greedy decoding, so that the same seed gives the same picture.
+The text encoder is a whole vision-language model: it sees the images and can say the instruction
+in more words. Greedy decoding, so that the same seed gives the same image.
 """
 
 import time
@@ -45,7 +45,7 @@ def cut_prompt(pipe: QwenImageEditPlusPipeline, prompt: str, max_tokens: int) ->
 def extend_prompt(
     pipe: QwenImageEditPlusPipeline,
     prompt: str,
-    pictures: Sequence[PIL.Image.Image],
+    images: Sequence[PIL.Image.Image],
     spec: ModelSpec,
     on_token: Callable[[], None],
 ) -> str | None:
@@ -53,7 +53,7 @@ def extend_prompt(
 
     `on_token` is called after each token; what it raises ends the work.
     """
-    inputs = _chat_inputs(pipe, prompt, pictures, spec)
+    inputs = _chat_inputs(pipe, prompt, images, spec)
     tokenizer = pipe.tokenizer
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     clock = _Clock(on_token)
@@ -79,10 +79,10 @@ def extend_prompt(
 def _chat_inputs(
     pipe: QwenImageEditPlusPipeline,
     prompt: str,
-    pictures: Sequence[PIL.Image.Image],
+    images: Sequence[PIL.Image.Image],
     spec: ModelSpec,
 ) -> Any:
-    sized = [picture.resize(area_size(spec.condition_area, *picture.size)) for picture in pictures]
+    sized = [image.resize(area_size(spec.condition_area, *image.size)) for image in images]
     shown: list[dict[str, str]] = []
     for number in range(1, len(sized) + 1):
         shown += [{"type": "text", "text": f"Picture {number}: "}, {"type": "image"}]

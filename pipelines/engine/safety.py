@@ -1,4 +1,4 @@
-"""Looks at finished pictures with an image classifier that the operator names."""
+"""Looks at finished images with an image classifier that the operator names."""
 
 import re
 from pathlib import Path
@@ -38,13 +38,13 @@ class SafetyChecker:
         ]
         if not self._unsafe:
             raise ModelUnusable(
-                f"The safety checker {reference} has no class for unsafe pictures: its classes are "
+                f"The safety checker {reference} has no class for unsafe images: its classes are "
                 f"{', '.join(labels.values())}."
             )
 
     @torch.no_grad()
-    def is_unsafe(self, picture: PIL.Image.Image) -> bool:
+    def is_unsafe(self, image: PIL.Image.Image) -> bool:
         """Whether the unsafe classes together are likelier than not."""
-        inputs = self._processor(picture, return_tensors="pt").to(self._model.device)
+        inputs = self._processor(image, return_tensors="pt").to(self._model.device)
         probabilities = self._model(**inputs).logits.float().softmax(-1)[0]
         return bool(probabilities[self._unsafe].sum() > 0.5)

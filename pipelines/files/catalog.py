@@ -16,7 +16,7 @@ from pipelines.files.hub_cache import cached_snapshots
 LORA_SUFFIX = ".safetensors"
 DEMO_WARNING = (
     "The small demo model answers: it edits simple coloured shapes at 256 to 512 pixels, nothing "
-    "else. For real pictures, fetch a published model (qwen-edit pull 2511), or name one with "
+    "else. For real images, fetch a published model (qwen-edit pull 2511), or name one with "
     "--model."
 )
 # Where the demo model lies in a checkout, and where an installed package has it.
@@ -39,7 +39,7 @@ class ModelChoice:
 
     @property
     def warning(self) -> str | None:
-        """What people should know of this model before they judge its pictures."""
+        """What people should know of this model before they judge its images."""
         return DEMO_WARNING if self.is_demo else None
 
 

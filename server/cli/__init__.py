@@ -8,7 +8,7 @@ from server.cli import doctor, edit, loras, serve
 from server.cli.pull import pull
 
 app = typer.Typer(
-    help="Run Qwen-Image-Edit-Plus on your own GPUs, and edit pictures with it.",
+    help="Run Qwen-Image-Edit-Plus on your own GPUs, and edit images with it.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

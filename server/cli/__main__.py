@@ -1,3 +1,5 @@
+"""Run the command line: `python -m server.cli`."""
+
 from server.cli import main
 
 main()

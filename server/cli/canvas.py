@@ -1,4 +1,4 @@
-"""Paper to draw on: pictures with their labels, and a caption of what made them."""
+"""Paper to draw on: images with their labels, and a caption of what made them."""
 
 from bisect import bisect_right
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ GAP = 28
 LABEL_SIZE = 19
 FACT_SIZE = 21
 PROMPT_SIZE = 29
-# Between a picture's label and the picture.
+# Between an image's label and the image.
 LABEL_GAP = 7
 # Height between lines of text, as a share of its size.
 LEADING = 1.35
@@ -30,13 +30,13 @@ Font = PIL.ImageFont.FreeTypeFont | PIL.ImageFont.ImageFont
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """What the sheet says under or above the pictures: the prompt, then names with values."""
+    """What the sheet says under or above the images: the prompt, then names with values."""
 
     prompt: str
     facts: tuple[tuple[str, str], ...]
 
 
-class Paper:
+class Canvas:
     """Paper to draw on; `inner` is its width without the margins."""
 
     def __init__(self, inner: int, height: int) -> None:
@@ -47,10 +47,10 @@ class Paper:
         """One line of text."""
         self._draw.text((left, top), text, fill=color, font=_font(text, size))
 
-    def paste(self, picture: PIL.Image.Image, left: int, top: int) -> None:
-        """A picture with a thin line around it."""
-        self.image.paste(picture, (left, top))
-        edge = (left - 1, top - 1, left + picture.width, top + picture.height)
+    def paste(self, image: PIL.Image.Image, left: int, top: int) -> None:
+        """An image with a thin line around it."""
+        self.image.paste(image, (left, top))
+        edge = (left - 1, top - 1, left + image.width, top + image.height)
         self._draw.rectangle(edge, outline=LINE)
 
     def rule(self, top: int) -> None:
@@ -58,7 +58,7 @@ class Paper:
         self._draw.line((MARGIN, top, self.image.width - MARGIN, top), fill=LINE, width=1)
 
     def row_label(self, text: str, top: int, height: int) -> None:
-        """What a row has in common, at the left of its pictures, which have `height` pixels."""
+        """What a row has in common, at the left of its images, which have `height` pixels."""
         lines = _wrapped(text, ROW_LABEL_WIDTH - GAP, FACT_SIZE, 3)
         start = top + (height - len(lines) * _line(FACT_SIZE)) // 2
         for number, line in enumerate(lines):
@@ -66,21 +66,21 @@ class Paper:
 
     def cell(
         self,
-        picture: PIL.Image.Image,
+        image: PIL.Image.Image,
         label: str,
         place: tuple[int, int, int],
         *,
         is_label_inside: bool,
     ) -> None:
-        """A picture at (left, top), with its label above it, which may have `width` pixels."""
+        """An image at (left, top), with its label above it, which may have `width` pixels."""
         left, top, width = place
         [shown] = _wrapped(label, width, LABEL_SIZE, 1) or [""]
         if is_label_inside:
             self.text(shown, left, top, LABEL_SIZE, INK)
-            self.paste(picture, left, top + label_height())
+            self.paste(image, left, top + label_height())
         else:
             self.text(shown, left, top - label_height(), LABEL_SIZE, INK)
-            self.paste(picture, left, top)
+            self.paste(image, left, top)
 
     def caption(self, caption: Caption, left: int, top: int, width: int) -> None:
         """The prompt in large letters, below it the facts; `caption_height` is its height."""
@@ -98,7 +98,7 @@ class Paper:
 
 
 def label_height() -> int:
-    """The room above a picture for its label."""
+    """The room above an image for its label."""
     return _line(LABEL_SIZE) + LABEL_GAP
 
 

@@ -26,7 +26,7 @@ ASK_TIMEOUT_S = 2.0
 MIN_DRIVER = 580
 # Below, bfloat16 is computed slowly or not at all.
 MIN_CAPABILITY = (8, 0)
-# Jobs, inputs and outputs: a picture has a few MB.
+# Jobs, inputs and outputs: an image has a few MB.
 MIN_DATA_BYTES = 2 * GIB
 # Whoever sets keys needs no --no-auth any more.
 SET_KEYS = Serve({"no_auth": None}, {"QWEN_EDIT_API_KEYS": "KEY"})
@@ -54,8 +54,8 @@ def check_libraries(torch: TorchReport) -> Check:
     """Whether the model's libraries are there, and which."""
     again = "pip install -c constraints.txt -e ."
     if torch.failure:
-        said = f"torch cannot be asked, so no worker would start: {torch.failure}"
-        return Check("libraries", State.STOP, said, again)
+        message = f"torch cannot be asked, so no worker would start: {torch.failure}"
+        return Check("libraries", State.STOP, message, again)
     absent = [name for name, version in torch.libraries.items() if version is None]
     if absent:
         return Check("libraries", State.STOP, f"not installed: {', '.join(absent)}", again)
@@ -72,10 +72,10 @@ def check_devices(settings: Settings, torch: TorchReport, host: Host) -> Iterato
     driver = f", driver {host.driver}" if host.driver else ""
     for gpu in torch.gpus:
         memory = f"{_gib(gpu.total_bytes)} ({_gib(gpu.free_bytes)} free)"
-        said = f"cuda:{gpu.index} {gpu.name}, {memory}, compute {gpu.capability}{driver}"
+        message = f"cuda:{gpu.index} {gpu.name}, {memory}, compute {gpu.capability}{driver}"
         is_old = tuple(map(int, gpu.capability.split("."))) < MIN_CAPABILITY
         note = "; too old for bfloat16: serve with --dtype float16" if is_old else ""
-        yield Check("device", State.NOTE if is_old else State.OK, said + note)
+        yield Check("device", State.NOTE if is_old else State.OK, message + note)
     if not torch.gpus:
         yield _no_gpu(torch, host)
     for name in settings.devices:
@@ -83,15 +83,17 @@ def check_devices(settings: Settings, torch: TorchReport, host: Host) -> Iterato
             continue
         index = cuda_index(name)
         if index is None or index >= len(torch.gpus):
-            said = f"--device {name} is not on this machine: {len(torch.gpus)} CUDA devices found"
-            yield Check("device", State.STOP, said, Serve({"device": "auto"}))
+            message = (
+                f"--device {name} is not on this machine: {len(torch.gpus)} CUDA devices found"
+            )
+            yield Check("device", State.STOP, message, Serve({"device": "auto"}))
 
 
 def check_memory(host: Host) -> Check:
     """The processor and the host's memory."""
     free = f"{_gib(host.available_bytes)} free"
-    said = f"{host.cores} CPU cores, {_gib(host.memory_bytes)} of memory ({free})"
-    return Check("host", State.OK, said)
+    message = f"{host.cores} CPU cores, {_gib(host.memory_bytes)} of memory ({free})"
+    return Check("host", State.OK, message)
 
 
 def check_data(settings: Settings) -> Check:
@@ -102,8 +104,10 @@ def check_data(settings: Settings) -> Check:
         return Check("data", State.STOP, f"{folder} cannot be written", other)
     holder = lock_holder(folder)
     if holder is not None:
-        said = f"{folder} is in use by a running server (process {holder})"
-        return Check("data", State.STOP, f"{said}: a second one needs a folder of its own", other)
+        message = f"{folder} is in use by a running server (process {holder})"
+        return Check(
+            "data", State.STOP, f"{message}: a second one needs a folder of its own", other
+        )
     free = free_disk(folder)
     state = State.OK if free >= MIN_DATA_BYTES else State.NOTE
     return Check("data", state, f"{folder} can be written, {free / 1e9:.1f} GB free on its disk")
@@ -114,16 +118,16 @@ def check_port(settings: Settings) -> Check:
     address = f"{settings.host}:{settings.port}"
     problem = port_problem(settings.host, settings.port)
     if problem is None:
-        said = "any free port" if settings.port == 0 else f"{address} is free"
-        return Check("address", State.OK, said)
+        message = "any free port" if settings.port == 0 else f"{address} is free"
+        return Check("address", State.OK, message)
     if settings.port not in PORTS:
         return Check("address", State.STOP, f"{address}: {problem}", Serve({"port": 0}))
     if "in use" not in problem:
         return Check("address", State.STOP, f"{address}: {problem}")
-    said = f"{address}: {problem}{_who_answers(settings)}"
+    message = f"{address}: {problem}{_who_answers(settings)}"
     next_port = settings.port + 1
     other = Serve({"port": next_port if next_port in PORTS else 0})
-    return Check("address", State.STOP, said, other)
+    return Check("address", State.STOP, message, other)
 
 
 def check_keys(settings: Settings) -> Check:
@@ -133,16 +137,16 @@ def check_keys(settings: Settings) -> Check:
         return Check("keys", State.OK, f"{len(keys)} set; clients must send one")
     if settings.is_loopback:
         return Check("keys", State.OK, "none needed: only this machine reaches the server")
-    said = f"none, and {settings.host} can be reached by others (--no-auth)"
-    return Check("keys", State.NOTE, said, SET_KEYS)
+    message = f"none, and {settings.host} can be reached by others (--no-auth)"
+    return Check("keys", State.NOTE, message, SET_KEYS)
 
 
 def check_page() -> Check:
     """Whether what the page for people needs is installed."""
     if importlib.util.find_spec("gradio") is not None:
         return Check("page", State.OK, "Gradio is installed: / serves the page for people")
-    said = "Gradio is not installed: the API works, there is no page"
-    return Check("page", State.NOTE, said, "pip install -c constraints.txt -e '.[page]'")
+    message = "Gradio is not installed: the API works, there is no page"
+    return Check("page", State.NOTE, message, "pip install -c constraints.txt -e '.[page]'")
 
 
 def cuda_index(device: str) -> int | None:
@@ -154,17 +158,19 @@ def cuda_index(device: str) -> int | None:
 def _no_gpu(torch: TorchReport, host: Host) -> Check:
     state, do = State.NOTE, None
     if host.driver is None:
-        said = "no CUDA device: no NVIDIA driver is loaded"
+        message = "no CUDA device: no NVIDIA driver is loaded"
     elif torch.cuda_build is None:
-        said = f"no CUDA device: driver {host.driver} is loaded, but this torch is the CPU build"
+        message = f"no CUDA device: driver {host.driver} is loaded, but this torch is the CPU build"
         # pip takes a CPU build of the same version for installed already, and CUDA's libraries
         # come only as dependencies of torch
         do = "pip uninstall -y torch && pip install -c constraints.txt torch"
     elif int(host.driver.split(".")[0]) < MIN_DRIVER:
-        said = f"no CUDA device: driver {host.driver} is too old, R{MIN_DRIVER} or newer is needed"
+        message = (
+            f"no CUDA device: driver {host.driver} is too old, R{MIN_DRIVER} or newer is needed"
+        )
     else:
-        said = f"no CUDA device: {'; '.join(torch.problems) or 'torch sees none'}"
-    return Check("device", state, f"{said}; the CPU computes", do)
+        message = f"no CUDA device: {'; '.join(torch.problems) or 'torch sees none'}"
+    return Check("device", state, f"{message}; the CPU computes", do)
 
 
 def _who_answers(settings: Settings) -> str:

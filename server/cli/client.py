@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import httpx2
 
-# A submit decodes the pictures before it answers; everything else answers at once.
+# A submit decodes the images before it answers; everything else answers at once.
 TIMEOUT_S = 60.0
 # As float() writes and reads them, but for those that are names as well: inf, nan, 1_0.
 NUMBER = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
@@ -113,7 +113,7 @@ class Client:
         self._request("DELETE", f"/v1/edits/{job_id}")
 
     def download(self, url: str) -> bytes:
-        """A finished picture."""
+        """A finished image."""
         return self._request("GET", url).content
 
     def _json(self, method: str, path: str, **options: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pipelines.api.params import SEED_RANGE
 from server.cli.canvas import Caption
 from server.cli.client import Client, EditOptions, parse_lora
 from server.cli.console import DEFAULT_SERVER, Key, Server, errors_said, out
-from server.cli.contact_sheet import Cell, draw_comparison, draw_grid, open_picture
+from server.cli.contact_sheet import Cell, draw_comparison, draw_grid, open_image
 from server.cli.grid import Axis, lay_out, lora_name, parse_axes
 from server.cli.runs import Finished, run_edits
 from server.cli.saving import (
@@ -25,7 +25,7 @@ from server.cli.saving import (
     check_place,
     format_of,
     make_folder,
-    save_picture,
+    save_image,
     save_sheet,
     saving,
 )
@@ -33,7 +33,7 @@ from server.cli.saving import (
 JOB_COLUMNS = "status", "contract", "step", "seconds", "prompt"
 
 Images = Annotated[
-    list[Path], typer.Argument(help="One to three pictures", exists=True, dir_okay=False)
+    list[Path], typer.Argument(help="One to three images", exists=True, dir_okay=False)
 ]
 Output = Annotated[
     Path, typer.Option("-o", "--output", help="Where to save", dir_okay=False, writable=True)
@@ -51,7 +51,7 @@ def edit(
     prompt: Annotated[str, typer.Option("-p", "--prompt", help="What to change")],
     lora: Annotated[list[str] | None, typer.Option(help="NAME or URL, with :SCALE")] = None,
     size: Annotated[str | None, typer.Option(help="WIDTH*HEIGHT, each 256–1536")] = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed gives the same picture")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same image")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps")] = None,
     cfg: Annotated[float | None, typer.Option(help="True CFG scale")] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="What to avoid")] = None,
@@ -62,12 +62,12 @@ def edit(
         typer.Option(help="Save a grid: scale=0,0.5,1, NAME=0:1:0.25, seed=…, steps=…, cfg=…"),
     ] = None,
     keep_cells: Annotated[
-        Path | None, typer.Option(help="Folder for the pictures of the grid", file_okay=False)
+        Path | None, typer.Option(help="Folder for the images of the grid", file_okay=False)
     ] = None,
     server: Server = DEFAULT_SERVER,
     key: Key = None,
 ) -> None:
-    """Edit pictures on a running server.
+    """Edit images on a running server.
 
     With --grid, the output is a sheet of edits over which something varies; a second --grid makes
     rows of the first and columns of the second.
@@ -117,7 +117,7 @@ def jobs(
 
 
 def _edit_one(client: Client, options: EditOptions, output: Path, compare: Path | None) -> None:
-    [finished] = run_edits(client, [options], lambda _, one: save_picture(one.picture, output))
+    [finished] = run_edits(client, [options], lambda _, one: save_image(one.image, output))
     job = finished.job
     result = job["outputs"][0]
     seconds = "  ".join(f"{stage} {value:.2f} s" for stage, value in job["seconds"].items())
@@ -126,8 +126,8 @@ def _edit_one(client: Client, options: EditOptions, output: Path, compare: Path 
     if compare is not None:
         caption = _caption(client, options, finished, ())
         with saving(compare):
-            inputs = [open_picture(path) for path in options.images]
-            sheet = draw_comparison(inputs, open_picture(io.BytesIO(finished.picture)), caption)
+            inputs = [open_image(path) for path in options.images]
+            sheet = draw_comparison(inputs, open_image(io.BytesIO(finished.image)), caption)
         save_sheet(sheet, compare)
 
 
@@ -148,26 +148,26 @@ def _edit_grid(
     def keep(index: int, one: Finished) -> None:
         nonlocal kept
         if keep_cells is not None:
-            save_picture(one.picture, cell_path(keep_cells, index + 1, cells[index]))
+            save_image(one.image, cell_path(keep_cells, index + 1, cells[index]))
             kept += 1
 
     try:
         finished = run_edits(client, [cell.options for cell in cells], keep)
     finally:
         if keep_cells is not None:
-            out.print(escape(f"{kept} of {len(cells)} pictures in {keep_cells}"), soft_wrap=True)
+            out.print(escape(f"{kept} of {len(cells)} images in {keep_cells}"), soft_wrap=True)
     caption = _caption(client, options, finished[0], axes)
     with saving(output):
-        pictures = iter(open_picture(io.BytesIO(one.picture)) for one in finished)
-        drawn = [[Cell(next(pictures), cell.column, cell.row) for cell in row] for row in rows]
-        sheet = draw_grid([open_picture(path) for path in options.images], drawn, caption)
+        images = iter(open_image(io.BytesIO(one.image)) for one in finished)
+        drawn = [[Cell(next(images), cell.column, cell.row) for cell in row] for row in rows]
+        sheet = draw_grid([open_image(path) for path in options.images], drawn, caption)
     save_sheet(sheet, output)
 
 
 def _caption(
     client: Client, options: EditOptions, finished: Finished, axes: Sequence[Axis]
 ) -> Caption:
-    """What made the pictures, without what varies over them."""
+    """What made the images, without what varies over them."""
     now = client.capabilities()
     result = finished.job["outputs"][0]
     varied = {axis.name for axis in axes if axis.lora is None}
@@ -196,13 +196,13 @@ def _check_places(
     compare: Path | None,
     keep_cells: Path | None,
 ) -> None:
-    """Make the folder of kept pictures.
+    """Make the folder of kept images.
 
     Raises typer.BadParameter for options that do not go together, for a place where nothing could
     be saved, which should not turn out only after everything is computed, and for one where a
-    picture of the user's or another of the edit's would be overwritten.
+    image of the user's or another of the edit's would be overwritten.
     """
-    taken = [(image, "picture to edit") for image in options.images]
+    taken = [(image, "image to edit") for image in options.images]
     check_place(output, "--output")
     check_apart(output, "--output", taken)
     taken.append((output, "output"))
@@ -210,12 +210,12 @@ def _check_places(
         check_place(compare, "--compare")
         check_apart(compare, "--compare", taken)
         if axes:
-            said = f"{compare} goes without --grid: the sheet of a grid shows the pictures before"
-            raise typer.BadParameter(said, param_hint="--compare")
+            message = f"{compare} goes without --grid: the sheet of a grid shows the images before"
+            raise typer.BadParameter(message, param_hint="--compare")
     if keep_cells is not None:
         if not axes:
-            said = f"{keep_cells} is for the pictures of a grid: add --grid"
-            raise typer.BadParameter(said, param_hint="--keep-cells")
+            message = f"{keep_cells} is for the images of a grid: add --grid"
+            raise typer.BadParameter(message, param_hint="--keep-cells")
         make_folder(keep_cells, "--keep-cells")
         cells = itertools.chain.from_iterable(lay_out(axes, options))
         for number, cell in enumerate(cells, start=1):

@@ -143,8 +143,10 @@ def _lora_index(spec: str, key: str, options: EditOptions) -> int:
         return named[0]
     listed = ", ".join(given) or "none"
     if key == SCALE:
-        said = "add --lora NAME" if not given else "name one, as NAME=0,0.5,1"
-        raise _bad(f"{spec!r} varies the scale of the only LoRA, and --lora names {listed}: {said}")
+        message = "add --lora NAME" if not given else "name one, as NAME=0,0.5,1"
+        raise _bad(
+            f"{spec!r} varies the scale of the only LoRA, and --lora names {listed}: {message}"
+        )
     raise _bad(
         f"{spec!r}: {key!r} is none of scale, seed, steps and cfg, and no LoRA given with --lora "
         f"({listed})"

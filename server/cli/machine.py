@@ -74,12 +74,12 @@ def ask_torch() -> TorchReport:
         check=False,
     )
     try:
-        said: dict[str, Any] = json.loads(asked.stdout)
+        report: dict[str, Any] = json.loads(asked.stdout)
     except ValueError:
         last = asked.stderr.strip().splitlines()[-1:] or ["it said nothing"]
         return TorchReport({}, None, (), (), failure=last[0])
-    gpus = tuple(Gpu(**device) for device in said["devices"])
-    return TorchReport(said["libraries"], said["cuda_build"], gpus, tuple(said["problems"]))
+    gpus = tuple(Gpu(**device) for device in report["devices"])
+    return TorchReport(report["libraries"], report["cuda_build"], gpus, tuple(report["problems"]))
 
 
 def free_disk(folder: Path) -> int:

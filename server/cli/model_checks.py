@@ -54,25 +54,27 @@ def check_fit(settings: Settings, torch: TorchReport, host: Host) -> Iterator[Ch
     fits = _fits(settings, parameters, used, host)
     for fit in fits:
         state = State.OK if fit.fits else State.NOTE
-        yield Check("memory", state, f"{name}: {_said(fit, on_gpu=bool(used))}")
+        yield Check("memory", state, f"{name}: {_message(fit, on_gpu=bool(used))}")
     chosen = next(fit for fit in fits if not used or fit.offload == settings.offload)
     works = next((fit for fit in fits if fit.fits), None)
     state = State.STOP if served else State.NOTE
     if works is None:
-        said = f"{name} does not fit this machine. On a GPU, {_needs(parameters)}"
-        yield Check("memory", state, said, Serve({"model": DEMO_NAME}) if served else None)
+        message = f"{name} does not fit this machine. On a GPU, {_needs(parameters)}"
+        yield Check("memory", state, message, Serve({"model": DEMO_NAME}) if served else None)
     elif not chosen.fits:
-        said = f"{name} fits with --offload {works.offload}, not with {chosen.offload}"
+        message = f"{name} fits with --offload {works.offload}, not with {chosen.offload}"
         do = Serve({"offload": works.offload}) if served else None
-        yield Check("memory", state, said, do)
+        yield Check("memory", state, message, do)
     elif not used:
-        said = f"{name} would run on the CPU: with the published one an edit takes hours"
-        yield Check("memory", State.NOTE, said)
+        message = f"{name} would run on the CPU: with the published one an edit takes hours"
+        yield Check("memory", State.NOTE, message)
     if served is None and works is not None and used:
         free = free_disk(settings.weights_dir) / 1e9
-        said = f"the published model has {PUBLISHED_GB} GB to fetch; {free:.1f} GB of disk are free"
+        message = (
+            f"the published model has {PUBLISHED_GB} GB to fetch; {free:.1f} GB of disk are free"
+        )
         enough = free > PUBLISHED_GB
-        yield Check("disk", State.OK if enough else State.NOTE, said, PULL if enough else None)
+        yield Check("disk", State.OK if enough else State.NOTE, message, PULL if enough else None)
 
 
 def check_loras(settings: Settings) -> Check:
@@ -92,19 +94,19 @@ def check_loras(settings: Settings) -> Check:
 
 def _served(choice: ModelChoice, settings: Settings) -> Check:
     if choice.is_demo:
-        said = f"the demo model would answer ({choice.why}). {choice.warning}"
-        return Check("model", State.NOTE, said)
+        message = f"the demo model would answer ({choice.why}). {choice.warning}"
+        return Check("model", State.NOTE, message)
     try:
         files = inspect_model(choice.path)
     except ModelUnusable as exc:
         return Check("model", State.STOP, str(exc))
-    said = f"{model_name(choice.path)} would answer ({choice.why}): {_describe(files)}"
+    message = f"{model_name(choice.path)} would answer ({choice.why}): {_describe(files)}"
     if not files.problems:
-        return Check("model", State.OK, said)
+        return Check("model", State.OK, message)
     mend = _mend(choice.path, settings)
     if mend is None:
-        said += ". Where this folder came from is not known here: fetch it again from there"
-    return Check("model", State.STOP, said, mend)
+        message += ". Where this folder came from is not known here: fetch it again from there"
+    return Check("model", State.STOP, message, mend)
 
 
 def _mend(path: Path, settings: Settings) -> Pull | None:
@@ -174,7 +176,7 @@ def _fits(
     )
 
 
-def _said(fit: Fit, *, on_gpu: bool) -> str:
+def _message(fit: Fit, *, on_gpu: bool) -> str:
     verdict = "fits" if fit.fits else "does not fit"
     host = f"{fit.host_needs / GIB:.0f} GiB of host memory"
     if not on_gpu:
@@ -185,7 +187,7 @@ def _said(fit: Fit, *, on_gpu: bool) -> str:
 
 def _needs(parameters: Mapping[str, int]) -> str:
     fits = fits_on_gpu(parameters, bytes_each=2, device_bytes=0, host_bytes=0)
-    return "; ".join(_said(fit, on_gpu=True).rpartition(":")[0] for fit in fits)
+    return "; ".join(_message(fit, on_gpu=True).rpartition(":")[0] for fit in fits)
 
 
 def _cached_models() -> list[Path]:

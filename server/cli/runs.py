@@ -17,10 +17,10 @@ from server.job import JobStatus
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A job that succeeded, and its picture as a file."""
+    """A job that succeeded, and its image as a file."""
 
     job: dict[str, Any]
-    picture: bytes
+    image: bytes
 
 
 def run_edits(
@@ -77,7 +77,7 @@ def _follow(client: Client, job_id: str, progress: Progress, bar: TaskID) -> dic
 def _interrupt_later() -> Iterator[None]:
     """Ctrl-C counts at the end of the block.
 
-    A job whose id has not come could not be canceled, and a picture would be cut off in its file.
+    A job whose id has not come could not be canceled, and an image would be cut off in its file.
     """
     pressed: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))

@@ -1,4 +1,4 @@
-"""Where the pictures of `qwen-edit edit` go: looked at before anything is asked of the server."""
+"""Where the images of `qwen-edit edit` go: looked at before anything is asked of the server."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ from rich.markup import escape
 from server.cli.console import out, print_error
 from server.cli.grid import GridCell
 from server.cli.machine import is_writable
-from server.errors import InvalidPicture
+from server.errors import InvalidImage
 
 FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 SHEET_QUALITY = 92
@@ -29,26 +29,26 @@ def format_of(path: Path, option: str) -> str:
 
 
 def check_place(path: Path, option: str) -> None:
-    """Raise typer.BadParameter for a picture that could not be written there."""
+    """Raise typer.BadParameter for an image that could not be written there."""
     format_of(path, option)
     folder = path.parent
     if not folder.is_dir():
-        said = f"{path} lies in a folder that does not exist: make {folder} first"
-        raise typer.BadParameter(said, param_hint=option)
+        message = f"{path} lies in a folder that does not exist: make {folder} first"
+        raise typer.BadParameter(message, param_hint=option)
     if not is_writable(folder):
-        said = f"{path} lies in a folder that cannot be written: choose another than {folder}"
-        raise typer.BadParameter(said, param_hint=option)
+        message = f"{path} lies in a folder that cannot be written: choose another than {folder}"
+        raise typer.BadParameter(message, param_hint=option)
 
 
 def check_apart(path: Path, option: str, taken: Iterable[tuple[Path, str]]) -> None:
     """Raise typer.BadParameter for a place that is one of `taken`, each with what it is."""
     for other, what in taken:
         if _is_same_file(path, other):
-            said = (
+            message = (
                 f"{path} is the same file as the {what} {other}, which would be overwritten: "
                 f"choose another place"
             )
-            raise typer.BadParameter(said, param_hint=option)
+            raise typer.BadParameter(message, param_hint=option)
 
 
 def make_folder(folder: Path, option: str) -> None:
@@ -56,8 +56,8 @@ def make_folder(folder: Path, option: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
-        said = f"{folder} cannot be made: {exc.strerror}"
-        raise typer.BadParameter(said, param_hint=option) from exc
+        message = f"{folder} cannot be made: {exc.strerror}"
+        raise typer.BadParameter(message, param_hint=option) from exc
     if not is_writable(folder):
         raise typer.BadParameter(f"{folder} cannot be written", param_hint=option)
 
@@ -67,14 +67,14 @@ def saving(path: Path) -> Iterator[None]:
     """A fault in the block becomes a sentence that names the file, and exit code 1."""
     try:
         yield
-    except (OSError, ValueError, InvalidPicture) as exc:
+    except (OSError, ValueError, InvalidImage) as exc:
         reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else exc
         print_error(f"{path} cannot be saved: {reason}")
         raise typer.Exit(1) from exc
 
 
-def save_picture(data: bytes, path: Path) -> None:
-    """Write a picture that the server has made."""
+def save_image(data: bytes, path: Path) -> None:
+    """Write an image that the server has made."""
     with saving(path):
         path.write_bytes(data)
 
@@ -87,7 +87,7 @@ def save_sheet(sheet: PIL.Image.Image, path: Path) -> None:
 
 
 def cell_path(folder: Path, number: int, cell: GridCell) -> Path:
-    """The file of one picture of a grid: its number, its labels and its format."""
+    """The file of one image of a grid: its number, its labels and its format."""
     words = re.sub(r"[^\w.]+", "-", f"{cell.row} {cell.column}".strip())
     return folder / f"{number:02} {words}.{cell.options.output_format}".replace(" ", "-")
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator
 
 from pipelines.api.errors import EngineError
-from pipelines.api.messages import Canceled, Done, Failed, Image, Preview, Stage, Step
+from pipelines.api.messages import Canceled, Done, Failed, OutputImage, Preview, Stage, Step
 from pipelines.api.params import EditParams
 from server.errors import ContentBlocked, JobTimeout, ServerError, WorkerLost
 from server.job import Job, JobError, JobStatus
@@ -94,7 +94,7 @@ class Dispatcher:
         """Hand the job to a worker and see how it ends."""
         params = await self._with_local_loras(job.params)
         references = await self._inputs.read(job.id, len(job.images))
-        images: list[Image] = []
+        images: list[OutputImage] = []
         async with self._time_limit(job.id):
             async for event in self._executor.run(job.id, params, references):
                 match event:
@@ -108,7 +108,7 @@ class Dispatcher:
                             await self._executor.cancel(job.id)
                     case Preview():
                         self._queue.show(job.id, event)
-                    case Image():
+                    case OutputImage():
                         images.append(event)
                     case Done():
                         # beside the next job: the device need not wait for a file
@@ -156,7 +156,7 @@ class Dispatcher:
         finally:
             watchdog.cancel()
 
-    async def _deliver(self, job: Job, images: list[Image], done: Done) -> None:
+    async def _deliver(self, job: Job, images: list[OutputImage], done: Done) -> None:
         """Write the outputs and finish the job."""
         if self._blocks_unsafe and any(image.is_unsafe for image in images):
             await self._fail(job, JobError(ContentBlocked.code, str(ContentBlocked())))

@@ -1,4 +1,4 @@
-"""Fetches what queued jobs name by URL, so that a job waits for its pictures and not the device."""
+"""Fetches what queued jobs name by URL, so that a job waits for its images and not the device."""
 
 import asyncio
 import logging
@@ -40,7 +40,7 @@ class Preparer:
             try:
                 await self._prepare(job)
             except NotFound:
-                # canceled and deleted while it waited here, or while its pictures came
+                # canceled and deleted while it waited here, or while its images came
                 await self._inputs.delete(job.id)
             except (EngineError, ServerError) as exc:
                 await self._fail(job, JobError(exc.code, str(exc)))

@@ -78,7 +78,7 @@ class EditService:
     async def submit(self, submission: Submission) -> Job:
         """Check what can be known now, and queue the job; it is on disk when this returns.
 
-        Raises InvalidRequest, InvalidPicture, InvalidLora, PayloadTooLarge, FetchFailed (offline),
+        Raises InvalidRequest, InvalidImage, InvalidLora, PayloadTooLarge, FetchFailed (offline),
         QueueFull, Unavailable; then nothing was queued and nothing is left on disk.
         """
         if self._executor.failure is not None:
@@ -183,7 +183,7 @@ class EditService:
             self._doomed.pop(job_id, None)
 
     async def read_output(self, output: Output) -> bytes:
-        """The bytes of a finished picture."""
+        """The bytes of a finished image."""
         return await self._outputs.read(output)
 
     async def expire(self, older_than: float) -> int:
@@ -209,7 +209,7 @@ class EditService:
 
 
 def output_url(base_url: str, output: Output) -> str:
-    """Where a finished picture is served."""
+    """Where a finished image is served."""
     return f"{base_url}{ROUTE}/{output.name}"
 
 

@@ -59,10 +59,10 @@ def download(
     except (EngineError, ServerError):
         raise
     except Exception as exc:  # the library's errors have no common root
-        said = hub_repository.sentence(shown(lora), lora.repo, lora.revision, exc)
+        message = hub_repository.sentence(shown(lora), lora.repo, lora.revision, exc)
         if isinstance(exc, RepositoryNotFoundError | HFValidationError):
-            said += " LoRAs on this machine are named by their file under weights/loras."
-        raise FetchFailed(f"{field}: {said}", field=field) from exc
+            message += " LoRAs on this machine are named by their file under weights/loras."
+        raise FetchFailed(f"{field}: {message}", field=field) from exc
 
 
 def fetch_lora(

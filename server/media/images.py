@@ -1,4 +1,4 @@
-"""Bytes that should be a picture to a checked RGB picture, whatever a camera or a phone wrote.
+"""Bytes that should be an image to a checked RGB image, whatever a camera or a phone wrote.
 
 EXIF orientation applied, ICC profile to sRGB, alpha flattened on white, CMYK and 16 bits per
 channel converted, the first frame of an animation.
@@ -11,7 +11,7 @@ import numpy as np
 import PIL.Image
 from PIL import ImageCms, ImageOps
 
-from server.errors import InvalidPicture, PayloadTooLarge
+from server.errors import InvalidImage, PayloadTooLarge
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
 MIN_SIDE = 16
@@ -26,72 +26,72 @@ PIL.Image.init()
 
 
 def to_rgb_png(data: bytes, field: str) -> bytes:
-    """The picture in `data` as an RGB PNG without metadata.
+    """The image in `data` as an RGB PNG without metadata.
 
-    Raises InvalidPicture, which names `field` and says what came and what is allowed.
+    Raises InvalidImage, which names `field` and says what came and what is allowed.
     """
-    picture = to_rgb(_open(data, field), field)
+    image = to_rgb(_open(data, field), field)
     file = io.BytesIO()
     # level 1: these files live for one job, and the default level takes four times as long
-    picture.save(file, "PNG", compress_level=1, icc_profile=None)
+    image.save(file, "PNG", compress_level=1, icc_profile=None)
     return file.getvalue()
 
 
 def media_type(path: Path) -> str | None:
-    """What a file is by its own bytes (`image/png`), or None when it is no picture."""
+    """What a file is by its own bytes (`image/png`), or None when it is no image."""
     try:
-        with PIL.Image.open(path, formats=FORMATS) as picture:
-            return picture.get_format_mimetype()
+        with PIL.Image.open(path, formats=FORMATS) as image:
+            return image.get_format_mimetype()
     except (OSError, ValueError, SyntaxError):
         return None
 
 
 def check_bytes(size: int, max_bytes: int, field: str) -> None:
-    """Raise PayloadTooLarge when a picture has more than the allowed bytes."""
+    """Raise PayloadTooLarge when an image has more than the allowed bytes."""
     if size > max_bytes:
         raise PayloadTooLarge(
             f"{field} has {size / 2**20:.1f} MiB; at most {max_bytes / 2**20:.3g} MiB are "
-            f"allowed for one picture.",
+            f"allowed for one image.",
             field=field,
         )
 
 
 def _open(data: bytes, field: str) -> PIL.Image.Image:
     try:
-        picture = PIL.Image.open(io.BytesIO(data), formats=FORMATS)
+        image = PIL.Image.open(io.BytesIO(data), formats=FORMATS)
     except (OSError, ValueError, SyntaxError) as exc:
-        raise InvalidPicture(
-            f"{field} is not a picture that can be read ({len(data)} bytes). Send JPEG, PNG, WebP, "
+        raise InvalidImage(
+            f"{field} is not an image that can be read ({len(data)} bytes). Send JPEG, PNG, WebP, "
             f"BMP, TIFF, GIF or AVIF.",
             field=field,
         ) from exc
-    width, height = picture.size
+    width, height = image.size
     if width * height > MAX_PIXELS:
-        raise InvalidPicture(
+        raise InvalidImage(
             f"{field} has {width}×{height} pixels; at most {MAX_PIXELS // 10**6} million are "
             f"allowed.",
             field=field,
         )
     if min(width, height) < MIN_SIDE or max(width, height) > MAX_ASPECT * min(width, height):
-        raise InvalidPicture(
+        raise InvalidImage(
             f"{field} has {width}×{height} pixels; a side must have at least {MIN_SIDE}, and one "
             f"side may be at most {MAX_ASPECT} times the other.",
             field=field,
         )
-    return picture
+    return image
 
 
-def to_rgb(picture: PIL.Image.Image, field: str) -> PIL.Image.Image:
-    """The picture in RGB, upright, on white where it is transparent.
+def to_rgb(image: PIL.Image.Image, field: str) -> PIL.Image.Image:
+    """The image in RGB, upright, on white where it is transparent.
 
-    Raises InvalidPicture, which names `field`, when it is damaged.
+    Raises InvalidImage, which names `field`, when it is damaged.
     """
     try:
-        picture.load()
-        profile = picture.info.get("icc_profile")
-        upright = ImageOps.exif_transpose(picture)
+        image.load()
+        profile = image.info.get("icc_profile")
+        upright = ImageOps.exif_transpose(image)
     except (OSError, ValueError, SyntaxError, IndexError) as exc:
-        raise InvalidPicture(f"{field} is damaged: {exc}.", field=field) from exc
+        raise InvalidImage(f"{field} is damaged: {exc}.", field=field) from exc
     plain = _to_eight_bits(upright)
     if plain.mode == "P":
         plain = plain.convert("RGBA" if "transparency" in plain.info else "RGB")
@@ -108,25 +108,25 @@ def to_rgb(picture: PIL.Image.Image, field: str) -> PIL.Image.Image:
     return white
 
 
-def _to_eight_bits(picture: PIL.Image.Image) -> PIL.Image.Image:
-    """Grey pictures of 16 or 32 bits scaled to 8; Pillow itself would clip them to white."""
-    if not picture.mode.startswith(("I", "F")):
-        return picture
-    values = np.asarray(picture).astype(np.float64)
+def _to_eight_bits(image: PIL.Image.Image) -> PIL.Image.Image:
+    """Grey images of 16 or 32 bits scaled to 8; Pillow itself would clip them to white."""
+    if not image.mode.startswith(("I", "F")):
+        return image
+    values = np.asarray(image).astype(np.float64)
     # 32-bit modes hold 16-bit values in the formats allowed here; floats run from 0 to 1
-    full = 1.0 if picture.mode == "F" and values.max(initial=0) <= 1 else 65535.0
+    full = 1.0 if image.mode == "F" and values.max(initial=0) <= 1 else 65535.0
     return PIL.Image.fromarray((values.clip(0, full) * (255 / full)).round().astype(np.uint8))
 
 
-def _to_srgb(picture: PIL.Image.Image, profile: bytes | None) -> PIL.Image.Image:
+def _to_srgb(image: PIL.Image.Image, profile: bytes | None) -> PIL.Image.Image:
     """The colours as sRGB. A profile that is damaged or of another colour space is ignored."""
-    if profile and picture.mode in ("RGB", "L", "CMYK"):
+    if profile and image.mode in ("RGB", "L", "CMYK"):
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             target = ImageCms.createProfile("sRGB")
-            converted = ImageCms.profileToProfile(picture, source, target, outputMode="RGB")
+            converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
         except (ImageCms.PyCMSError, OSError, ValueError):
-            return picture.convert("RGB")
+            return image.convert("RGB")
         if converted is not None:
             return converted
-    return picture.convert("RGB")
+    return image.convert("RGB")

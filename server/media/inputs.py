@@ -1,4 +1,4 @@
-"""Image references to checked pictures on disk: URL, data URI, base64, or bytes.
+"""Image references to checked images on disk: URL, data URI, base64, or bytes.
 
 A job's inputs live in `inputs/<job id>/<n>.png` until the job has ended.
 """
@@ -13,18 +13,18 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from server.errors import InvalidPicture, NotFound
+from server.errors import InvalidImage, NotFound
 from server.media.images import MAX_BYTES, check_bytes, to_rgb_png
 from server.net.fetch import Fetcher
 
-# Decoding a large picture takes a core for a second; two at once leave one for the answers.
+# Decoding a large image takes a core for a second; two at once leave one for the answers.
 DECODING_THREADS = 2
 _URL = re.compile(r"https?://", re.IGNORECASE)
 _BASE64_START = re.compile(r"[A-Za-z0-9+/_\-\s=]+")
 
 
 class InputStore:
-    """The pictures of jobs that have not ended."""
+    """The images of jobs that have not ended."""
 
     def __init__(
         self,
@@ -39,10 +39,10 @@ class InputStore:
         self._fetcher = fetcher
         self._own_file = own_file
         self._fetch_timeout_s = fetch_timeout_s
-        self._threads = ThreadPoolExecutor(DECODING_THREADS, thread_name_prefix="pictures")
+        self._threads = ThreadPoolExecutor(DECODING_THREADS, thread_name_prefix="images")
 
     def close(self) -> None:
-        """Wait for the pictures being decoded."""
+        """Wait for the images being decoded."""
         self._threads.shutdown(wait=True)
 
     async def store_inline(
@@ -51,7 +51,7 @@ class InputStore:
         """Check and store what the request itself carries; give the URLs still to fetch.
 
         The answer has one entry per image: its URL, or None when it is stored.
-        Raises InvalidPicture, PayloadTooLarge; then nothing is left on disk.
+        Raises InvalidImage, PayloadTooLarge; then nothing is left on disk.
         """
         sources = []
         try:
@@ -63,9 +63,9 @@ class InputStore:
         return tuple(sources)
 
     async def fetch(self, job_id: str, index: int, url: str, max_bytes: int) -> None:
-        """Fetch, check and store a picture. An address of this server's own is read from disk.
+        """Fetch, check and store an image. An address of this server's own is read from disk.
 
-        Raises FetchFailed, InvalidPicture, PayloadTooLarge.
+        Raises FetchFailed, InvalidImage, PayloadTooLarge.
         """
         field = f"images/{index}"
         own = self._own_file(url)
@@ -79,15 +79,15 @@ class InputStore:
         await self._store(job_id, index, data, field)
 
     async def read(self, job_id: str, count: int) -> tuple[bytes, ...]:
-        """The job's pictures as RGB PNGs. Raises NotFound when one is gone."""
+        """The job's images as RGB PNGs. Raises NotFound when one is gone."""
         paths = [self._path(job_id, index) for index in range(count)]
         try:
             return tuple([await asyncio.to_thread(path.read_bytes) for path in paths])
         except FileNotFoundError as exc:
-            raise NotFound(f"An input picture of job {job_id} is gone.") from exc
+            raise NotFound(f"An input image of job {job_id} is gone.") from exc
 
     async def delete(self, job_id: str) -> None:
-        """Remove the job's pictures."""
+        """Remove the job's images."""
         await asyncio.to_thread(shutil.rmtree, self._folder / job_id, ignore_errors=True)
 
     def job_ids(self) -> list[str]:
@@ -130,7 +130,7 @@ def is_url(text: str) -> bool:
 
 
 def is_inline(text: str) -> bool:
-    """Whether an image reference carries the picture itself, by its look."""
+    """Whether an image reference carries the image itself, by its look."""
     # its beginning tells: a path has a dot, and the whole can be many megabytes long
     start = text[:256].lstrip()
     return start[:5].lower() == "data:" or bool(_BASE64_START.fullmatch(start))
@@ -139,13 +139,13 @@ def is_inline(text: str) -> bool:
 def decode_text(text: str, max_bytes: int = MAX_BYTES, field: str = "image") -> bytes:
     """The bytes of a data URI or of naked base64; the declared media type is not believed.
 
-    Raises InvalidPicture when it is neither, PayloadTooLarge before anything is decoded.
+    Raises InvalidImage when it is neither, PayloadTooLarge before anything is decoded.
     """
     payload = text.strip()
     if payload[:5].lower() == "data:":
         head, comma, payload = payload.partition(",")
         if not comma:
-            raise InvalidPicture(f"{field} is a data URI without data.", field=field)
+            raise InvalidImage(f"{field} is a data URI without data.", field=field)
         if not head.lower().endswith(";base64"):
             data = urllib.parse.unquote_to_bytes(payload)
             check_bytes(len(data), max_bytes, field)
@@ -158,6 +158,6 @@ def decode_text(text: str, max_bytes: int = MAX_BYTES, field: str = "image") -> 
         return base64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
     except (binascii.Error, ValueError) as exc:
         shown = text if len(text) <= 60 else text[:57] + "…"
-        raise InvalidPicture(
+        raise InvalidImage(
             f"{field} must be an http(s) URL, a data URI or base64, got {shown!r}.", field=field
         ) from exc

@@ -1,4 +1,4 @@
-"""Finished pictures as files with unguessable names, and the URLs they are served under."""
+"""Finished images as files with unguessable names, and the URLs they are served under."""
 
 import asyncio
 import io
@@ -48,13 +48,13 @@ class OutputStore(ServedFolder):
         quality: int | None = None,
         is_unsafe: bool = False,
     ) -> Output:
-        """Encode the raw picture and write it; `facts` go into its metadata as JSON."""
+        """Encode the raw image and write it; `facts` go into its metadata as JSON."""
 
         def encode_and_write() -> Output:
-            picture = PIL.Image.frombytes("RGB", size, rgb)
+            image = PIL.Image.frombytes("RGB", size, rgb)
             if watermark is not None:
-                draw_watermark(picture, watermark)
-            data = encode(picture, image_format, {**facts, "seed": seed}, quality)
+                draw_watermark(image, watermark)
+            data = encode(image, image_format, {**facts, "seed": seed}, quality)
             name = f"{secrets.token_hex(16)}.{image_format}"
             unfinished = self._folder / f"{name}.part"
             unfinished.write_bytes(data)
@@ -83,12 +83,12 @@ class OutputStore(ServedFolder):
 
 
 def encode(
-    picture: PIL.Image.Image,
+    image: PIL.Image.Image,
     image_format: OutputFormat,
     facts: Mapping[str, object],
     quality: int | None = None,
 ) -> bytes:
-    """The picture as a file: JPEG without chroma subsampling, WebP, both 95 by default, or PNG."""
+    """The image as a file: JPEG without chroma subsampling, WebP, both 95 by default, or PNG."""
     text = json.dumps(dict(facts))
     file = io.BytesIO()
     if image_format is OutputFormat.PNG:
@@ -96,12 +96,12 @@ def encode(
         info.add_text("Software", "qwen-edit-server")
         info.add_itxt("qwen_edit", text)
         # 4 instead of the default 6: a third of the time for files about 1 % larger
-        picture.save(file, "PNG", pnginfo=info, compress_level=4)
+        image.save(file, "PNG", pnginfo=info, compress_level=4)
         return file.getvalue()
     exif = PIL.Image.Exif()
     exif[_EXIF_SOFTWARE] = "qwen-edit-server"
     exif[_EXIF_DESCRIPTION] = text
     options = {"subsampling": "4:4:4"} if image_format is OutputFormat.JPEG else {}
     quality = QUALITY if quality is None else quality
-    picture.save(file, image_format.upper(), quality=quality, exif=exif, **options)
+    image.save(file, image_format.upper(), quality=quality, exif=exif, **options)
     return file.getvalue()

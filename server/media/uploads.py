@@ -1,7 +1,7 @@
 """Files that clients send ahead of a request, under unguessable names, for a day.
 
 A ticket names a size and a type, and its token lets whoever has it write the bytes once or again
-while the ticket lasts. What is sent is not judged here: a picture that is none fails when used.
+while the ticket lasts. What is sent is not judged here: an image that is none fails when used.
 """
 
 import asyncio
@@ -131,7 +131,7 @@ def _type_of(filename: str) -> str | None:
 
 
 def _extension(filename: str, content_type: str | None) -> str:
-    """What the URL ends in: clients look for a picture's. Nothing known is taken for a picture."""
+    """What the URL ends in: clients look for an image's. Nothing known is taken for an image."""
     suffix = PurePath(filename).suffix[1:].lower()
     if suffix in _IMAGE_TYPES:
         return suffix

@@ -1,6 +1,6 @@
 """The page for people: a playground at `/` that runs its edits through the server's own queue."""
 
-from server.playground.context import PageParts
+from server.playground.context import PageContext
 from server.playground.mount import Playground
 
-__all__ = ["PageParts", "Playground"]
+__all__ = ["PageContext", "Playground"]

@@ -17,7 +17,7 @@ COOKIE_AGE_S = 30 * 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
+class Access:
     """Lets the requests of the page's own browser through, where keys are set with a cookie."""
 
     keys: KeyCheck

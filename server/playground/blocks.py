@@ -10,16 +10,16 @@ from fastapi import FastAPI
 from gradio import processing_utils
 
 from server.playground import examples
-from server.playground.context import PageParts
+from server.playground.context import PageContext
 from server.playground.form import random_seed
 from server.playground.form_events import FormEvents
 from server.playground.grid_events import GridEvents
 from server.playground.history_events import HistoryEvents
+from server.playground.images import CACHE_AGE_S, ImageShelf
 from server.playground.layout import build_layout
-from server.playground.pictures import CACHE_AGE_S, PictureShelf
+from server.playground.page_state import PageState
 from server.playground.run_events import RunEvents
 from server.playground.runner import Runner
-from server.playground.updates import Desk
 
 TITLE = "qwen-edit"
 CACHE_SWEEP_S = 3600
@@ -27,10 +27,10 @@ MAX_EVENTS = 10_000
 _HERE = Path(__file__).parent
 
 
-def build_app(parts: PageParts) -> FastAPI:
+def build_app(parts: PageContext) -> FastAPI:
     """The page as an application of its own, that Gradio's paths are forwarded to."""
     processing_utils.async_ssrf_protected_download = _fetch_nothing
-    shelf = PictureShelf(
+    shelf = ImageShelf(
         parts.uploads,
         parts.outputs,
         parts.fetcher,
@@ -43,12 +43,12 @@ def build_app(parts: PageParts) -> FastAPI:
         title=TITLE, analytics_enabled=False, delete_cache=(CACHE_SWEEP_S, CACHE_AGE_S)
     ) as blocks:
         page = build_layout()
-        desk = Desk(page, parts, Runner(parts.service, shelf, random_seed), shelf)
+        page_state = PageState(page, parts, Runner(parts.service, shelf, random_seed), shelf)
         page["examples"].value = _examples_html(drawn)
-        FormEvents(desk, drawn).wire(blocks)
-        RunEvents(desk).wire(blocks)
-        GridEvents(desk).wire(blocks)
-        HistoryEvents(desk).wire()
+        FormEvents(page_state, drawn).wire(blocks)
+        RunEvents(page_state).wire(blocks)
+        GridEvents(page_state).wire(blocks)
+        HistoryEvents(page_state).wire()
     # an edit that is followed holds one of these until it ends
     blocks.max_threads = MAX_EVENTS
     blocks.queue(default_concurrency_limit=None, api_open=False)
@@ -91,15 +91,15 @@ async def _fetch_nothing(url: str, *_: Any, **__: Any) -> str:
 def _examples_html(paths: dict[str, Path]) -> str:
     buttons = []
     for example in examples.EXAMPLES:
-        pictures = "".join(_inline_picture(paths[name]) for name in example.files)
+        images = "".join(_inline_image(paths[name]) for name in example.files)
         prompt = html.escape(example.prompt)
         buttons.append(
             f'<button type="button" class="qe-example" data-action="example" '
-            f'data-value="{example.name}">{pictures}<span>{prompt}</span></button>'
+            f'data-value="{example.name}">{images}<span>{prompt}</span></button>'
         )
     return f'<p class="qe-label">Or try one</p><div class="qe-examples">{"".join(buttons)}</div>'
 
 
-def _inline_picture(path: Path) -> str:
+def _inline_image(path: Path) -> str:
     data = base64.b64encode(path.read_bytes()).decode()
     return f'<img src="data:image/png;base64,{data}" alt="">'

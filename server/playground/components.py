@@ -39,8 +39,8 @@ class Layout:
 
     @property
     def slots(self) -> Sequence[Any]:
-        """The three pictures."""
-        return [self.parts[f"picture_{number}"] for number in (1, 2, 3)]
+        """The three images."""
+        return [self.parts[f"image_{number}"] for number in (1, 2, 3)]
 
     @property
     def lora_menus(self) -> Sequence[Any]:

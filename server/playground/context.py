@@ -17,7 +17,7 @@ ENDPOINT = "edits"
 
 
 @dataclass(frozen=True, slots=True)
-class PageParts:
+class PageContext:
     """The parts, and what of the settings concerns the page."""
 
     settings: Settings
@@ -46,7 +46,7 @@ class PageParts:
 
     @property
     def shown_folders(self) -> tuple[Path, ...]:
-        """What the page shows pictures of, and nothing else lies in; the cache has its own rule."""
+        """What the page shows images of, and nothing else lies in; the cache has its own rule."""
         data = self.settings.data_dir.absolute()
         return self.examples, data / "outputs", data / "uploads"
 

@@ -18,7 +18,7 @@ class Example:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The names of the scenes' pictures."""
+        """The names of the scenes' images."""
         return tuple(f"{self.name}-{number}.png" for number in range(1, len(self.scenes) + 1))
 
 
@@ -49,7 +49,7 @@ EXAMPLES = (
     ),
     Example(
         "transfer",
-        "Give the circle the color of the square in picture 2",
+        "Give the circle the color of the square in image 2",
         (_RED_CIRCLE, _PURPLE_SQUARE),
     ),
 )

@@ -15,7 +15,7 @@ AUTO_SIZE = "auto"
 FREE_SIZE = "free"
 # Width times height as requests write it, and what people see.
 PRESETS: tuple[tuple[str, str], ...] = (
-    ("As the last picture", AUTO_SIZE),
+    ("As the last image", AUTO_SIZE),
     ("Small square · 256 × 256", "256*256"),
     ("Square · 512 × 512", "512*512"),
     ("Square · 1024 × 1024", "1024*1024"),
@@ -31,15 +31,15 @@ DEFAULT_SIDE = 512
 SLOTS = 3
 # The page's fields, in the order in which a browser sends their values.
 FIELDS = (
-    "picture_1", "picture_2", "picture_3", "prompt", "negative_prompt", "size", "width", "height",
+    "image_1", "image_2", "image_3", "prompt", "negative_prompt", "size", "width", "height",
     "lora_1", "scale_1", "lora_2", "scale_2", "lora_3", "scale_3", "seed", "is_seed_locked",
     "num_inference_steps", "true_cfg_scale", "output_format", "num_outputs",
 )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """A picture in a slot: where the browser's upload lies, and the name its file had."""
+class SlotImage:
+    """An image in a slot: where the browser's upload lies, and the name its file had."""
 
     path: str
     name: str
@@ -57,7 +57,7 @@ class LoraField:
 class Form:
     """The fields as people filled them; None is an empty number."""
 
-    pictures: tuple[Picture | None, ...] = (None, None, None)
+    images: tuple[SlotImage | None, ...] = (None, None, None)
     prompt: str = ""
     negative_prompt: str = ""
     size: str = AUTO_SIZE
@@ -112,7 +112,7 @@ def random_seed() -> int:
     return secrets.randbelow(SEED_RANGE[1] + 1)
 
 
-def form_of_job(job: Job, pictures: Sequence[Picture | None]) -> Form:
+def form_of_job(job: Job, images: Sequence[SlotImage | None]) -> Form:
     """The fields that would ask for this job again, its seed included."""
     params = job.params
     size = "*".join(map(str, params.size)) if params.size else AUTO_SIZE
@@ -120,7 +120,7 @@ def form_of_job(job: Job, pictures: Sequence[Picture | None]) -> Form:
     loras = [LoraField(lora.path, lora.scale) for lora in params.loras]
     width, height = params.size or (DEFAULT_SIDE, DEFAULT_SIDE)
     return Form(
-        pictures=_padded(pictures, None),
+        images=_padded(images, None),
         prompt=params.prompt,
         negative_prompt=params.negative_prompt or "",
         size=size if is_preset else FREE_SIZE,
@@ -144,7 +144,7 @@ def form_of_values(values: Sequence[Any]) -> Form:
     """
     of = dict(zip(FIELDS, values, strict=True))
     return Form(
-        pictures=pictures_of_values(values[:SLOTS]),
+        images=images_of_values(values[:SLOTS]),
         prompt=_text(of["prompt"]),
         negative_prompt=_text(of["negative_prompt"]),
         size=_text(of["size"]) or AUTO_SIZE,
@@ -163,15 +163,15 @@ def form_of_values(values: Sequence[Any]) -> Form:
     )
 
 
-def pictures_of_values(values: Sequence[Any]) -> tuple[Picture | None, ...]:
-    """The pictures from what a browser sent for their slots."""
-    return tuple(_picture(value) for value in values)
+def images_of_values(values: Sequence[Any]) -> tuple[SlotImage | None, ...]:
+    """The images from what a browser sent for their slots."""
+    return tuple(_image(value) for value in values)
 
 
 def values_of_form(form: Form) -> list[Any]:
-    """What the fields show, in the order of `FIELDS`; pictures as paths."""
+    """What the fields show, in the order of `FIELDS`; images as paths."""
     return [
-        *(picture.path if picture else None for picture in form.pictures),
+        *(image.path if image else None for image in form.images),
         form.prompt, form.negative_prompt, form.size, form.width, form.height,
         *(value for lora in form.loras for value in (lora.reference or None, lora.scale)),
         form.seed, form.is_seed_locked,
@@ -194,10 +194,10 @@ def _padded(items: Sequence[Any], filler: Any) -> tuple[Any, ...]:
     return (*items[:3], *[filler] * (3 - len(items)))
 
 
-def _picture(value: Any) -> Picture | None:
+def _image(value: Any) -> SlotImage | None:
     if not isinstance(value, dict) or not isinstance(value.get("path"), str):
         return None
-    return Picture(value["path"], str(value.get("orig_name") or value["path"].rpartition("/")[2]))
+    return SlotImage(value["path"], str(value.get("orig_name") or value["path"].rpartition("/")[2]))
 
 
 def _text(value: Any) -> str:

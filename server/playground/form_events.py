@@ -1,4 +1,4 @@
-"""What the fields do by themselves: pictures by URL, examples, menus, the request as code."""
+"""What the fields do by themselves: images by URL, examples, menus, the request as code."""
 
 import dataclasses
 from collections.abc import AsyncIterator
@@ -12,35 +12,35 @@ from server.playground import form_storage as drafts
 from server.playground import views
 from server.playground.components import is_free
 from server.playground.examples import EXAMPLES
-from server.playground.form import form_of_values, pictures_of_values
-from server.playground.pictures import KeptPicture
+from server.playground.form import form_of_values, images_of_values
+from server.playground.images import KeptImage
+from server.playground.page_state import PageState, Updates, listen
 from server.playground.snippets import Asked, curl, python
-from server.playground.updates import Desk, Updates, listen
 
 # What the code shows where nothing was given yet.
-SOME_PICTURE = KeptPicture("", "picture.png")
+SOME_IMAGE = KeptImage("", "image.png")
 SOME_PROMPT = "What to change"
 
 
 class FormEvents:
     """Events of the fields; none of them runs an edit."""
 
-    def __init__(self, desk: Desk, examples: dict[str, Path]) -> None:
-        self._desk = desk
-        self._page = desk.page
+    def __init__(self, page_state: PageState, examples: dict[str, Path]) -> None:
+        self._page_state = page_state
+        self._page = page_state.page
         self._examples = examples
 
     def wire(self, blocks: Any) -> None:
         """Listen to the fields."""
-        page, complaint = self._page, self._page.places["pictures"]
+        page, field_error = self._page, self._page.places["images"]
         for slot in page.slots:
             for event in (slot.upload, slot.clear):
                 listen(
-                    event, self.check_pictures, page.slots, [complaint],
+                    event, self.check_images, page.slots, [field_error],
                     trigger_mode="always_last",
                 )  # fmt: skip
         for event in (page["url"].submit, page["add_url"].click):
-            fetched = listen(event, self.fetch_url, [page["url"]], [page["fetched"], complaint])
+            fetched = listen(event, self.fetch_url, [page["url"]], [page["fetched"], field_error])
             listen(
                 fetched.then, self.place, [page["fetched"], page["url"], *page.slots],
                 [page["url"], *page.slots],
@@ -68,38 +68,38 @@ class FormEvents:
     def look(self) -> Updates:
         """How the model is; asked again while it is being loaded."""
         return {
-            self._page["head"]: views.head(self._desk.status()),
-            self._page["timer"]: gr.update(active=self._desk.is_starting),
+            self._page["head"]: views.head(self._page_state.status()),
+            self._page["timer"]: gr.update(active=self._page_state.is_starting),
         }
 
     def refresh(self) -> Updates:
         """The menus with what lies in weights/loras now; what is chosen stays."""
-        choices = self._desk.lora_choices()
+        choices = self._page_state.lora_choices()
         return {menu: gr.update(choices=choices) for menu in self._page.lora_menus}
 
-    async def check_pictures(self, *pictures: Any) -> AsyncIterator[Updates]:
-        """Say at once what is wrong with a picture; what is right is stored for the run.
+    async def check_images(self, *images: Any) -> AsyncIterator[Updates]:
+        """Say at once what is wrong with an image; what is right is stored for the run.
 
-        The sentence about an earlier picture goes first: one that comes meanwhile must stay.
+        The sentence about an earlier image goes first: one that comes meanwhile must stay.
         """
-        yield self._about_pictures(None)
+        yield self._about_images(None)
         try:
-            for index, picture in enumerate(pictures_of_values(pictures)):
-                if picture is not None:
-                    await self._desk.shelf.keep(picture, f"images/{index}")
+            for index, image in enumerate(images_of_values(images)):
+                if image is not None:
+                    await self._page_state.shelf.keep(image, f"images/{index}")
         except Exception as exc:
-            yield self._about_pictures(exc)
+            yield self._about_images(exc)
 
     async def fetch_url(self, url: Any) -> AsyncIterator[Updates]:
-        """Fetch the picture that is named, for `place`."""
+        """Fetch the image that is named, for `place`."""
         page, url = self._page, str(url or "")
-        yield {page["fetched"]: None, page.places["pictures"]: views.notice("Fetching…")}
+        yield {page["fetched"]: None, page.places["images"]: views.notice("Fetching…")}
         try:
-            picture = await self._desk.shelf.fetch(url)
+            image = await self._page_state.shelf.fetch(url)
         except Exception as exc:
-            yield self._about_pictures(exc)
+            yield self._about_images(exc)
             return
-        yield {**self._about_pictures(None), page["fetched"]: (picture.path, url)}
+        yield {**self._about_images(None), page["fetched"]: (image.path, url)}
 
     def place(self, fetched: Any, url: Any, *slots: Any) -> Updates:
         """Put what was fetched into the first slot that is empty by now, else into the last.
@@ -116,14 +116,14 @@ class FormEvents:
             page["url"]: "" if url == fetched_url else gr.skip(),
         }
 
-    def _about_pictures(self, exc: Exception | None) -> Updates:
-        """The sentence about the pictures, or none.
+    def _about_images(self, exc: Exception | None) -> Updates:
+        """The sentence about the images, or none.
 
         It leaves other fields alone: it may come later than the answer of a run that was started
         meanwhile.
         """
-        sentence = views.complaint(self._desk.complaint_of(exc).sentence) if exc else ""
-        return {self._page.places["pictures"]: sentence}
+        sentence = views.field_error(self._page_state.field_error_of(exc).sentence) if exc else ""
+        return {self._page.places["images"]: sentence}
 
     def use_example(self, event: gr.EventData) -> Updates:
         """Put a drawn scene and its prompt into the fields."""
@@ -144,18 +144,18 @@ class FormEvents:
 
     def show_lora_rows(self, *references: Any) -> Updates:
         """Show one row of LoRAs more than are filled."""
-        return self._desk.lora_rows(references)
+        return self._page_state.lora_rows(references)
 
     async def show_code(self, request: gr.Request, *values: Any) -> Updates:
         """The request that the form stands for, as curl and as Python; and a draft of the form."""
         page = self._page
-        draft = {page["draft"]: await drafts.draft_of_values(values, self._desk.shelf)}
+        draft = {page["draft"]: await drafts.draft_of_values(values, self._page_state.shelf)}
         try:
             form = form_of_values(values)
             form = dataclasses.replace(
                 form, prompt=(form.prompt.strip() and form.prompt) or SOME_PROMPT
             )
-            params, pictures = await self._desk.runner.ask(form)
+            params, images = await self._page_state.runner.ask(form)
         except Exception as exc:
             # the field itself says so when the edit is run
             # and a request that the fields no longer stand for would be copied by mistake
@@ -164,12 +164,12 @@ class FormEvents:
         asked = Asked(
             params,
             form.is_seed_locked,
-            pictures or [SOME_PICTURE],
+            images or [SOME_IMAGE],
             form.output_format,
-            self._desk.base_url(request),
-            self._desk.parts.has_keys,
+            self._page_state.base_url(request),
+            self._page_state.parts.has_keys,
         )
-        words = "Files are named as on your machine: run this beside them." if pictures else ""
+        words = "Files are named as on your machine: run this beside them." if images else ""
         return {
             **draft,
             page["curl"]: curl(asked),

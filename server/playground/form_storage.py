@@ -8,25 +8,25 @@ from typing import Any
 
 from pipelines.api.errors import EngineError
 from server.errors import ServerError
-from server.playground.form import FIELDS, SLOTS, pictures_of_values
-from server.playground.pictures import PictureShelf
+from server.playground.form import FIELDS, SLOTS, images_of_values
+from server.playground.images import ImageShelf
 
 
-async def draft_of_values(values: Sequence[Any], shelf: PictureShelf) -> list[Any]:
-    """The fields' values as they are, the pictures as URLs of this server, where they stay."""
+async def draft_of_values(values: Sequence[Any], shelf: ImageShelf) -> list[Any]:
+    """The fields' values as they are, the images as URLs of this server, where they stay."""
     routes: list[str | None] = []
-    for picture in pictures_of_values(values[:SLOTS]):
+    for image in images_of_values(values[:SLOTS]):
         try:
-            routes.append((await shelf.keep(picture, "images")).route if picture else None)
+            routes.append((await shelf.keep(image, "images")).route if image else None)
         except (EngineError, ServerError):
             routes.append(None)  # one that cannot be read
     return [*routes, *values[SLOTS:]]
 
 
-def values_of_draft(draft: Any, shelf: PictureShelf) -> list[Any] | None:
-    """What to put into the fields, pictures as paths; None for what is no draft.
+def values_of_draft(draft: Any, shelf: ImageShelf) -> list[Any] | None:
+    """What to put into the fields, images as paths; None for what is no draft.
 
-    A picture that is no longer kept leaves its slot empty.
+    An image that is no longer kept leaves its slot empty.
     """
     if not isinstance(draft, list) or len(draft) != len(FIELDS):
         return None

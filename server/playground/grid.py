@@ -21,7 +21,7 @@ class Vary(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One edit of a grid and what stands above its picture."""
+    """One edit of a grid and what stands above its image."""
 
     label: str
     form: Form

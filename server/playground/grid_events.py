@@ -9,7 +9,7 @@ import gradio as gr
 from server.playground import views
 from server.playground.form import form_of_values, random_seed
 from server.playground.grid import MAX_CELLS, Vary, cells
-from server.playground.updates import REPEATABLE, Desk, Updates, listen
+from server.playground.page_state import REPEATABLE, PageState, Updates, listen
 
 # The fields that are the grid's own, behind those of the form.
 OWN_FIELDS = ("vary", "scales", "seeds")
@@ -18,16 +18,16 @@ OWN_FIELDS = ("vary", "scales", "seeds")
 class GridEvents:
     """One grid at a time for each open page, submitted, followed and ended as an edit is."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
-        self._page = desk.page
+    def __init__(self, page_state: PageState) -> None:
+        self._page_state = page_state
+        self._page = page_state.page
 
     def wire(self, blocks: Any) -> None:
         """Listen to the buttons, to what is varied, and to a page that is opened."""
-        page, desk = self._page, self._desk
+        page, page_state = self._page, self._page_state
         begun = [page["grid_jobs"], page["grid_progress"]]
         own = [page[name] for name in OWN_FIELDS]
-        submitted = [*desk.complaint_outputs, *begun, page["last_grid"], page["seed"]]
+        submitted = [*page_state.field_error_outputs, *begun, page["last_grid"], page["seed"]]
         for begins in (
             listen(page["run_grid"].click, self.submit, [*page.fields, *own], submitted),
             listen(blocks.load, self.resume, [page["last_grid"]], begun),
@@ -52,15 +52,15 @@ class GridEvents:
             form = dataclasses.replace(form, is_seed_locked=form.seed is not None)
             seed = form.params(random_seed).seed
             wanted = cells(form, str(own[0]), str(own[1]), own[2], seed)
-            jobs = await self._desk.runner.submit_all(
-                [cell.form for cell in wanted], self._desk.base_url(request)
+            jobs = await self._page_state.runner.submit_all(
+                [cell.form for cell in wanted], self._page_state.base_url(request)
             )
         except Exception as exc:
-            return self._desk.complain_of(exc, form)
+            return self._page_state.complain_of(exc, form)
         page = self._page
         labeled = [[job.id, cell.label] for job, cell in zip(jobs, wanted, strict=True)]
         return {
-            **self._desk.no_complaints(),
+            **self._page_state.no_field_errors(),
             page["seed"]: seed,
             page["last_grid"]: labeled,
             page["grid_jobs"]: labeled,
@@ -74,7 +74,7 @@ class GridEvents:
             for pair in (last if isinstance(last, list) else [])[:MAX_CELLS]
             if isinstance(pair, list) and len(pair) == 2
         ]
-        known = [await self._desk.find(job_id) for job_id, _ in labeled]
+        known = [await self._page_state.find(job_id) for job_id, _ in labeled]
         return {self._page["grid_jobs"]: labeled if any(known) else []}
 
     async def follow(self, labeled: Any) -> AsyncIterator[Updates]:
@@ -84,10 +84,10 @@ class GridEvents:
             yield {page["grid_progress"]: gr.skip()}
             return
         ids, labels = [job_id for job_id, _ in labeled], [label for _, label in labeled]
-        async for states in self._desk.runner.follow(ids):
+        async for states in self._page_state.runner.follow(ids):
             shown = [states.get(job_id) for job_id in ids]
             known = [state for state in shown if state is not None]
-            executor = self._desk.parts.executor.state
+            executor = self._page_state.parts.executor.state
             yield {
                 page["grid_progress"]: views.grid_progress(known, len(ids)),
                 page["grid"]: views.grid(labels, shown, executor),
@@ -103,12 +103,12 @@ class GridEvents:
             page["grid_ended"]: [],
             page["grid_progress"]: "",
             page["grid_jobs"]: [],
-            **await self._desk.history(),
+            **await self._page_state.history(),
         }
 
     async def cancel(self, labeled: Any) -> Updates:
         """Cancel all edits of the grid."""
-        await self._desk.runner.cancel([job_id for job_id, _ in labeled])
+        await self._page_state.runner.cancel([job_id for job_id, _ in labeled])
         return {self._page["grid_progress"]: gr.skip()}
 
     def choose(self, vary: Any) -> Updates:

@@ -7,26 +7,26 @@ import gradio as gr
 from server.job import Job
 from server.playground import views
 from server.playground.form import values_of_form
-from server.playground.updates import HISTORY_PAGE, Desk, Updates, listen
+from server.playground.page_state import HISTORY_PAGE, PageState, Updates, listen
 
-PICTURES_GONE = (
-    "The pictures of that edit are no longer kept; all other settings are back. Add them again."
+IMAGES_GONE = (
+    "The images of that edit are no longer kept; all other settings are back. Add them again."
 )
 
 
 class HistoryEvents:
     """What a click on one of those buttons does."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
-        self._page = desk.page
+    def __init__(self, page_state: PageState) -> None:
+        self._page_state = page_state
+        self._page = page_state.page
 
     def wire(self) -> None:
         """Listen to the pieces of HTML that hold buttons."""
         page = self._page
         outputs = [
-            *self._desk.fill_outputs, page["history"], page["shown"], page["notice"],
-            *self._desk.complaint_outputs, *self._desk.shown_outputs,
+            *self._page_state.fill_outputs, page["history"], page["shown"], page["notice"],
+            *self._page_state.field_error_outputs, *self._page_state.shown_outputs,
         ]  # fmt: skip
         distinct = list(dict.fromkeys(outputs))
         for name in ("history", "grid", "outputs"):
@@ -38,33 +38,35 @@ class HistoryEvents:
         shown = int(shown) or HISTORY_PAGE
         if event.action == "more":
             shown += HISTORY_PAGE
-            return {self._page["shown"]: shown, **await self._desk.history(shown)}
-        job = await self._desk.find(job_id)
+            return {self._page["shown"]: shown, **await self._page_state.history(shown)}
+        job = await self._page_state.find(job_id)
         if job is None:
-            return await self._desk.history(shown)
+            return await self._page_state.history(shown)
         match event.action:
             case "settings":
                 return self._use_settings(job)
             case "input" if job.outputs:
-                path = self._desk.parts.outputs.path(job.outputs[self._index(job, index)].name)
+                path = self._page_state.parts.outputs.path(
+                    job.outputs[self._index(job, index)].name
+                )
                 return {self._page.slots[0]: gr.update(value=str(path) if path else None)}
             case "show" if job.outputs:
-                return self._desk.shown(job, self._index(job, index))
+                return self._page_state.shown(job, self._index(job, index))
             case "cancel":
-                await self._desk.parts.service.cancel(job.id)
+                await self._page_state.parts.service.cancel(job.id)
             case "delete":
-                await self._desk.parts.service.delete(job)
+                await self._page_state.parts.service.delete(job)
                 if job.id in str(result):
                     cleared = {self._page["compare"]: "", self._page["outputs"]: ""}
-                    return {**cleared, **await self._desk.history(shown)}
-        return await self._desk.history(shown)
+                    return {**cleared, **await self._page_state.history(shown)}
+        return await self._page_state.history(shown)
 
     def _use_settings(self, job: Job) -> Updates:
-        form, has_pictures = self._desk.settings_of(job)
-        words = "" if has_pictures else views.notice(PICTURES_GONE)
+        form, has_images = self._page_state.settings_of(job)
+        words = "" if has_images else views.notice(IMAGES_GONE)
         return {
-            **self._desk.no_complaints(),
-            **self._desk.fill(values_of_form(form), with_pictures=has_pictures),
+            **self._page_state.no_field_errors(),
+            **self._page_state.fill(values_of_form(form), with_images=has_images),
             self._page["notice"]: words,
         }
 

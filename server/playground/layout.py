@@ -13,6 +13,13 @@ from server.playground.form import BOUNDS, PRESETS
 from server.playground.grid import DEFAULT_SCALES, MAX_CELLS, Vary
 from server.playground.problems import PLACES
 
+# What the browser keeps, by component, and its key there: browsers out there hold these keys.
+BROWSER_STATES = {
+    "last": "qwen-edit-last",
+    "last_grid": "qwen-edit-last_grid",
+    "draft": "qwen-edit-draft",
+}
+
 
 def build_layout() -> Layout:
     """All components, inside the Blocks that is being built."""
@@ -20,7 +27,7 @@ def build_layout() -> Layout:
     page.parts["head"] = gr.HTML("", elem_id="head")
     with gr.Row(elem_id="columns"):
         with gr.Column(scale=5, min_width=320, elem_id="ask"):
-            _add_pictures(page)
+            _add_images(page)
             _add_prompt(page)
             _add_size(page)
             _add_loras(page)
@@ -44,11 +51,11 @@ def _add_place(page: Layout, name: str) -> None:
     page.places[name] = gr.HTML("", elem_id=f"error-{name}")
 
 
-def _add_pictures(page: Layout) -> None:
+def _add_images(page: Layout) -> None:
     with gr.Row(elem_id="slots"):
         for number in range(1, 4):
-            page.parts[f"picture_{number}"] = gr.Image(
-                label="Picture" if number == 1 else f"Picture {number}",
+            page.parts[f"image_{number}"] = gr.Image(
+                label="Image" if number == 1 else f"Image {number}",
                 type="filepath",
                 image_mode=None,
                 sources=["upload", "clipboard"],
@@ -56,23 +63,23 @@ def _add_pictures(page: Layout) -> None:
                 min_width=90,
                 height=190,
                 placeholder="Drop, paste or choose" if number == 1 else "Add another",
-                elem_id=f"picture-{number}",
+                elem_id=f"image-{number}",
             )
     with gr.Row(elem_id="url-row"):
         page.parts["url"] = gr.Textbox(
             show_label=False,
-            label="Picture URL",
-            placeholder="…or the URL of a picture",
+            label="Image URL",
+            placeholder="…or the URL of an image",
             max_lines=1,
             scale=5,
             min_width=120,
             container=False,
-            elem_id="picture-url",
+            elem_id="image-url",
         )
         page.parts["add_url"] = gr.Button(
             "Add", size="sm", scale=1, min_width=60, elem_id="add-url"
         )
-    _add_place(page, "pictures")
+    _add_place(page, "images")
     page.parts["examples"] = gr.HTML("", js_on_load=ACTIONS_JS, elem_id="examples")
 
 
@@ -141,7 +148,7 @@ def _add_seed(page: Layout) -> None:
         page.parts["negative_prompt"] = gr.Textbox(
             label="Negative prompt",
             lines=2,
-            placeholder="What should not be in the picture; counts at a CFG scale above 1",
+            placeholder="What should not be in the image; counts at a CFG scale above 1",
             elem_id="negative-prompt",
         )
         _add_place(page, "negative_prompt")
@@ -229,12 +236,12 @@ def _add_history(page: Layout) -> None:
 
 def _add_states(page: Layout) -> None:
     # kept by the browser, so that a reload finds it again: the last edit, the last grid, the fields
-    for name in ("last", "last_grid", "draft"):
-        page.parts[name] = gr.BrowserState("", storage_key=f"qwen-edit-{name}", secret="qwen-edit")
+    for name, storage_key in BROWSER_STATES.items():
+        page.parts[name] = gr.BrowserState("", storage_key=storage_key, secret="qwen-edit")
     # the edit that runs, and that which was followed to its end; so with the grid
     for name in ("jobs", "ended", "grid_jobs", "grid_ended"):
         page.parts[name] = gr.State([])
-    # what the running edit was asked with, and the picture that a URL has just given
+    # what the running edit was asked with, and the image that a URL has just given
     page.parts["asked"] = gr.State(None)
     page.parts["fetched"] = gr.State(None)
     page.parts["shown"] = gr.State(0)

@@ -17,8 +17,8 @@ from starlette.types import Message, Receive, Scope, Send
 
 from server.net.daemon_thread import run_in_daemon_thread
 from server.playground import plain_pages
-from server.playground.access import Gate
-from server.playground.context import PageParts
+from server.playground.access import Access
+from server.playground.context import PageContext
 from server.web.auth import KeyCheck
 
 logger = logging.getLogger(__name__)
@@ -56,9 +56,9 @@ _ENVIRONMENT = {
 class Playground:
     """The page as an ASGI application. `start` it with the server and `close` it first."""
 
-    def __init__(self, parts: PageParts, keys: KeyCheck) -> None:
+    def __init__(self, parts: PageContext, keys: KeyCheck) -> None:
         self._parts = parts
-        self._gate = Gate(keys, parts.settings.public_url)
+        self._access = Access(keys, parts.settings.public_url)
         self._app: FastAPI | None = None
         self._failure: str | None = None
         self._is_installed = importlib.util.find_spec("gradio") is not None
@@ -97,14 +97,14 @@ class Playground:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer as Gradio does, if the browser may and the page is there."""
         request = Request(scope, receive)
-        self._gate.check_origin(request)
+        self._access.check_origin(request)
         is_page = scope["path"] == "/"
         if is_page and scope["method"] not in ("GET", "HEAD"):
             raise HTTPException(405, headers={"Allow": "GET, HEAD"})
         if is_page and (plain := self._plain_page(request)):
             await plain(scope, receive, send)
             return
-        self._gate.check_cookie(request)
+        self._access.check_cookie(request)
         if scope["path"].removeprefix(_FILE).lower().startswith(("http:", "https:")):
             raise HTTPException(404, "The page fetches nothing by itself.")
         if self._app is None:
@@ -115,14 +115,14 @@ class Playground:
         """What stands at `/` instead of the page, None where the page does."""
         if not self._is_installed:
             return HTMLResponse(plain_pages.missing())
-        if not self._gate.is_let_in(request):
-            return self._gate.ask()
+        if not self._access.is_let_in(request):
+            return self._access.ask()
         if self._failure is not None:
             return HTMLResponse(plain_pages.broken(self._failure), 500)
         return HTMLResponse(plain_pages.starting()) if self._app is None else None
 
     async def _login(self, request: Request) -> Response:
-        return await self._gate.let_in(request)
+        return await self._access.let_in(request)
 
     async def _forward(self, app: FastAPI, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the request as a task of its own, so that `close` can end it."""
@@ -167,7 +167,7 @@ class Playground:
         logger.info("the page is ready")
 
 
-def _import_and_build(parts: PageParts) -> FastAPI:
+def _import_and_build(parts: PageContext) -> FastAPI:
     from server.playground.blocks import build_app
 
     # Gradio forgets its files when it is killed

@@ -17,23 +17,23 @@ document.addEventListener('input', (event) => {
   if (lock.checked !== Boolean(event.target.value.trim())) lock.click();
 });
 
-// Pictures go into the empty slots, in their order. A slot stays taken until what was given to it
-// is shown: a second picture may come before the first has been sent.
+// Images go into the empty slots, in their order. A slot stays taken until what was given to it
+// is shown: a second image may come before the first has been sent.
 const taken = new WeakMap();
 const isFree = (slot) => slot.querySelector('input[type=file]') && !slot.querySelector('img') &&
   !(Date.now() - (taken.get(slot) || 0) < 5000);
-const addPictures = (files) => {
-  const pictures = [...files].filter((file) => file.type.startsWith('image/'));
-  const slots = [...document.querySelectorAll('#slots > [id^=picture-]')].filter(isFree);
-  for (const [index, slot] of slots.slice(0, pictures.length).entries()) {
+const addImages = (files) => {
+  const images = [...files].filter((file) => file.type.startsWith('image/'));
+  const slots = [...document.querySelectorAll('#slots > [id^=image-]')].filter(isFree);
+  for (const [index, slot] of slots.slice(0, images.length).entries()) {
     const transfer = new DataTransfer();
-    transfer.items.add(pictures[index]);
+    transfer.items.add(images[index]);
     const input = slot.querySelector('input[type=file]');
     input.files = transfer.files;
     input.dispatchEvent(new Event('change', {bubbles: true}));
     taken.set(slot, Date.now());
   }
-  return pictures.length > 0 && slots.length > 0;
+  return images.length > 0 && slots.length > 0;
 };
 
 // What is dropped beside the slots would make the browser leave the page for it.
@@ -41,22 +41,22 @@ for (const name of ['dragover', 'drop']) {
   document.addEventListener(name, (event) => {
     if (!event.dataTransfer?.types.includes('Files') || event.defaultPrevented) return;
     event.preventDefault();
-    if (name === 'drop') addPictures(event.dataTransfer.files);
+    if (name === 'drop') addImages(event.dataTransfer.files);
   });
 }
 
-// A pasted picture goes into the first empty slot; a pasted address, outside a field, into its box.
+// A pasted image goes into the first empty slot; a pasted address, outside a field, into its box.
 document.addEventListener('paste', (event) => {
   const isTyping = event.target.closest?.('input, textarea, [contenteditable=true]');
-  // text of an office program comes with a picture of itself
+  // text of an office program comes with an image of itself
   if (isTyping && event.clipboardData?.types.includes('text/plain')) return;
-  if (addPictures(event.clipboardData?.files || [])) {
+  if (addImages(event.clipboardData?.files || [])) {
     event.preventDefault();
     event.stopPropagation();
     return;
   }
   const text = event.clipboardData?.getData('text') || '';
-  const box = document.querySelector('#picture-url input, #picture-url textarea');
+  const box = document.querySelector('#image-url input, #image-url textarea');
   if (!isTyping && box && /^https?:\/\/\S+$/.test(text.trim())) {
     box.value = text.trim();
     box.dispatchEvent(new Event('input', {bubbles: true}));

@@ -9,7 +9,7 @@ from server.web.problem import Problem, problem_of
 
 # Where a sentence can stand; `run` is beside the button, for what is no field's fault.
 PLACES = (
-    "pictures",
+    "images",
     "prompt",
     "negative_prompt",
     "size",
@@ -27,29 +27,29 @@ _FIELD = re.compile(r"\b(images|loras)(?:[/.](\d+))?")
 
 
 @dataclass(frozen=True, slots=True)
-class Complaint:
+class FieldError:
     """A sentence for people, and the place where it stands."""
 
     place: str
     sentence: str
 
 
-def complaint_of(exc: Exception, form: Form | None) -> Complaint:
+def field_error_of(exc: Exception, form: Form | None) -> FieldError:
     """Where the sentence of an error stands. `form` is what was asked with, as far as known."""
     problem: Problem = problem_of(exc)
-    return Complaint(_place(problem.field or "", form), _sentence(problem.message))
+    return FieldError(_place(problem.field or "", form), _sentence(problem.message))
 
 
-def complaint_of_job(error: JobError, form: Form | None) -> Complaint:
+def field_error_of_job(error: JobError, form: Form | None) -> FieldError:
     """Where the sentence of a failed job stands: it names its field, if it has one."""
     named = _FIELD.match(error.message)
-    return Complaint(_place(named[0] if named else "", form), _sentence(error.message))
+    return FieldError(_place(named[0] if named else "", form), _sentence(error.message))
 
 
 def _place(field: str, form: Form | None) -> str:
     field = field.replace(".", "/")
     if field.startswith("images"):
-        return "pictures"
+        return "images"
     if field.startswith("loras"):
         number = re.match(r"loras/(\d+)", field)
         index = int(number[1]) if number else 0

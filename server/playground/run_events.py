@@ -10,8 +10,8 @@ from server.jobs.job_queue import JobState
 from server.playground import form_storage as drafts
 from server.playground import views
 from server.playground.form import Form, form_of_values
-from server.playground.problems import complaint_of_job
-from server.playground.updates import REPEATABLE, Desk, Updates, is_running, listen
+from server.playground.page_state import REPEATABLE, PageState, Updates, is_running, listen
+from server.playground.problems import field_error_of_job
 
 
 class RunEvents:
@@ -23,18 +23,24 @@ class RunEvents:
     third counts on what the second says has ended, and on nothing else.
     """
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
-        self._page = desk.page
+    def __init__(self, page_state: PageState) -> None:
+        self._page_state = page_state
+        self._page = page_state.page
 
     def wire(self, blocks: Any) -> None:
         """Listen to the buttons, and to a page that is opened."""
-        page, desk = self._page, self._desk
+        page, page_state = self._page, self._page_state
         begun = [page["jobs"], page["asked"], page["progress"]]
-        submitted = [*desk.complaint_outputs, *begun, page["last"], page["tabs"], page["seed"]]
-        opened = [*begun, *desk.fill_outputs, *desk.shown_outputs, page["history"]]
+        submitted = [
+            *page_state.field_error_outputs,
+            *begun,
+            page["last"],
+            page["tabs"],
+            page["seed"],
+        ]
+        opened = [*begun, *page_state.fill_outputs, *page_state.shown_outputs, page["history"]]
         finished = [
-            *desk.complaint_outputs, *desk.shown_outputs, page["ended"],
+            *page_state.field_error_outputs, *page_state.shown_outputs, page["ended"],
             page["jobs"], page["progress"], page["history"], page["head"],
         ]  # fmt: skip
         for begins in (
@@ -56,11 +62,11 @@ class RunEvents:
         form = None
         try:
             form = form_of_values(values)
-            job = await self._desk.runner.submit(form, self._desk.base_url(request))
+            job = await self._page_state.runner.submit(form, self._page_state.base_url(request))
         except Exception as exc:
-            return self._desk.complain_of(exc, form)
+            return self._page_state.complain_of(exc, form)
         return {
-            **self._desk.no_complaints(),
+            **self._page_state.no_field_errors(),
             **self._begun(job, form),
             self._page["seed"]: job.params.seed,
             self._page["last"]: job.id,
@@ -70,15 +76,15 @@ class RunEvents:
 
     async def resume(self, last: Any, draft: Any) -> Updates:
         """What a page shows that is opened again: its fields as they were, and its last edit."""
-        job = await self._desk.find(last) if last else None
-        updates = await self._desk.history()
-        if kept := drafts.values_of_draft(draft, self._desk.shelf):
-            updates |= self._desk.fill(kept)
+        job = await self._page_state.find(last) if last else None
+        updates = await self._page_state.history()
+        if kept := drafts.values_of_draft(draft, self._page_state.shelf):
+            updates |= self._page_state.fill(kept)
         if job is None:
             return updates
         if is_running(job):
-            return updates | self._begun(job, self._desk.settings_of(job)[0])
-        return updates | (self._desk.shown(job) if job.outputs else {})
+            return updates | self._begun(job, self._page_state.settings_of(job)[0])
+        return updates | (self._page_state.shown(job) if job.outputs else {})
 
     async def follow(self, jobs: Any) -> AsyncIterator[Updates]:
         """Show how the edit goes, until it has ended."""
@@ -86,8 +92,8 @@ class RunEvents:
         if not jobs:
             yield {progress: gr.skip()}
             return
-        yield await self._desk.history()
-        async for states in self._desk.runner.follow([str(job_id) for job_id in jobs]):
+        yield await self._page_state.history()
+        async for states in self._page_state.runner.follow([str(job_id) for job_id in jobs]):
             for state in states.values():
                 yield {progress: self._progress(state)}
         yield {self._page["ended"]: jobs}
@@ -97,19 +103,19 @@ class RunEvents:
         page = self._page
         if not ended or ended != jobs:
             return {page["ended"]: gr.skip()}
-        job = await self._desk.find(ended[0])
+        job = await self._page_state.find(ended[0])
         return {
             page["ended"]: [],
             page["progress"]: "",
             page["jobs"]: [],
-            page["head"]: views.head(self._desk.status()),
-            **await self._desk.history(),
+            page["head"]: views.head(self._page_state.status()),
+            **await self._page_state.history(),
             **(self._outcome(job, form) if job else {}),
         }
 
     async def cancel(self, jobs: Any) -> Updates:
         """Cancel the edit that runs."""
-        await self._desk.runner.cancel([str(job_id) for job_id in jobs])
+        await self._page_state.runner.cancel([str(job_id) for job_id in jobs])
         return {self._page["progress"]: gr.skip()}
 
     def _begun(self, job: Job, form: Form) -> Updates:
@@ -121,13 +127,13 @@ class RunEvents:
         }
 
     def _progress(self, state: JobState) -> str:
-        return views.progress(state, self._desk.parts.executor.state)
+        return views.progress(state, self._page_state.parts.executor.state)
 
     def _outcome(self, job: Job, form: Form) -> Updates:
-        """The pictures; without any, the sentence at the field that it names."""
+        """The images; without any, the sentence at the field that it names."""
         if job.outputs:
-            return self._desk.shown(job)
+            return self._page_state.shown(job)
         if job.error is not None:
-            return self._desk.complain(complaint_of_job(job.error, form))
+            return self._page_state.complain(field_error_of_job(job.error, form))
         words = "Canceled." if job.status is JobStatus.CANCELED else "The server stops."
         return {self._page["progress"]: views.notice(words)}

@@ -12,7 +12,7 @@ from server.jobs.job_queue import JobState
 from server.jobs.service import EditService, Submission
 from server.playground.context import ENDPOINT, NAME
 from server.playground.form import Form
-from server.playground.pictures import KeptPicture, PictureShelf
+from server.playground.images import ImageShelf, KeptImage
 
 REPEAT_INTERVAL_S = 5.0
 
@@ -23,34 +23,34 @@ class Runner:
     """Submits forms, follows jobs, cancels them."""
 
     def __init__(
-        self, service: EditService, shelf: PictureShelf, draw_seed: Callable[[], int]
+        self, service: EditService, shelf: ImageShelf, draw_seed: Callable[[], int]
     ) -> None:
         self._service = service
         self._shelf = shelf
         self._draw_seed = draw_seed
 
-    async def ask(self, form: Form) -> tuple[EditParams, list[KeptPicture]]:
-        """What the form asks for, its pictures stored. Raises what a submit raises."""
+    async def ask(self, form: Form) -> tuple[EditParams, list[KeptImage]]:
+        """What the form asks for, its images stored. Raises what a submit raises."""
         params = form.params(self._draw_seed)
         kept = [
-            await self._shelf.keep(picture, f"images/{slot}")
-            for slot, picture in enumerate(form.pictures)
-            if picture is not None
+            await self._shelf.keep(image, f"images/{slot}")
+            for slot, image in enumerate(form.images)
+            if image is not None
         ]
         return params, kept
 
     async def submit(self, form: Form, base_url: str) -> Job:
         """Queue the edit that the form asks for. Raises InvalidParameter and ServerError."""
-        params, pictures = await self.ask(form)
-        return await self._submit(params, pictures, form.output_format, base_url)
+        params, images = await self.ask(form)
+        return await self._submit(params, images, form.output_format, base_url)
 
     async def submit_all(self, forms: Sequence[Form], base_url: str) -> list[Job]:
         """Queue one edit per form, all of them or none. Raises InvalidParameter and ServerError."""
         asked = [await self.ask(form) for form in forms]
         jobs: list[Job] = []
         try:
-            for (params, pictures), form in zip(asked, forms, strict=True):
-                jobs.append(await self._submit(params, pictures, form.output_format, base_url))
+            for (params, images), form in zip(asked, forms, strict=True):
+                jobs.append(await self._submit(params, images, form.output_format, base_url))
         except BaseException:
             await self.cancel([job.id for job in jobs])
             raise
@@ -97,17 +97,17 @@ class Runner:
     async def _submit(
         self,
         params: EditParams,
-        pictures: Sequence[KeptPicture],
+        kept: Sequence[KeptImage],
         output_format: OutputFormat,
         base_url: str,
     ) -> Job:
-        images = [base_url + picture.route for picture in pictures]
+        images = [base_url + image.route for image in kept]
         return await self._service.submit(Submission(NAME, ENDPOINT, params, images, output_format))
 
     async def _watch(self, job_id: str, changes: asyncio.Queue[JobState | None]) -> None:
         try:
             async for state in self._service.watch(job_id):
-                # previews are bytes of pictures, and the page shows none
+                # previews are bytes of images, and the page shows none
                 changes.put_nowait(dataclasses.replace(state, previews=()))
         except NotFound:
             pass  # deleted by another client

@@ -10,7 +10,7 @@ from typing import Any
 from pipelines.api.params import EditParams
 from server.job import OutputFormat
 from server.media.inputs import is_url
-from server.playground.pictures import KeptPicture
+from server.playground.images import KeptImage
 
 # How long the request waits for its edit; the contract allows no more.
 WAIT_S = 600
@@ -20,7 +20,7 @@ import json
 import urllib.request
 
 
-def picture(name):
+def image(name):
     """A URL as it is, a file as base64."""
     if name.startswith(("http://", "https://")):
         return name
@@ -29,7 +29,7 @@ def picture(name):
 
 
 edit = {edit}
-edit["images"] = [picture(name) for name in {images}]
+edit["images"] = [image(name) for name in {images}]
 request = urllib.request.Request(
     "{url}",
     data=json.dumps(edit).encode(),
@@ -52,7 +52,7 @@ class Asked:
 
     params: EditParams
     is_seed_chosen: bool
-    pictures: Sequence[KeptPicture]
+    images: Sequence[KeptImage]
     output_format: OutputFormat
     base_url: str
     has_keys: bool
@@ -62,12 +62,12 @@ class Asked:
         """Where it goes."""
         return f"{self.base_url}/v1/edits?wait={WAIT_S}"
 
-    def picture_names(self) -> list[str]:
-        """The pictures as URLs, or as names of files in the current folder."""
-        return [picture.source or self.base_url + picture.route for picture in self.pictures]
+    def image_names(self) -> list[str]:
+        """The images as URLs, or as names of files in the current folder."""
+        return [image.source or self.base_url + image.route for image in self.images]
 
     def fields(self) -> dict[str, Any]:
-        """The body of the native contract, without pictures and without what is not said."""
+        """The body of the native contract, without images and without what is not said."""
         params = self.params
         fields = {
             "prompt": params.prompt,
@@ -88,7 +88,7 @@ def curl(asked: Asked) -> str:
     parts = [f"curl -s {shlex.quote(asked.url)}"]
     if asked.has_keys:
         parts.append('-H "Authorization: Bearer $QWEN_EDIT_KEY"')
-    parts += [_curl_picture(name, asked) for name in _in_form_order(asked)]
+    parts += [_curl_image(name, asked) for name in _in_form_order(asked)]
     for name, value in asked.fields().items():
         values = (
             [f"{lora['path']}:{lora['scale']:g}" for lora in value] if name == "loras" else [value]
@@ -114,7 +114,7 @@ def python(asked: Asked) -> str:
     values = {
         # strings and numbers in JSON are Python, too, and nothing else is in it
         "{edit}": json.dumps(asked.fields(), ensure_ascii=False, indent=4),
-        "{images}": json.dumps(asked.picture_names(), ensure_ascii=False),
+        "{images}": json.dumps(asked.image_names(), ensure_ascii=False),
         "{url}": asked.url,
         "{headers}": headers,
     }
@@ -123,16 +123,16 @@ def python(asked: Asked) -> str:
 
 
 def _in_form_order(asked: Asked) -> list[str]:
-    """The pictures' names; a file before a URL as its URL here, since a form's files come last."""
-    names = asked.picture_names()
+    """The images' names; a file before a URL as its URL here, since a form's files come last."""
+    names = asked.image_names()
     last_url = max((index for index, name in enumerate(names) if is_url(name)), default=-1)
     return [
-        asked.base_url + picture.route if index < last_url and not is_url(name) else name
-        for index, (name, picture) in enumerate(zip(names, asked.pictures, strict=True))
+        asked.base_url + image.route if index < last_url and not is_url(name) else name
+        for index, (name, image) in enumerate(zip(names, asked.images, strict=True))
     ]
 
 
-def _curl_picture(name: str, asked: Asked) -> str:
+def _curl_image(name: str, asked: Asked) -> str:
     if is_url(name):
         return f"--form-string {shlex.quote(f'images={name}')}"
     # quotes: in an unquoted name a comma or semicolon would end it

@@ -12,7 +12,7 @@ from server.workers.executor import ExecutorState
 
 EMPTY_RESULT = (
     '<div class="qe-empty"><p class="qe-empty-title">Your edit appears here</p>'
-    "<p>Add a picture, say what to change, and press Run.</p></div>"
+    "<p>Add an image, say what to change, and press Run.</p></div>"
 )
 EMPTY_GRID = (
     '<div class="qe-empty"><p class="qe-empty-title">Find the right strength</p>'
@@ -28,7 +28,7 @@ _WORDS = {
     JobStatus.FAILED: "Failed",
     JobStatus.CANCELED: "Canceled",
 }
-_STAGES = {"encode": "Reading prompt and pictures", "decode": "Painting the picture"}
+_STAGES = {"encode": "Reading prompt and images", "decode": "Painting the image"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def head(status: Status) -> str:
         ExecutorState.FAILED: "cannot be loaded",
     }.get(status.state, f"on {status.device}" if status.device else "")
     parts = [
-        '<header class="qe-head"><h1>Edit pictures by a sentence</h1>',
+        '<header class="qe-head"><h1>Edit images by a sentence</h1>',
         f'<p class="qe-model qe-{_text(status.state)}"><span class="qe-dot"></span>'
         f"<span>{_text(status.model)} {_text(words)}</span></p></header>",
     ]
@@ -60,7 +60,7 @@ def head(status: Status) -> str:
     return "".join(parts)
 
 
-def complaint(sentence: str, *, is_new: bool = True) -> str:
+def field_error(sentence: str, *, is_new: bool = True) -> str:
     """A sentence beside the field it is about; a screen reader says a new one at once."""
     role = ' role="alert"' if is_new else ""
     return f'<p class="qe-error"{role}>{_text(sentence)}</p>'
@@ -86,7 +86,7 @@ def progress_words(state: JobState, executor: ExecutorState) -> tuple[float | No
         if executor is ExecutorState.STARTING:
             return None, "Waiting for the model to be loaded…"
         if job.prepared_at is None:
-            return None, "Fetching pictures and LoRAs…"
+            return None, "Fetching images and LoRAs…"
         ahead = state.position or 0
         return None, f"Waiting: {ahead} ahead in the queue" if ahead else "Waiting: next in line"
     if job.status is JobStatus.RUNNING:
@@ -126,7 +126,7 @@ def compare(output: Output, before: str | None) -> str:
     shape = f"--width: {output.width}; --height: {output.height}"
     after = f'<img class="qe-after" src="{_url(output)}" alt="After">'
     if before is None:
-        words = notice("The picture that this was made from is no longer kept.")
+        words = notice("The image that this was made from is no longer kept.")
         return f'<div class="qe-compare" style="{shape}">{after}</div>{words}'
     return (
         f'<div class="qe-compare" style="{shape}">{after}'
@@ -138,7 +138,7 @@ def compare(output: Output, before: str | None) -> str:
 
 
 def grid(labels: Sequence[str], states: Sequence[JobState | None], executor: ExecutorState) -> str:
-    """The cells with their labels, each with its picture as soon as it is there."""
+    """The cells with their labels, each with its image as soon as it is there."""
     cells = []
     for label, state in zip(labels, states, strict=True):
         inside = _cell(state, executor) if state else '<div class="qe-wait">Gone</div>'
@@ -182,7 +182,7 @@ def _cell(state: JobState, executor: ExecutorState) -> str:
         image = _button("show", f"{job.id}:0", _image(job.outputs[0], "Show it beside the input"))
         return f'{image}<div class="qe-actions">{buttons}</div>'
     if job.error:
-        return f'<div class="qe-wait">{complaint(job.error.message, is_new=False)}</div>'
+        return f'<div class="qe-wait">{field_error(job.error.message, is_new=False)}</div>'
     _, words = progress_words(state, executor)
     return f'<div class="qe-wait">{_text(words)}</div>'
 
@@ -203,7 +203,7 @@ def _entry(job: Job) -> str:
         if job.outputs
         else f'<div class="qe-wait">{_WORDS[job.status]}</div>'
     )
-    error = complaint(job.error.message, is_new=False) if job.error else ""
+    error = field_error(job.error.message, is_new=False) if job.error else ""
     return (
         f'<article class="qe-entry" data-job="{job.id}" data-status="{_text(job.status)}">{shown}'
         f'<div class="qe-about"><p class="qe-prompt" title="{_text(prompt)}">{_text(short)}</p>'

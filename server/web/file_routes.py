@@ -19,7 +19,7 @@ def router(outputs: OutputStore, uploads: UploadStore) -> APIRouter:
 
     @routes.api_route(f"{output_files.ROUTE}/{{name}}", methods=["GET", "HEAD"])
     def get_output(name: str) -> FileResponse:
-        """A finished picture."""
+        """A finished image."""
         path = outputs.path(name)
         if path is None:
             raise NotFound(f"There is no output {name}; outputs expire after a while.")
@@ -27,7 +27,7 @@ def router(outputs: OutputStore, uploads: UploadStore) -> APIRouter:
 
     @routes.api_route(f"{upload_files.ROUTE}/{{name}}", methods=["GET", "HEAD"])
     def get_upload(name: str) -> FileResponse:
-        """An uploaded file. What is no picture is no page or script either."""
+        """An uploaded file. What is no image is no page or script either."""
         path = uploads.path(name)
         if path is None:
             raise NotFound(f"There is no upload {name}; uploads expire after a while.")

@@ -110,7 +110,7 @@ class WorkerProcess:
         message = await self._messages.get()
         if isinstance(message, Ready | LoadFailed):
             return message
-        raise WorkerDied(await self._epitaph())
+        raise WorkerDied(await self._exit_reason())
 
     async def run(self, run: Run) -> AsyncIterator[JobEvent]:
         """Run one job and give what the worker says of it, the last being how it ended.
@@ -121,7 +121,7 @@ class WorkerProcess:
         while True:
             message = await self._messages.get()
             if message is None:
-                raise WorkerDied(await self._epitaph())
+                raise WorkerDied(await self._exit_reason())
             if isinstance(message, Ready | LoadFailed) or message.job_id != run.job_id:
                 continue
             yield message
@@ -154,10 +154,10 @@ class WorkerProcess:
     async def _send(self, message: ToWorker) -> None:
         try:
             async with self._sending:
-                # large pictures fill the socket's buffer: the send waits for the worker to read
+                # large images fill the socket's buffer: the send waits for the worker to read
                 await asyncio.to_thread(self._connection.send, message)
         except OSError as exc:
-            raise WorkerDied(await self._epitaph()) from exc
+            raise WorkerDied(await self._exit_reason()) from exc
 
     def _read(self) -> None:
         while True:
@@ -174,7 +174,7 @@ class WorkerProcess:
             if message is None:
                 return
 
-    async def _epitaph(self) -> str:
+    async def _exit_reason(self) -> str:
         try:
             code = await asyncio.to_thread(self._process.wait, STOP_GRACE_S)
         except subprocess.TimeoutExpired:

@@ -26,15 +26,15 @@ def comparison() -> Comparison:
     return compare(SMALL, CPU, torch.float32, STEPS)
 
 
-def test_both_loops_make_the_same_picture(comparison: Comparison) -> None:
+def test_both_loops_make_the_same_image(comparison: Comparison) -> None:
     assert comparison.latents_difference < 1e-4
-    assert comparison.picture_difference <= 1
+    assert comparison.image_difference <= 1
     assert comparison.ours.latents.shape == (1, 16, 1, 32, 32)
-    assert comparison.ours.picture.size == (256, 256)
+    assert comparison.ours.image.size == (256, 256)
     assert comparison.ours.latents.std() > 0
 
 
-def test_comparison_tells_different_pictures_apart(comparison: Comparison) -> None:
+def test_comparison_tells_different_images_apart(comparison: Comparison) -> None:
     other = replace(comparison.ours, latents=comparison.ours.latents + 1.0)
     assert replace(comparison, ours=other).latents_difference > 0.01
 
@@ -52,7 +52,7 @@ def test_report_has_every_row(comparison: Comparison) -> None:
         "Run", "Date", "Card", "Driver", "torch", "diffusers", "transformers", "Layers",
         "zero_cond_t", "Parameters, transformer", "Parameters, text_encoder", "Parameters, vae",
         "Weights", "Edit", "Largest difference of the latents",
-        "Largest difference of the pictures", "Seconds per forward", "Encode, s", "Denoise, s",
+        "Largest difference of the images", "Seconds per forward", "Encode, s", "Denoise, s",
         "Decode, s", "Total, s", "Peak device memory, GB",
     }  # fmt: skip
 

@@ -50,8 +50,8 @@ def edited(
 ) -> Pixels:
     defaults: dict[str, object] = {"seed": 1, "size": SIZE}
     asked = EditParams(prompt=prompt, **{**defaults, **params})
-    picture = pipeline.edit(asked, [draw(SCENE, *SIZE)]).images[0]
-    return np.asarray(picture, np.float32)
+    image = pipeline.edit(asked, [draw(SCENE, *SIZE)]).images[0]
+    return np.asarray(image, np.float32)
 
 
 def share_changed(one: Pixels, other: Pixels) -> float:
@@ -84,7 +84,7 @@ def test_demo_model_does_what_it_is_told_and_leaves_the_rest(
     assert score.unchanged_error <= MAX_UNCHANGED_ERROR
 
 
-def test_same_seed_gives_the_same_picture_and_another_seed_another(
+def test_same_seed_gives_the_same_image_and_another_seed_another(
     demo_model: EditPipeline,
 ) -> None:
     prompt = "Add a yellow square"

@@ -1,4 +1,4 @@
-"""The judge: right pictures pass, unchanged and wrong ones do not."""
+"""The judge: right images pass, unchanged and wrong ones do not."""
 
 import numpy as np
 import pytest

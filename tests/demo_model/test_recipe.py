@@ -42,7 +42,7 @@ def test_recipe_makes_a_model_that_edits_and_keeps_the_card(old: Path) -> None:
     params = EditParams(prompt="Make the circle green", seed=1, size=(256, 256))
     made = pipeline.edit(params, [PIL.Image.new("RGB", SIZE)]).images
 
-    assert [picture.size for picture in made] == [(256, 256)]
+    assert [image.size for image in made] == [(256, 256)]
     assert (old / "README.md").read_text() == "# the card"
     assert not (old / "old.json").exists()
     assert list(old.parent.iterdir()) == [old]

@@ -15,11 +15,11 @@ def test_thing_has_its_color_in_its_middle_and_the_backdrop_has_its_own(
 ) -> None:
     scene = Scene(Backdrop("yellow"), (Thing(shape, "blue", 0.7, 0.5, 0.2),))
 
-    picture = draw(scene, *size)
+    image = draw(scene, *size)
 
-    assert picture.size == size
-    assert picture.getpixel((round(0.7 * size[0]), size[1] // 2)) == COLORS["blue"]
-    assert picture.getpixel((2, 2)) == COLORS["yellow"]
+    assert image.size == size
+    assert image.getpixel((round(0.7 * size[0]), size[1] // 2)) == COLORS["blue"]
+    assert image.getpixel((2, 2)) == COLORS["yellow"]
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
@@ -44,7 +44,7 @@ def test_random_things_are_inside_and_of_other_colors_than_what_is_behind_them()
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_style_changes_the_picture(style: str) -> None:
+def test_style_changes_the_image(style: str) -> None:
     scene = random_scene(np.random.default_rng(1))
 
     change = np.abs(paint_styled(scene, 128, 128, style) - paint_styled(scene, 128, 128))

@@ -20,9 +20,9 @@ from pipelines.api.messages import (
     Canceled,
     Done,
     Failed,
-    Image,
     JobEvent,
     LoadFailed,
+    OutputImage,
     Ready,
     Run,
     Stage,
@@ -36,7 +36,7 @@ from tests.conftest import TINY_SPEC, encoded, gradient
 PATIENCE_S = 120.0
 PARAMS = EditParams(prompt="make it blue", seed=5, size=(256, 256))
 ENDLESS = dataclasses.replace(PARAMS, num_inference_steps=100, num_outputs=6)
-PICTURE = encoded(gradient())
+IMAGE = encoded(gradient())
 
 
 class WorkerUnderTest:
@@ -69,9 +69,9 @@ class WorkerUnderTest:
         assert {event.job_id for event in events} == {job_id}
         return events
 
-    def run(self, job_id: str, params: EditParams = PARAMS, *pictures: bytes) -> list[JobEvent]:
+    def run(self, job_id: str, params: EditParams = PARAMS, *images: bytes) -> list[JobEvent]:
         """Run a job to its end."""
-        self.connection.send(Run(job_id, params, pictures or (PICTURE,)))
+        self.connection.send(Run(job_id, params, images or (IMAGE,)))
         return self.ending(job_id)
 
     def exit_code(self) -> int:
@@ -132,7 +132,7 @@ def test_run_sends_steps_then_the_image_then_done(worker: WorkerUnderTest) -> No
     *steps, image, done = worker.run("steps")
 
     assert all(isinstance(step, Step) for step in steps)
-    assert isinstance(image, Image)
+    assert isinstance(image, OutputImage)
     assert isinstance(done, Done)
 
 
@@ -147,10 +147,10 @@ def test_steps_count_up_to_the_total(worker: WorkerUnderTest) -> None:
     assert denoised == [(0, 3), (1, 3), (2, 3), (3, 3)]
 
 
-def test_image_holds_the_raw_picture(worker: WorkerUnderTest) -> None:
+def test_image_holds_the_raw_image(worker: WorkerUnderTest) -> None:
     image = worker.run("raw", dataclasses.replace(PARAMS, size=(272, 256)))[-2]
 
-    assert isinstance(image, Image)
+    assert isinstance(image, OutputImage)
     assert (image.width, image.height, len(image.rgb)) == (272, 256, 272 * 256 * 3)
     assert len(set(image.rgb)) > 1
 
@@ -166,20 +166,20 @@ def test_done_says_what_the_model_filled_in(worker: WorkerUnderTest) -> None:
 def test_each_output_has_its_own_seed(worker: WorkerUnderTest) -> None:
     events = worker.run("seeds", dataclasses.replace(PARAMS, num_outputs=2))
 
-    images = [event for event in events if isinstance(event, Image)]
+    images = [event for event in events if isinstance(event, OutputImage)]
     assert [(image.index, image.seed) for image in images] == [(0, 5), (1, 6)]
     assert images[0].rgb != images[1].rgb
 
 
 def test_cancel_leaves_a_running_job_at_its_next_step(worker: WorkerUnderTest) -> None:
-    worker.connection.send(Run("running", ENDLESS, (PICTURE,)))
+    worker.connection.send(Run("running", ENDLESS, (IMAGE,)))
     assert isinstance(worker.receive(), Step)
     worker.connection.send(Cancel("running"))
 
     events = worker.ending("running")
 
     assert events[-1] == Canceled("running")
-    assert not any(isinstance(event, Image) for event in events)
+    assert not any(isinstance(event, OutputImage) for event in events)
 
 
 def test_cancel_that_comes_before_its_job_skips_it(worker: WorkerUnderTest) -> None:
@@ -202,21 +202,21 @@ def test_cancel_leaves_other_jobs_alone(worker: WorkerUnderTest) -> None:
 
 
 @pytest.mark.parametrize(
-    ("params", "pictures", "code", "sentence"),
+    ("params", "images", "code", "sentence"),
     [
-        (PARAMS, [b"no picture"], "inference_failed", "The edit failed: UnidentifiedImageError"),
+        (PARAMS, [b"no image"], "inference_failed", "The edit failed: UnidentifiedImageError"),
         (
             dataclasses.replace(PARAMS, loras=(LoraRef("/nowhere/style.safetensors"),)),
-            [PICTURE],
+            [IMAGE],
             "lora_not_found",
             "style.safetensors",
         ),
     ],
 )
 def test_failing_job_crosses_as_code_and_sentence_and_the_next_one_runs(
-    worker: WorkerUnderTest, params: EditParams, pictures: list[bytes], code: str, sentence: str
+    worker: WorkerUnderTest, params: EditParams, images: list[bytes], code: str, sentence: str
 ) -> None:
-    failed = worker.run("bad", params, *pictures)[-1]
+    failed = worker.run("bad", params, *images)[-1]
 
     assert isinstance(failed, Failed)
     assert failed.code == code
@@ -225,16 +225,16 @@ def test_failing_job_crosses_as_code_and_sentence_and_the_next_one_runs(
 
 
 def test_alpha_in_a_reference_does_not_fail_the_job(worker: WorkerUnderTest) -> None:
-    picture = encoded(PIL.Image.new("RGBA", (64, 64), (255, 0, 0, 128)))
+    image = encoded(PIL.Image.new("RGBA", (64, 64), (255, 0, 0, 128)))
 
-    assert isinstance(worker.run("alpha", PARAMS, picture)[-1], Done)
+    assert isinstance(worker.run("alpha", PARAMS, image)[-1], Done)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_to_the_whole_group_does_not_disturb_a_job(
     worker: WorkerUnderTest, number: signal.Signals
 ) -> None:
-    worker.connection.send(Run("signalled", PARAMS, (PICTURE,)))
+    worker.connection.send(Run("signalled", PARAMS, (IMAGE,)))
     first = worker.receive()
     worker.process.send_signal(number)
 
@@ -247,7 +247,7 @@ def test_worker_ends_with_its_socket_in_the_middle_of_a_job(
 ) -> None:
     worker = start()
     assert isinstance(worker.receive(), Ready)
-    worker.connection.send(Run("orphan", ENDLESS, (PICTURE,)))
+    worker.connection.send(Run("orphan", ENDLESS, (IMAGE,)))
     assert isinstance(worker.receive(), Step)
 
     worker.connection.close()
@@ -272,7 +272,7 @@ def test_stop_ends_the_worker_after_the_work_before_it(
     start: Callable[..., WorkerUnderTest],
 ) -> None:
     worker = start()
-    worker.connection.send(Run("last", PARAMS, (PICTURE,)))
+    worker.connection.send(Run("last", PARAMS, (IMAGE,)))
     worker.connection.send(Stop())
 
     assert isinstance(worker.receive(), Ready)

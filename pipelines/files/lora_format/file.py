@@ -113,18 +113,18 @@ def plan_lora(path: Path, linears: Linears, name: str | None = None) -> LoraPlan
 def _locate_all(header: Header, linears: Linears, name: str) -> dict[str, dict[str, str]]:
     flat_names = {module.replace(".", "_"): module for module in linears}
     located: dict[str, dict[str, str]] = {}
-    strangers: list[str] = []
+    unmatched_keys: list[str] = []
     for key in header.tensors:
         module, part = _locate(key, flat_names)
         if module is None or part is None:
-            strangers.append(key)
+            unmatched_keys.append(key)
             continue
         parts = located.setdefault(module, {})
         if part in parts:
             raise LoraInvalid(f"{name} names the {part} matrix of {module} twice.")
         parts[part] = key
-    if strangers:
-        raise LoraInvalid(_stranger_message(name, header, strangers, reached=len(located)))
+    if unmatched_keys:
+        raise LoraInvalid(_unmatched_message(name, header, unmatched_keys, reached=len(located)))
     return located
 
 
@@ -166,10 +166,10 @@ def _plan_layer(
     if alpha_key is not None and math.prod(header.tensors[alpha_key].shape) != 1:
         raise LoraInvalid(f"{name}: {alpha_key} must be a single number.")
     alpha = config.alpha_of(module)
-    said = config.rank_of(module)
-    if said is not None and said != rank:
+    message = config.rank_of(module)
+    if message is not None and message != rank:
         raise LoraInvalid(
-            f"{name} contradicts itself: its configuration gives {module} rank {said:g}, its "
+            f"{name} contradicts itself: its configuration gives {module} rank {message:g}, its "
             f"matrices have rank {rank}."
         )
     if config.is_rslora and alpha is None and alpha_key is None:
@@ -210,9 +210,9 @@ def _refuse_other_kinds(header: Header, config: LoraConfig, name: str) -> None:
         )
 
 
-def _stranger_message(name: str, header: Header, strangers: Iterable[str], *, reached: int) -> str:
-    strangers = list(strangers)
-    first = ", ".join(strangers[:3]) + (" …" if len(strangers) > 3 else "")
+def _unmatched_message(name: str, header: Header, unmatched: Iterable[str], *, reached: int) -> str:
+    unmatched = list(unmatched)
+    first = ", ".join(unmatched[:3]) + (" …" if len(unmatched) > 3 else "")
     if all(_TEXT_ENCODER.match(key) for key in header.tensors):
         return f"{name} is for the text encoder only; this engine applies LoRAs to the transformer."
     family = guess_family(header.shapes)
@@ -220,7 +220,7 @@ def _stranger_message(name: str, header: Header, strangers: Iterable[str], *, re
     if reached == 0:
         return f"{name} is no LoRA for this model: no key names a layer of it ({first}).{guess}"
     return (
-        f"{name} has {len(strangers)} of {len(header.tensors)} tensors without a place in this "
+        f"{name} has {len(unmatched)} of {len(header.tensors)} tensors without a place in this "
         f"model: {first}.{guess if family != 'Qwen-Image' else ''}"
     )
 

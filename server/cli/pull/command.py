@@ -84,9 +84,9 @@ def _pull_from_hub(wanted: HubLora, name_here: str | None, settings: Settings) -
     try:
         _pull_repository(wanted, name_here, settings)
     except (httpx2.HTTPError, OSError, ValueError) as exc:  # the library's errors
-        said = hub_repository.sentence(what, wanted.repo, wanted.revision, exc)
+        message = hub_repository.sentence(what, wanted.repo, wanted.revision, exc)
         goes_on = isinstance(exc, httpx2.TransportError)
-        raise PullRefused(f"{said} The same command goes on." if goes_on else said) from exc
+        raise PullRefused(f"{message} The same command goes on." if goes_on else message) from exc
 
 
 def _pull_repository(wanted: HubLora, name_here: str | None, settings: Settings) -> None:

@@ -208,12 +208,12 @@ def _keep(part: Path, target: Path, settings: Settings) -> None:
     leave(settings.weights_dir / "loras" / PARTS)
     out.print(escape(f"{target}  {shown_size(report.size_bytes)}"), soft_wrap=True)
     ranks = ", ".join(map(str, report.ranks))
-    said = f"{report.kind}, {report.modules} layers, rank {ranks}, fits {', '.join(fitting)}"
-    out.print(escape(said), soft_wrap=True, highlight=False)
+    message = f"{report.kind}, {report.modules} layers, rank {ranks}, fits {', '.join(fitting)}"
+    out.print(escape(message), soft_wrap=True, highlight=False)
     if report.trigger_words:
         out.print(escape(f"trigger words: {', '.join(report.trigger_words)}"), soft_wrap=True)
     name = target.relative_to(settings.weights_dir / "loras").with_suffix("")
-    out.print(escape(f"qwen-edit edit PICTURE -p PROMPT --lora {name}"), soft_wrap=True)
+    out.print(escape(f"qwen-edit edit IMAGE -p PROMPT --lora {name}"), soft_wrap=True)
 
 
 def _models(settings: Settings) -> Iterator[tuple[str, Linears]]:

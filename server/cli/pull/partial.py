@@ -21,8 +21,8 @@ def alone_in(parts: Path) -> Iterator[None]:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            said = f"another pull is fetching into {parts.parent}; wait for it."
-            raise PullRefused(said) from None
+            message = f"another pull is fetching into {parts.parent}; wait for it."
+            raise PullRefused(message) from None
         try:
             yield
         finally:

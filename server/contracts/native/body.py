@@ -10,7 +10,7 @@ from starlette.datastructures import FormData, UploadFile
 from server.contracts.native.schemas import EditRequest, LoraItem
 from server.errors import InvalidRequest
 
-# A picture as text in a form: 20 MiB in base64, and a little.
+# An image as text in a form: 20 MiB in base64, and a little.
 MAX_PART_BYTES = 28 * 1024 * 1024
 
 

@@ -70,7 +70,7 @@ class EditRequest(BaseModel):
 
 
 class OutputView(BaseModel):
-    """One finished picture."""
+    """One finished image."""
 
     url: str
     content_type: str

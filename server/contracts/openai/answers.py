@@ -9,9 +9,9 @@ from pipelines.api.messages import Preview
 from pipelines.api.sizes import PIXELS_PER_TOKEN, token_size
 from server.contracts.openai.schemas import (
     CompletedEvent,
+    Image,
     ImagesResponse,
     PartialImageEvent,
-    Picture,
     Usage,
 )
 from server.job import Job, Output
@@ -26,10 +26,10 @@ async def images_response(service: EditService, job: Job, base: str) -> bytes:
     def write() -> bytes:
         revised = _revised_prompt(job)
         if job.base64_output:
-            data = [Picture(b64_json=_base64(file), revised_prompt=revised) for file in files]
+            data = [Image(b64_json=_base64(file), revised_prompt=revised) for file in files]
         else:
             data = [
-                Picture(url=output_url(base, output), revised_prompt=revised)
+                Image(url=output_url(base, output), revised_prompt=revised)
                 for output in job.outputs
             ]
         answer = ImagesResponse(
@@ -50,8 +50,8 @@ async def partial_image(job: Job, preview: Preview, now: float) -> str:
 
     def write() -> str:
         size = preview.width, preview.height
-        picture = PIL.Image.frombytes("RGB", size, preview.rgb)
-        file = encode(picture, job.output_format, {"preview": preview.index}, job.quality)
+        image = PIL.Image.frombytes("RGB", size, preview.rgb)
+        file = encode(image, job.output_format, {"preview": preview.index}, job.quality)
         return PartialImageEvent(
             b64_json=_base64(file),
             created_at=round(now),

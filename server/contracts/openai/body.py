@@ -1,4 +1,4 @@
-"""The form, or the JSON, of an edit: its pictures in order of appearance, and its fields."""
+"""The form, or the JSON, of an edit: its images in order of appearance, and its fields."""
 
 import re
 from collections.abc import AsyncIterator, Iterator
@@ -16,27 +16,27 @@ from server.media.images import MAX_BYTES
 
 JSON = "application/json"
 FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
-# Starlette's own limit for a text part is 1 MiB; a data URI is a third longer than its picture.
+# Starlette's own limit for a text part is 1 MiB; a data URI is a third longer than its image.
 MAX_TEXT_BYTES = MAX_BYTES * 4 // 3 + 1024
 # `image` from the SDK for one file, `image[]` for a list; others repeat `image` or number it.
-_PICTURE = re.compile(r"(?:images?|url|image_url)(?:\[[0-9]*\])?")
+_IMAGE = re.compile(r"(?:images?|url|image_url)(?:\[[0-9]*\])?")
 _LORA = re.compile(r"loras\[([0-9]{0,3})\](?:\[(\w+)\])?")
 _MASK = "mask"
 
 
 async def read_body(request: Request) -> tuple[EditRequest, list[str | bytes]]:
-    """The fields and the pictures (references, or bytes of files).
+    """The fields and the images (references, or bytes of files).
 
     Raises InvalidRequest and RequestValidationError.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    pictures: list[str | bytes]
+    images: list[str | bytes]
     if kind == JSON:
         fields = _json_object(await request.body())
-        pictures = [picture for name, value in fields.items() for picture in _listed(name, value)]
+        images = [image for name, value in fields.items() for image in _listed(name, value)]
     elif kind in FORMS:
         async with request.form(max_part_size=MAX_TEXT_BYTES) as form:
-            pictures = [picture async for picture in _form_pictures(form)]
+            images = [image async for image in _form_images(form)]
             fields = _form_fields(form)
     else:
         raise InvalidRequest(
@@ -46,14 +46,14 @@ async def read_body(request: Request) -> tuple[EditRequest, list[str | bytes]]:
     _refuse_mask(fields)
     fields["loras"] = _loras(fields.get("loras"))
     try:
-        return EditRequest.model_validate(fields), pictures
+        return EditRequest.model_validate(fields), images
     except ValidationError as exc:
         raise RequestValidationError(exc.errors()) from exc
 
 
-async def _form_pictures(form: FormData) -> AsyncIterator[str | bytes]:
+async def _form_images(form: FormData) -> AsyncIterator[str | bytes]:
     for name, part in form.multi_items():
-        if not _PICTURE.fullmatch(name):
+        if not _IMAGE.fullmatch(name):
             continue
         if isinstance(part, UploadFile):
             yield await part.read()
@@ -133,7 +133,7 @@ def _json_object(body: bytes) -> dict[str, Any]:
 
 def _listed(name: str, value: Any) -> Iterator[str]:
     """The references in a JSON field: one or a list, each text or an object with a `url`."""
-    if not _PICTURE.fullmatch(name):
+    if not _IMAGE.fullmatch(name):
         return
     for index, item in enumerate(value if isinstance(value, list) else [value]):
         found = item.get("image_url", item.get("url")) if isinstance(item, dict) else item

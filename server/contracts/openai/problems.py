@@ -76,7 +76,7 @@ def error_body(problem: Problem) -> ErrorBody:
 
 
 def problem_of_job(job: Job) -> Problem:
-    """Why a job gave no pictures: 400 for what its input brought about, else 500."""
+    """Why a job gave no images: 400 for what its input brought about, else 500."""
     if job.status is JobStatus.CANCELED:
         return Problem(400, "canceled", "The edit was canceled.")
     if job.error is None:
@@ -95,5 +95,5 @@ def _error_type(
 
 
 def _param(field: str | None) -> str | None:
-    """The wire's name of a field: the pictures arrive as `image` here."""
+    """The wire's name of a field: the images arrive as `image` here."""
     return "image" if field is not None and field.partition("/")[0] == "images" else field

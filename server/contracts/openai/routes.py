@@ -50,17 +50,17 @@ def router(
         responses=RESPONSES,
     )
     async def edit_images(request: Request) -> Response:
-        """Edit one to three pictures; the answer comes when the edit is done, or as a stream.
+        """Edit one to three images; the answer comes when the edit is done, or as a stream.
 
         A client that hangs up cancels the job: its retry would else be a second one.
         """
-        body, pictures = await read_body(request)
+        body, images = await read_body(request)
         job = await service.submit(
             Submission(
                 contract=NAME,
                 endpoint=_endpoint(body),
                 params=body.params(shows_previews=shows_previews),
-                images=pictures,
+                images=images,
                 output_format=body.output_format,
                 base64_output=body.stream or body.response_format == "b64_json",
                 quality=body.output_compression,

@@ -33,7 +33,7 @@ class LoraItem(BaseModel):
 
 
 class EditRequest(BaseModel):
-    """The fields beside the pictures. Unknown ones are tolerated, a null or "" counts as absent.
+    """The fields beside the images. Unknown ones are tolerated, a null or "" counts as absent.
 
     `quality`, `background`, `input_fidelity`, `moderation` and `user` are among the unknown ones:
     the model has nothing that they could choose.
@@ -108,7 +108,7 @@ class Usage(BaseModel):
     total_tokens: int
 
 
-class Picture(BaseModel):
+class Image(BaseModel):
     """One output; `revised_prompt` is there when the model rewrote the prompt."""
 
     b64_json: str | None = None
@@ -120,13 +120,13 @@ class ImagesResponse(BaseModel):
     """A finished edit."""
 
     created: int
-    data: list[Picture]
+    data: list[Image]
     output_format: OutputFormat
     size: str
     usage: Usage
 
 
-class _PictureEvent(BaseModel):
+class _ImageEvent(BaseModel):
     b64_json: str
     created_at: int
     size: str
@@ -135,14 +135,14 @@ class _PictureEvent(BaseModel):
     output_format: OutputFormat
 
 
-class PartialImageEvent(_PictureEvent):
+class PartialImageEvent(_ImageEvent):
     """The first output as it would be if it ended at this step."""
 
     type: Literal["image_edit.partial_image"] = "image_edit.partial_image"
     partial_image_index: int
 
 
-class CompletedEvent(_PictureEvent):
+class CompletedEvent(_ImageEvent):
     """One finished output, and its own tokens."""
 
     type: Literal["image_edit.completed"] = "image_edit.completed"

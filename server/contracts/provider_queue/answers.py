@@ -52,7 +52,7 @@ class Metrics(BaseModel):
 
 
 class Completed(BaseModel):
-    """The request has its pictures."""
+    """The request has its images."""
 
     status: Literal["COMPLETED"] = "COMPLETED"
     request_id: str
@@ -76,7 +76,7 @@ StatusAnswer = InQueue | InProgress | Completed | CompletedInVain
 
 
 class OutputItem(BaseModel):
-    """A picture as the provider shows it."""
+    """An image as the provider shows it."""
 
     type: Literal["image"] = "image"
     url: str
@@ -87,7 +87,7 @@ class OutputItem(BaseModel):
 
 
 class ImageItem(BaseModel):
-    """A picture as fal shows it."""
+    """An image as fal shows it."""
 
     url: str
     content_type: str

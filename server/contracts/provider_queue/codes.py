@@ -18,7 +18,7 @@ UNAUTHORIZED_MESSAGE = "Authorization Bearer or Key token is required"
 
 
 class ErrorType(StrEnum):
-    """Why a request ended without a picture."""
+    """Why a request ended without an image."""
 
     INFERENCE_FAILURE = "INFERENCE_FAILURE"
     INFERENCE_TIMEOUT = "INFERENCE_TIMEOUT"
@@ -72,7 +72,7 @@ GATEWAY_CODES: Mapping[int, str] = {401: "UNAUTHORIZED", 429: "RATE_LIMIT_EXCEED
 
 
 def failure_of(job: Job) -> tuple[ErrorType, str] | None:
-    """Why a job ended without pictures, and the sentence for people; None while it did not."""
+    """Why a job ended without images, and the sentence for people; None while it did not."""
     if job.status is JobStatus.CANCELED:
         return ErrorType.CANCELED, CANCELED_MESSAGE
     if job.error is None:

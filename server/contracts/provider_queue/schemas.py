@@ -91,11 +91,11 @@ class EditRequest(BaseModel):
 
     @property
     def images_field(self) -> str:
-        """The field that the input pictures came in."""
+        """The field that the input images came in."""
         return "images"
 
     def references(self) -> list[str]:
-        """The input pictures."""
+        """The input images."""
         return self.images
 
     def params(self) -> EditParams:
@@ -153,11 +153,11 @@ class FalEditRequest(EditRequest):
 
     @property
     def images_field(self) -> str:
-        """The field that the input pictures came in."""
+        """The field that the input images came in."""
         return "images" if self.images and not self._fal_references() else "image_urls"
 
     def references(self) -> list[str]:
-        """The input pictures."""
+        """The input images."""
         return self._fal_references() or self.images
 
     def params(self) -> EditParams:

@@ -20,7 +20,7 @@ from server.jobs.service import EditService
 from server.store.jobs import JobFilter
 from server.web.request import base_url
 
-# Stands for a picture that came in the request itself: it is not kept once its job has ended.
+# Stands for an image that came in the request itself: it is not kept once its job has ended.
 INLINE = "(inline)"
 
 

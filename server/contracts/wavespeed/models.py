@@ -10,7 +10,7 @@ from server.contracts.wavespeed.schemas import Envelope, LenientModel, SubmitReq
 from server.errors import InvalidRequest
 from server.web.request import base_url
 
-DESCRIPTION = "Edits one to three pictures by a prompt. The model loaded on this server answers."
+DESCRIPTION = "Edits one to three images by a prompt. The model loaded on this server answers."
 # Other names for what the schema has already.
 ALIASES = ("image", "webhook_url")
 

@@ -18,7 +18,7 @@ def router(service: EditService, *, public_url: str | None, sync_timeout_s: floa
     async def submit(
         request: Request, body: SubmitRequest, webhook: str | None = None
     ) -> Envelope[Prediction]:
-        """Queue an edit; the answer comes before any picture is fetched."""
+        """Queue an edit; the answer comes before any image is fetched."""
         base = base_url(request, public_url)
         endpoint = request.url.path.partition("/api/v3/")[2]
         job = await service.submit(_submission(body, endpoint, webhook, base))

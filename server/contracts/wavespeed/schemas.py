@@ -88,7 +88,7 @@ class SubmitRequest(LenientModel):
     webhook_url: str | None = None
 
     def references(self) -> list[str]:
-        """The input pictures: `images`, or the lone `image` where that is what can be meant.
+        """The input images: `images`, or the lone `image` where that is what can be meant.
 
         One client sends a path of its own machine in `images` beside a usable `image`.
         """

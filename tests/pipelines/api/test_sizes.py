@@ -103,14 +103,14 @@ def test_auto_size_keeps_the_aspect_up_to_rounding(
 
 
 @given(width=sides, height=sides)
-def test_auto_size_turns_with_the_picture(width: int, height: int) -> None:
+def test_auto_size_turns_with_the_image(width: int, height: int) -> None:
     turned = auto_size(PUBLISHED_AREA, height, width, BOUNDS)
 
     assert auto_size(PUBLISHED_AREA, width, height, BOUNDS) == turned[::-1]
 
 
 @pytest.mark.parametrize(
-    ("picture", "expected"),
+    ("image", "expected"),
     [
         ((1000, 1000), (1024, 1024)),
         ((1600, 1200), (1184, 896)),
@@ -120,9 +120,9 @@ def test_auto_size_turns_with_the_picture(width: int, height: int) -> None:
     ],
 )
 def test_auto_size_has_about_the_area_unless_a_bound_cuts_it(
-    picture: tuple[int, int], expected: tuple[int, int]
+    image: tuple[int, int], expected: tuple[int, int]
 ) -> None:
-    assert auto_size(PUBLISHED_AREA, *picture, BOUNDS) == expected
+    assert auto_size(PUBLISHED_AREA, *image, BOUNDS) == expected
 
 
 def test_auto_size_grows_a_small_area_to_the_smallest_side() -> None:

@@ -66,11 +66,11 @@ def test_edit_equals_the_stock_pipeline(pipeline: EditPipeline, count: int, scal
 
 @pytest.mark.usefixtures("stock_areas")
 def test_edit_equals_the_stock_pipeline_for_both_published_variants(tmp_path: Path) -> None:
-    pictures = {}
+    images = {}
     for name, zero_cond_t in (("2509", False), ("2511", True)):
         demo.build(tmp_path / name, width=64, layers=1, zero_cond_t=zero_cond_t, spec=TINY_SPEC)
         loaded = EditPipeline.load(tmp_path / name, device="cpu", dtype=torch.float32)
-        pictures[name] = edit(loaded)
+        images[name] = edit(loaded)
         theirs = loaded._pipe(
             image=[gradient()],
             prompt=PARAMS.prompt,
@@ -80,8 +80,8 @@ def test_edit_equals_the_stock_pipeline_for_both_published_variants(tmp_path: Pa
             num_inference_steps=3,
             generator=torch.Generator().manual_seed(PARAMS.seed),
         ).images[0]
-        assert np.abs(pictures[name] - pixels(theirs)).max() <= 1
-    assert np.abs(pictures["2509"] - pictures["2511"]).max() > 1
+        assert np.abs(images[name] - pixels(theirs)).max() <= 1
+    assert np.abs(images["2509"] - images["2511"]).max() > 1
 
 
 def test_text_encoder_places_image_tokens_in_three_dimensions(pipeline: EditPipeline) -> None:
@@ -104,7 +104,7 @@ def test_text_encoder_places_image_tokens_in_three_dimensions(pipeline: EditPipe
     assert not torch.equal(height_positions, width_positions)
 
 
-def test_edit_gives_the_same_picture_for_the_same_seed_and_another_for_another(
+def test_edit_gives_the_same_image_for_the_same_seed_and_another_for_another(
     pipeline: EditPipeline,
 ) -> None:
     first, again = edit(pipeline), edit(pipeline)
@@ -123,7 +123,7 @@ def test_outputs_are_those_of_consecutive_seeds(pipeline: EditPipeline) -> None:
     assert np.array_equal(pixels(images[1]), second)
 
 
-def test_negative_prompt_and_cfg_change_the_picture(pipeline: EditPipeline) -> None:
+def test_negative_prompt_and_cfg_change_the_image(pipeline: EditPipeline) -> None:
     plain = edit(pipeline)
     negative = EditParams(prompt=PARAMS.prompt, seed=7, size=(256, 256), negative_prompt="yellow")
     unguided = EditParams(prompt=PARAMS.prompt, seed=7, size=(256, 256), true_cfg_scale=1.0)
@@ -140,7 +140,7 @@ def test_edit_gives_exactly_the_pixels_asked_for(
     assert pipeline.edit(params, [gradient()]).images[0].size == size
 
 
-def test_edit_without_a_size_follows_the_last_picture(pipeline: EditPipeline) -> None:
+def test_edit_without_a_size_follows_the_last_image(pipeline: EditPipeline) -> None:
     params = EditParams(prompt="a", seed=1, num_inference_steps=2, true_cfg_scale=1)
     wide, tall = gradient(200, 100), gradient(100, 200)
 
@@ -189,7 +189,7 @@ def test_edit_refuses_a_prompt_with_too_many_tokens(pipeline: EditPipeline) -> N
 
 
 @pytest.mark.parametrize("offload", [Offload.GROUP, Offload.MODEL])
-def test_offloaded_model_gives_the_same_picture(
+def test_offloaded_model_gives_the_same_image(
     pipeline: EditPipeline, tiny_model: Path, offload: Offload
 ) -> None:
     offloaded = EditPipeline.load(tiny_model, device="cpu", dtype=torch.float32, offload=offload)
@@ -197,7 +197,7 @@ def test_offloaded_model_gives_the_same_picture(
     assert np.abs(edit(pipeline) - edit(offloaded)).max() <= 1
 
 
-def test_bfloat16_gives_nearly_the_same_picture(pipeline: EditPipeline, tiny_model: Path) -> None:
+def test_bfloat16_gives_nearly_the_same_image(pipeline: EditPipeline, tiny_model: Path) -> None:
     half = EditPipeline.load(tiny_model, device="cpu", dtype=torch.bfloat16)
     assert half.dtype is torch.bfloat16
     # the starting noise is drawn in the model's dtype, so only the look stays the same

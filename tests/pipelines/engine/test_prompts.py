@@ -37,14 +37,14 @@ def written(writer: EditPipeline) -> Iterator[list[str]]:
     head = writer._pipe.text_encoder.lm_head
     tokenizer = writer._pipe.tokenizer
     words: list[str] = []
-    said = 0
+    message = 0
 
     def speak(module: torch.nn.Module, args: object, logits: torch.Tensor) -> torch.Tensor:
-        nonlocal said
+        nonlocal message
         tokens = [*tokenizer(words[0])["input_ids"], tokenizer.convert_tokens_to_ids("<|im_end|>")]
         spoken = torch.full_like(logits, -100.0)
-        spoken[..., tokens[min(said, len(tokens) - 1)]] = 100.0
-        said += 1
+        spoken[..., tokens[min(message, len(tokens) - 1)]] = 100.0
+        message += 1
         return spoken
 
     handle = head.register_forward_hook(speak)
@@ -65,16 +65,16 @@ def edit(
 def test_prompt_is_rewritten_and_the_new_words_are_encoded(
     writer: EditPipeline, written: list[str]
 ) -> None:
-    written.append("make the circle in picture one blue")
+    written.append("make the circle in image one blue")
 
-    prompt, is_extended, picture = edit(writer)
+    prompt, is_extended, image = edit(writer)
 
-    assert (prompt, is_extended) == ("make the circle in picture one blue", True)
-    _, _, same_words = edit(writer, "make the circle in picture one blue", extend=False)
-    assert np.array_equal(picture, same_words)
+    assert (prompt, is_extended) == ("make the circle in image one blue", True)
+    _, _, same_words = edit(writer, "make the circle in image one blue", extend=False)
+    assert np.array_equal(image, same_words)
 
 
-def test_model_sees_the_pictures_and_the_instruction(
+def test_model_sees_the_images_and_the_instruction(
     writer: EditPipeline, written: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written.append("blue")
@@ -113,7 +113,7 @@ def test_users_prompt_stays_when_the_model_finds_no_end(
 def test_users_prompt_stays_when_the_time_is_up(
     writer: EditPipeline, written: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written.append("make the circle in picture one blue")
+    written.append("make the circle in image one blue")
     monkeypatch.setattr(prompts, "MAX_SECONDS", 0.0)
     assert edit(writer)[:2] == (WORDS, False)
 
@@ -150,9 +150,9 @@ def test_edit_can_be_left_while_the_model_writes(writer: EditPipeline) -> None:
 
 
 def test_prompt_is_cut_at_the_tokens_allowed(writer: EditPipeline) -> None:
-    prompt, _, picture = edit(writer, f"{WORDS} and remove the square", extend=False, cut=4)
+    prompt, _, image = edit(writer, f"{WORDS} and remove the square", extend=False, cut=4)
     assert prompt == WORDS
-    assert np.array_equal(picture, edit(writer, WORDS, extend=False)[2])
+    assert np.array_equal(image, edit(writer, WORDS, extend=False)[2])
 
 
 @pytest.mark.parametrize("text", ["日本語の長い文章です" * 30, "é" * 300, "a🙂b" * 100])
@@ -178,7 +178,7 @@ def test_previews_come_on_the_way_and_near_the_end_look_like_the_output(
     result = writer.edit(
         params,
         [gradient()],
-        on_preview=lambda index, picture: previews.append((index, np.asarray(picture, int))),
+        on_preview=lambda index, image: previews.append((index, np.asarray(image, int))),
     )
 
     final = np.asarray(result.images[0], int)

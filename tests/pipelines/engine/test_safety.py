@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 
 def build_classifier(path: Path, labels: list[str], *, brightness_class: int = 1) -> Path:
-    """A classifier that calls bright pictures `labels[brightness_class]`, all others the first."""
+    """A classifier that calls bright images `labels[brightness_class]`, all others the first."""
     config = ViTConfig(
         image_size=32,
         patch_size=16,
@@ -48,7 +48,7 @@ def plain(color: str) -> PIL.Image.Image:
 
 
 @pytest.mark.parametrize("labels", [["normal", "nsfw"], ["SFW", "NSFW"], ["safe", "porn"]])
-def test_picture_is_unsafe_when_its_class_is(tmp_path: Path, labels: list[str]) -> None:
+def test_image_is_unsafe_when_its_class_is(tmp_path: Path, labels: list[str]) -> None:
     checker = SafetyChecker(str(build_classifier(tmp_path, labels)), CPU)
     assert checker.is_unsafe(plain("white"))
     assert not checker.is_unsafe(plain("black"))

@@ -17,8 +17,8 @@ TINY = {LAYER: (64, 64)}
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
-    """A picture file."""
+def image(tmp_path: Path) -> Path:
+    """An image file."""
     path = tmp_path / "cat.png"
     path.write_bytes(encoded(gradient()))
     return path

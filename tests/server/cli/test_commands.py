@@ -40,8 +40,8 @@ def test_lora_is_split_at_the_last_colon_when_a_finite_number_follows(
     assert parse_lora(text) == expected
 
 
-def test_edit_saves_the_picture_and_says_how_long_it_took(
-    server: LiveServer, picture: Path, tmp_path: Path
+def test_edit_saves_the_image_and_says_how_long_it_took(
+    server: LiveServer, image: Path, tmp_path: Path
 ) -> None:
     linears = {"proj_out": (64, 64)}
     path = server.weights_dir / "loras" / "cli.safetensors"
@@ -49,7 +49,7 @@ def test_edit_saves_the_picture_and_says_how_long_it_took(
     output = tmp_path / "out.jpg"
 
     done = run(
-        *("edit", str(picture), str(picture), "-p", "make it blue", "--lora", "cli:0.5"),
+        *("edit", str(image), str(image), "-p", "make it blue", "--lora", "cli:0.5"),
         *("--size", "300*256", "--seed", "4", "-o", str(output), "--server", server.url),
     )
 
@@ -71,34 +71,34 @@ def test_edit_saves_the_picture_and_says_how_long_it_took(
     ],
 )
 def test_edit_says_the_servers_sentence_with_its_field_once_and_fails(
-    server: LiveServer, picture: Path, arguments: tuple[str, ...], sentence: str
+    server: LiveServer, image: Path, arguments: tuple[str, ...], sentence: str
 ) -> None:
-    done = run("edit", str(picture), "-p", "a", *arguments, "--server", server.url)
+    done = run("edit", str(image), "-p", "a", *arguments, "--server", server.url)
     assert done.returncode == 1
     assert f"error: {sentence}" in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_edit_of_a_file_that_is_no_picture_fails_with_a_sentence(
+def test_edit_of_a_file_that_is_no_image_fails_with_a_sentence(
     server: LiveServer, tmp_path: Path
 ) -> None:
     path = tmp_path / "x.png"
     path.write_text("hello")
     done = run("edit", str(path), "-p", "a", "--server", server.url)
     assert done.returncode == 1
-    assert "images/0 is not a picture that can be read" in done.stderr
+    assert "images/0 is not an image that can be read" in done.stderr
 
 
-def test_edit_without_a_server_says_how_to_start_one(picture: Path) -> None:
-    done = run("edit", str(picture), "-p", "a", "--server", "http://127.0.0.1:9")
+def test_edit_without_a_server_says_how_to_start_one(image: Path) -> None:
+    done = run("edit", str(image), "-p", "a", "--server", "http://127.0.0.1:9")
     assert done.returncode == 1
     assert "qwen-edit serve" in done.stderr
 
 
-def test_jobs_and_loras_are_listed(server: LiveServer, picture_base64: str) -> None:
+def test_jobs_and_loras_are_listed(server: LiveServer, image_base64: str) -> None:
     """Of a job that has waited for another, the time that it ran is said."""
     (server.weights_dir / "loras" / "listed.safetensors").write_bytes(b"\0" * 2_000_000)
-    body = {"images": [picture_base64], "size": "256*256"}
+    body = {"images": [image_base64], "size": "256*256"}
     edits = f"{server.url}/v1/edits"
     server.http.post(edits, json={**body, "prompt": "before", "num_inference_steps": 100})
     job = server.http.post(edits, json={**body, "prompt": "a listed prompt"}).json()

@@ -8,7 +8,7 @@ from typing import Any
 import PIL.Image
 import pytest
 
-from server.cli.contact_sheet import open_picture
+from server.cli.contact_sheet import open_image
 from tests.live_server import LiveServer, until
 from tests.lora_files import random_pairs, write_lora
 from tests.server.cli.command import RUN_TIMEOUT_S, run, start
@@ -39,12 +39,12 @@ def style(server: LiveServer) -> str:
 
 
 def test_edit_saves_a_sheet_with_before_and_after(
-    server: LiveServer, picture: Path, tmp_path: Path, style: str
+    server: LiveServer, image: Path, tmp_path: Path, style: str
 ) -> None:
     output, sheet = tmp_path / "out.png", tmp_path / "sheet.jpg"
 
     done = run(
-        *("edit", str(picture), "-p", "make it blue", "--lora", f"{style}:0.5", "--seed", "4"),
+        *("edit", str(image), "-p", "make it blue", "--lora", f"{style}:0.5", "--seed", "4"),
         *("-o", str(output), "--compare", str(sheet), "--server", server.url),
     )
 
@@ -55,14 +55,14 @@ def test_edit_saves_a_sheet_with_before_and_after(
     assert "sheet.jpg" in done.stdout
 
 
-def test_grid_of_scales_and_seeds_keeps_each_picture(
-    server: LiveServer, picture: Path, tmp_path: Path, style: str
+def test_grid_of_scales_and_seeds_keeps_each_image(
+    server: LiveServer, image: Path, tmp_path: Path, style: str
 ) -> None:
     output, kept = tmp_path / "grid.png", tmp_path / "cells"
     before = page_of_jobs(server)["total"]
 
     done = run(
-        *("edit", str(picture), "-p", "a grid", "--lora", style, "-o", str(output)),
+        *("edit", str(image), "-p", "a grid", "--lora", style, "-o", str(output)),
         *("--grid", "scale=0,0.5,1", "--grid", "seed=1,2", "--size", "256*256"),
         *("--keep-cells", str(kept), "--server", server.url),
     )
@@ -72,17 +72,17 @@ def test_grid_of_scales_and_seeds_keeps_each_picture(
     names = sorted(path.name for path in kept.iterdir())
     assert names[0] == "01-sheet-style-0-seed-1.png"
     assert names[5] == "06-sheet-style-1-seed-2.png"
-    pictures = [open_picture(kept / name) for name in names]
-    assert len({one.tobytes() for one in pictures}) == 6
+    images = [open_image(kept / name) for name in names]
+    assert len({one.tobytes() for one in images}) == 6
     with PIL.Image.open(output) as saved:
         assert saved.width > 2 * 256
 
 
 def test_cells_of_a_grid_of_scales_share_one_drawn_seed(
-    server: LiveServer, picture: Path, tmp_path: Path, style: str
+    server: LiveServer, image: Path, tmp_path: Path, style: str
 ) -> None:
     run(
-        *("edit", str(picture), "-p", "one seed", "--lora", style, "--grid", "scale=0,1"),
+        *("edit", str(image), "-p", "one seed", "--lora", style, "--grid", "scale=0,1"),
         *("-o", str(tmp_path / "grid.webp"), "--server", server.url),
     )
 
@@ -92,30 +92,30 @@ def test_cells_of_a_grid_of_scales_share_one_drawn_seed(
 
 
 def test_ctrl_c_cancels_every_cell(
-    start_server: Callable[..., LiveServer], picture: Path, tmp_path: Path
+    start_server: Callable[..., LiveServer], image: Path, tmp_path: Path
 ) -> None:
     server = start_server()
     with start(
-        *("edit", str(picture), "-p", "a", "--grid", "seed=1:8:1", "--steps", "100", *LARGE),
+        *("edit", str(image), "-p", "a", "--grid", "seed=1:8:1", "--steps", "100", *LARGE),
         *("-o", str(tmp_path / "grid.png"), "--server", server.url),
     ) as command:
         until(lambda: len(jobs(server)) == 8)
         command.send_signal(signal.SIGINT)
-        _, said = command.communicate(timeout=RUN_TIMEOUT_S)
+        _, message = command.communicate(timeout=RUN_TIMEOUT_S)
 
     assert command.returncode == 130
-    assert "canceled 8 of 8" in said
+    assert "canceled 8 of 8" in message
     states = until(lambda: (s := {job["status"] for job in jobs(server)}) <= {"canceled"} and s)
     assert states == {"canceled"}
     assert not (tmp_path / "grid.png").exists()
 
 
 def test_cell_that_is_refused_cancels_the_others_and_is_said(
-    start_server: Callable[..., LiveServer], picture: Path, tmp_path: Path
+    start_server: Callable[..., LiveServer], image: Path, tmp_path: Path
 ) -> None:
     server = start_server(MAX_WAITING_JOBS=2, wait_ready=False)
     done = run(
-        *("edit", str(picture), "-p", "a", "--grid", "seed=1:8:1", "--steps", "100", *LARGE),
+        *("edit", str(image), "-p", "a", "--grid", "seed=1:8:1", "--steps", "100", *LARGE),
         *("-o", str(tmp_path / "grid.png"), "--server", server.url),
     )
 
@@ -125,50 +125,50 @@ def test_cell_that_is_refused_cancels_the_others_and_is_said(
 
 
 def test_finished_cells_are_kept_when_ctrl_c_comes(
-    start_server: Callable[..., LiveServer], picture: Path, tmp_path: Path
+    start_server: Callable[..., LiveServer], image: Path, tmp_path: Path
 ) -> None:
     server, kept = start_server(), tmp_path / "kept" / "cells"
     with start(
-        *("edit", str(picture), "-p", "a", "--grid", "steps=2,99,100", *MEDIUM),
+        *("edit", str(image), "-p", "a", "--grid", "steps=2,99,100", *MEDIUM),
         *("-o", str(tmp_path / "grid.png"), "--keep-cells", str(kept), "--server", server.url),
     ) as command:
         until(lambda: kept.is_dir() and list(kept.iterdir()))
         command.send_signal(signal.SIGINT)
-        said, _ = command.communicate(timeout=RUN_TIMEOUT_S)
+        message, _ = command.communicate(timeout=RUN_TIMEOUT_S)
 
     assert command.returncode == 130
     assert [path.name for path in kept.iterdir()] == ["01-steps-2.png"]
-    assert open_picture(kept / "01-steps-2.png").size == (512, 512)
-    assert f"1 of 3 pictures in {kept}" in said
+    assert open_image(kept / "01-steps-2.png").size == (512, 512)
+    assert f"1 of 3 images in {kept}" in message
 
 
 def test_finished_cells_are_kept_when_a_later_one_fails(
-    start_server: Callable[..., LiveServer], picture: Path, tmp_path: Path
+    start_server: Callable[..., LiveServer], image: Path, tmp_path: Path
 ) -> None:
     server, kept = start_server(), tmp_path / "cells"
     with start(
-        *("edit", str(picture), "-p", "a", "--grid", "steps=2,100", *MEDIUM),
+        *("edit", str(image), "-p", "a", "--grid", "steps=2,100", *MEDIUM),
         *("-o", str(tmp_path / "grid.png"), "--keep-cells", str(kept), "--server", server.url),
     ) as command:
         until(lambda: kept.is_dir() and list(kept.iterdir()))
         [last] = [job["id"] for job in jobs(server) if job["status"] != "succeeded"]
         server.http.delete(f"{server.url}/v1/edits/{last}").raise_for_status()
-        shown, said = command.communicate(timeout=RUN_TIMEOUT_S)
+        shown, message = command.communicate(timeout=RUN_TIMEOUT_S)
 
     assert command.returncode == 1
-    assert "the edit was canceled" in said
+    assert "the edit was canceled" in message
     assert [path.name for path in kept.iterdir()] == ["01-steps-2.png"]
-    assert f"1 of 2 pictures in {kept}" in shown
+    assert f"1 of 2 images in {kept}" in shown
 
 
 def test_cell_that_cannot_be_kept_cancels_the_others_and_is_said(
-    start_server: Callable[..., LiveServer], picture: Path, tmp_path: Path
+    start_server: Callable[..., LiveServer], image: Path, tmp_path: Path
 ) -> None:
     server, kept = start_server(), tmp_path / "cells"
-    # a folder where a picture should go: a fault that no check before can foresee
+    # a folder where an image should go: a fault that no check before can foresee
     (kept / "01-steps-2.png").mkdir(parents=True)
     done = run(
-        *("edit", str(picture), "-p", "a", "--grid", "steps=2,98,99,100", *MEDIUM),
+        *("edit", str(image), "-p", "a", "--grid", "steps=2,98,99,100", *MEDIUM),
         *("-o", str(tmp_path / "grid.png"), "--keep-cells", str(kept), "--server", server.url),
     )
 

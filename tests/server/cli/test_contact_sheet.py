@@ -1,4 +1,4 @@
-"""What the sheets of `qwen-edit edit` show, and how their pictures are read."""
+"""What the sheets of `qwen-edit edit` show, and how their images are read."""
 
 import io
 from pathlib import Path
@@ -8,7 +8,7 @@ import PIL.ImageChops
 import pytest
 
 from server.cli.canvas import BACKGROUND, INK, MARGIN, Caption
-from server.cli.contact_sheet import Cell, draw_comparison, draw_grid, open_picture
+from server.cli.contact_sheet import Cell, draw_comparison, draw_grid, open_image
 from tests.conftest import encoded, gradient
 
 CAPTION = Caption("Make it blue", (("model", "tiny"), ("seed", "4")))
@@ -106,19 +106,19 @@ def test_grid_of_three_wide_inputs_has_room_for_them_and_for_the_caption(
     assert written[2] <= sheet.width - MARGIN
 
 
-def test_picture_with_alpha_lies_on_white() -> None:
+def test_image_with_alpha_lies_on_white() -> None:
     file = io.BytesIO(encoded(PIL.Image.new("RGBA", (8, 8), (0, 0, 0, 0))))
-    assert open_picture(file).getpixel((0, 0)) == (255, 255, 255)
+    assert open_image(file).getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_grey_of_16_bits_is_as_light_as_it_says() -> None:
     grey = PIL.Image.new("I;16", (8, 8), 20000)
-    assert open_picture(io.BytesIO(encoded(grey))).getpixel((0, 0)) == (78, 78, 78)
+    assert open_image(io.BytesIO(encoded(grey))).getpixel((0, 0)) == (78, 78, 78)
 
 
-def test_picture_turned_by_its_camera_is_turned_back(tmp_path: Path) -> None:
+def test_image_turned_by_its_camera_is_turned_back(tmp_path: Path) -> None:
     exif = PIL.Image.Exif()
     exif[0x0112] = 6
     path = tmp_path / "turned.jpg"
     path.write_bytes(encoded(gradient(96, 64), "JPEG", exif=exif))
-    assert open_picture(path).size == (64, 96)
+    assert open_image(path).size == (64, 96)

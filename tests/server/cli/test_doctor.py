@@ -87,12 +87,12 @@ def test_running_server_stops_a_second_one_and_is_named(server: LiveServer) -> N
         QWEN_EDIT_WEIGHTS_DIR=str(server.weights_dir),
     )
 
-    said = " ".join(done.stdout.split())
+    message = " ".join(done.stdout.split())
     assert done.returncode == 1
-    assert f"is in use by a running server (process {server.process.pid})" in said
-    assert "Address already in use; a qwen-edit-server answers there (ready, tiny)" in said
-    assert "A server would not start here" in said
-    assert f"qwen-edit serve --port {int(port) + 1}" in said
+    assert f"is in use by a running server (process {server.process.pid})" in message
+    assert "Address already in use; a qwen-edit-server answers there (ready, tiny)" in message
+    assert "A server would not start here" in message
+    assert f"qwen-edit serve --port {int(port) + 1}" in message
 
 
 def test_broken_torch_half_model_and_bad_folder_are_all_said_at_once(
@@ -206,10 +206,10 @@ def test_keys_take_the_place_of_the_option_to_have_none(tmp_path: Path) -> None:
 def test_port_that_no_machine_has_is_said_with_a_sentence(tmp_path: Path) -> None:
     done = run("doctor", "--port", "70000", "--data-dir", str(tmp_path))
 
-    said = " ".join(done.stdout.split())
+    message = " ".join(done.stdout.split())
     assert done.returncode == 1
-    assert "127.0.0.1:70000: a port is a number from 0 to 65535" in said
-    assert f"qwen-edit serve --port 0 --data-dir {tmp_path}" in said
+    assert "127.0.0.1:70000: a port is a number from 0 to 65535" in message
+    assert f"qwen-edit serve --port 0 --data-dir {tmp_path}" in message
     assert done.stderr == ""
 
 

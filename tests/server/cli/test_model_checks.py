@@ -63,10 +63,12 @@ def test_published_model_is_proposed_where_it_would_fit(tmp_path: Path) -> None:
     settings = Settings(weights_dir=tmp_path)
     found = list(check_fit(settings, torch_with(gpu(24)), BIG_HOST))
 
-    said = "\n".join(check.text for check in found)
-    assert "--offload none needs 60 GiB on the GPU and 4 GiB of host memory: does not fit" in said
-    assert "--offload group needs 8 GiB on the GPU and 58 GiB of host memory: fits" in said
-    assert "the published model has 57.7 GB to fetch" in said
+    message = "\n".join(check.text for check in found)
+    assert (
+        "--offload none needs 60 GiB on the GPU and 4 GiB of host memory: does not fit" in message
+    )
+    assert "--offload group needs 8 GiB on the GPU and 58 GiB of host memory: fits" in message
+    assert "the published model has 57.7 GB to fetch" in message
     assert all(check.state is not State.STOP for check in found)
 
 

@@ -106,19 +106,23 @@ def test_fault_of_a_url_is_said_as_of_a_command_that_was_given_it(
     (parts / hashlib.sha256(url.encode()).hexdigest()).symlink_to("/dev/full")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
 
-    def said(url: str, **settings: bool) -> str:
+    def message(url: str, **settings: bool) -> str:
         allowed = read_settings(weights_dir=tmp_path, allow_networks="127.0.0.0/8", **settings)
         with pytest.raises(PullRefused) as caught:
             pull_url(url, None, allowed)
         return str(caught.value)
 
-    assert said(absent) == f"{absent} answered 404."
-    assert said(url).startswith(f"{url} cannot be written: No space left on device: {parts}. What")
-    assert said(url, offline=True).startswith(
+    assert message(absent) == f"{absent} answered 404."
+    assert message(url).startswith(
+        f"{url} cannot be written: No space left on device: {parts}. What"
+    )
+    assert message(url, offline=True).startswith(
         f"QWEN_EDIT_OFFLINE forbids to fetch {url}. Set QWEN_EDIT_OFFLINE=0, or copy the file into"
     )
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert said(url).startswith(f"HF_HUB_OFFLINE forbids to fetch {url}. Set HF_HUB_OFFLINE=0, or")
+    assert message(url).startswith(
+        f"HF_HUB_OFFLINE forbids to fetch {url}. Set HF_HUB_OFFLINE=0, or"
+    )
 
 
 def test_disk_without_room_is_said_before_anything_comes(tmp_path: Path) -> None:

@@ -102,11 +102,11 @@ def test_ctrl_c_ends_at_once_and_says_how_to_go_on(place: dict[str, str], hub: F
     with start("pull", "2509", **place) as command:
         until(lambda: any("diffusion_pytorch_model" in request for request in hub.requests))
         command.send_signal(signal.SIGINT)
-        _, said = command.communicate(timeout=RUN_TIMEOUT_S)
+        _, message = command.communicate(timeout=RUN_TIMEOUT_S)
 
     assert command.returncode == 130
-    assert "stopped; the same command goes on from here" in said
-    assert "Traceback" not in said
+    assert "stopped; the same command goes on from here" in message
+    assert "Traceback" not in message
 
 
 def test_part_of_a_damaged_download_is_not_gone_on_with(
@@ -228,10 +228,10 @@ def test_ctrl_c_while_what_is_there_is_checked_ends_at_once(
     with start("pull", "some/huge", **place) as command:
         until(lambda: is_open(path, command.pid))
         command.send_signal(signal.SIGINT)
-        _, said = command.communicate(timeout=RUN_TIMEOUT_S)
+        _, message = command.communicate(timeout=RUN_TIMEOUT_S)
 
     assert command.returncode == 130
-    assert "stopped; the same command goes on from here" in said
+    assert "stopped; the same command goes on from here" in message
 
 
 def is_open(path: Path, pid: int) -> bool:

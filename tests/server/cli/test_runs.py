@@ -11,10 +11,10 @@ from server.cli.runs import Finished, run_edits
 from tests.live_server import LiveServer, until
 
 
-def two_edits(picture: Path, prompt: str, *loras: str) -> list[EditOptions]:
+def two_edits(image: Path, prompt: str, *loras: str) -> list[EditOptions]:
     first = EditOptions(
         prompt=prompt,
-        images=(picture,),
+        images=(image,),
         loras=tuple((lora, 1.0) for lora in loras),
         size="256*256",
         seed=1,
@@ -32,10 +32,10 @@ def states(client: Client, prompt: str) -> list[str]:
 
 
 def test_failed_edit_stays_listed_as_failed(
-    fetching_server: LiveServer, picture: Path, file_host: tuple[str, Path]
+    fetching_server: LiveServer, image: Path, file_host: tuple[str, Path]
 ) -> None:
     prompt = "a LoRA that is not there"
-    edits = two_edits(picture, prompt, f"{file_host[0]}/nosuch.safetensors")
+    edits = two_edits(image, prompt, f"{file_host[0]}/nosuch.safetensors")
     with Client(fetching_server.url, None) as client:
         with pytest.raises(ClientError, match=r"nosuch\.safetensors answered 404"):
             run_edits(client, edits, lambda _, one: None)
@@ -46,7 +46,7 @@ def test_failed_edit_stays_listed_as_failed(
 
 
 def test_edit_that_ended_unseen_is_not_deleted_when_an_earlier_one_cannot_be_kept(
-    server: LiveServer, picture: Path
+    server: LiveServer, image: Path
 ) -> None:
     prompt = "done before it is looked at"
 
@@ -56,5 +56,5 @@ def test_edit_that_ended_unseen_is_not_deleted_when_an_earlier_one_cannot_be_kep
 
     with Client(server.url, None) as client:
         with pytest.raises(typer.Exit):
-            run_edits(client, two_edits(picture, prompt), keep)
+            run_edits(client, two_edits(image, prompt), keep)
         assert states(client, prompt) == ["succeeded"] * 2

@@ -42,16 +42,16 @@ def test_sheet_that_cannot_be_written_is_said(
 )
 def test_place_where_nothing_can_be_saved_is_refused_before_anything_is_sent(
     server: LiveServer,
-    picture: Path,
+    image: Path,
     monkeypatch: pytest.MonkeyPatch,
     arguments: tuple[str, ...],
     sentence: str,
 ) -> None:
-    monkeypatch.chdir(picture.parent)
+    monkeypatch.chdir(image.parent)
     Path("folder.png").mkdir()
     before = count_jobs(server)
 
-    done = run("edit", picture.name, "-p", "a", *arguments, "--server", server.url)
+    done = run("edit", image.name, "-p", "a", *arguments, "--server", server.url)
 
     assert done.returncode == 2
     assert sentence in " ".join(done.stderr.replace("│", " ").split())
@@ -62,15 +62,15 @@ def test_place_where_nothing_can_be_saved_is_refused_before_anything_is_sent(
 @pytest.mark.parametrize(
     ("arguments", "option", "sentence"),
     [
-        (("-o", "1.png"), "--output", "1.png is the same file as the picture to edit 1.png"),
-        (("-o", "2.png", "--grid", "seed=1"), "--output", "as the picture to edit sub/../2.png"),
-        (("--compare", "1.png"), "--compare", "1.png is the same file as the picture to edit"),
+        (("-o", "1.png"), "--output", "1.png is the same file as the image to edit 1.png"),
+        (("-o", "2.png", "--grid", "seed=1"), "--output", "as the image to edit sub/../2.png"),
+        (("--compare", "1.png"), "--compare", "1.png is the same file as the image to edit"),
         (("--compare", "sub/../out.png"), "--compare", "same file as the output out.png"),
         (("-o", "link.png", "--compare", "new.png"), "--compare", "as the output link.png"),
         (
             ("--grid", "seed=7,8", "--keep-cells", "sub"),
             "--keep-cells",
-            "sub/02-seed-8.png is the same file as the picture to edit sub/02-seed-8.png",
+            "sub/02-seed-8.png is the same file as the image to edit sub/02-seed-8.png",
         ),
         (
             ("--grid", "scale=.5,1", "--lora", "x", "--keep-cells", ".", "-o", "01-x-0.5.png"),
@@ -79,7 +79,7 @@ def test_place_where_nothing_can_be_saved_is_refused_before_anything_is_sent(
         ),
     ],
 )
-def test_place_where_a_picture_or_the_output_lies_is_refused(
+def test_place_where_an_image_or_the_output_lies_is_refused(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     arguments: tuple[str, ...],
@@ -88,38 +88,38 @@ def test_place_where_a_picture_or_the_output_lies_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("sub").mkdir()
-    pictures = "1.png", "sub/../2.png", "sub/02-seed-8.png"
-    for name in pictures:
+    images = "1.png", "sub/../2.png", "sub/02-seed-8.png"
+    for name in images:
         Path(name).write_bytes(encoded(gradient()))
     Path("link.png").symlink_to("new.png")
     before = files_of(tmp_path)
 
     done = CliRunner().invoke(
         app,
-        ["edit", *pictures, "-p", "a", *arguments, "--server", "http://127.0.0.1:9"],
+        ["edit", *images, "-p", "a", *arguments, "--server", "http://127.0.0.1:9"],
         env={"COLUMNS": "200"},
     )
 
     assert done.exit_code == 2, done.stderr
-    said = " ".join(done.stderr.replace("│", " ").split())
-    assert f"Invalid value for {option}: " in said
-    assert sentence in said
-    assert "would be overwritten: choose another place" in said
+    message = " ".join(done.stderr.replace("│", " ").split())
+    assert f"Invalid value for {option}: " in message
+    assert sentence in message
+    assert "would be overwritten: choose another place" in message
     assert files_of(tmp_path) == before
 
 
 def test_hard_link_is_the_same_file_and_links_in_a_circle_are_none(tmp_path: Path) -> None:
-    picture, link, circle = (tmp_path / name for name in ("a.png", "link.png", "circle.png"))
-    picture.touch()
-    link.hardlink_to(picture)
+    image, link, circle = (tmp_path / name for name in ("a.png", "link.png", "circle.png"))
+    image.touch()
+    link.hardlink_to(image)
     circle.symlink_to(circle)
 
     with pytest.raises(typer.BadParameter, match="choose another place"):
-        check_apart(link, "--output", [(picture, "picture to edit")])
-    check_apart(circle, "--output", [(picture, "picture to edit")])
+        check_apart(link, "--output", [(image, "image to edit")])
+    check_apart(circle, "--output", [(image, "image to edit")])
 
 
-def test_folder_is_no_picture(tmp_path: Path) -> None:
+def test_folder_is_no_image(tmp_path: Path) -> None:
     done = run("edit", str(tmp_path), "-p", "a", "--server", "http://127.0.0.1:9")
 
     assert done.returncode == 2
@@ -131,14 +131,14 @@ def test_folder_is_no_picture(tmp_path: Path) -> None:
     [
         (("--grid", "scale=0,1"), "add --lora NAME"),
         (("--grid", "seed=1", "--compare", "b.png"), "Invalid value for --compare"),
-        (("--keep-cells", "cells"), "is for the pictures of a grid: add --grid"),
+        (("--keep-cells", "cells"), "is for the images of a grid: add --grid"),
         (("--compare", "a.gif"), "a.gif must end in one of .png"),
     ],
 )
 def test_options_that_make_no_sense_are_refused_before_anything_is_sent(
-    picture: Path, arguments: tuple[str, ...], sentence: str
+    image: Path, arguments: tuple[str, ...], sentence: str
 ) -> None:
-    done = run("edit", str(picture), "-p", "a", *arguments, "--server", "http://127.0.0.1:9")
+    done = run("edit", str(image), "-p", "a", *arguments, "--server", "http://127.0.0.1:9")
 
     assert done.returncode == 2
     assert sentence in done.stderr

@@ -22,7 +22,7 @@ LONG = {"num_inference_steps": 100, "image_size": "square_hd"}
 
 @pytest.fixture
 def arguments() -> dict[str, Any]:
-    """As fal's documentation has them, with the picture as the client's own `encode` gives it."""
+    """As fal's documentation has them, with the image as the client's own `encode` gives it."""
     return {
         "prompt": "make it blue",
         "image_urls": [fal_client.encode(encoded(gradient()), "image/png")],
@@ -214,7 +214,7 @@ def test_run_answers_with_the_result(
     _check(client.run(APP, arguments))
 
 
-def test_run_in_sync_mode_answers_with_the_picture_itself(
+def test_run_in_sync_mode_answers_with_the_image_itself(
     client: fal_client.SyncClient, arguments: dict[str, Any]
 ) -> None:
     [image] = client.run(APP, arguments | {"sync_mode": True, "output_format": "jpeg"})["images"]

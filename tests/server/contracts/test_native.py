@@ -19,8 +19,8 @@ FINAL = ("succeeded", "failed", "canceled")
 
 
 @pytest.fixture
-def body(picture_base64: str) -> dict[str, Any]:
-    return {"prompt": "make it blue", "images": [picture_base64], "seed": 1}
+def body(image_base64: str) -> dict[str, Any]:
+    return {"prompt": "make it blue", "images": [image_base64], "seed": 1}
 
 
 def post(server: LiveServer, body: dict[str, Any], wait: float = 240) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def error_of(response: httpx2.Response) -> dict[str, Any]:
     return error
 
 
-def picture(server: LiveServer, job: dict[str, Any], index: int = 0) -> PIL.Image.Image:
+def image(server: LiveServer, job: dict[str, Any], index: int = 0) -> PIL.Image.Image:
     answer = server.http.get(job["outputs"][index]["url"])
     return PIL.Image.open(io.BytesIO(answer.content))
 
@@ -49,7 +49,7 @@ def test_edit_answers_when_it_is_done(server: LiveServer, body: dict[str, Any]) 
     assert set(job["seconds"]) == {"queued", "prepare", "encode", "denoise", "decode", "deliver"}
     output = job["outputs"][0]
     assert output["content_type"] == "image/png"
-    assert picture(server, job).size == (output["width"], output["height"])
+    assert image(server, job).size == (output["width"], output["height"])
     assert len(server.http.get(output["url"]).content) == output["size_bytes"]
 
 
@@ -65,24 +65,24 @@ def test_edit_takes_files_in_a_form(server: LiveServer) -> None:
     assert answer.status_code == 201, answer.text
     assert [output["seed"] for output in job["outputs"]] == [3, 4]
     assert job["steps"] == 6
-    assert picture(server, job, 1).size == (256, 288)
-    assert picture(server, job).format == "WEBP"
+    assert image(server, job, 1).size == (256, 288)
+    assert image(server, job).format == "WEBP"
 
 
-def test_form_and_json_give_the_same_picture(server: LiveServer, body: dict[str, Any]) -> None:
+def test_form_and_json_give_the_same_image(server: LiveServer, body: dict[str, Any]) -> None:
     as_json = post(server, body)
     answer = server.http.post(
         f"{server.url}/v1/edits?wait=240",
         data={"prompt": body["prompt"], "seed": "1"},
         files=[("image", ("a.png", encoded(gradient())))],
     )
-    assert picture(server, as_json).tobytes() == picture(server, answer.json()).tobytes()
+    assert image(server, as_json).tobytes() == image(server, answer.json()).tobytes()
 
 
 def test_output_carries_model_seed_and_steps_and_not_the_prompt(
     server: LiveServer, body: dict[str, Any]
 ) -> None:
-    text = picture(server, post(server, body)).text
+    text = image(server, post(server, body)).text
     facts = json.loads(text["qwen_edit"])
     assert facts == {"model": "tiny", "steps": 3, "true_cfg_scale": 4.0, "seed": 1}
 
@@ -91,7 +91,7 @@ def test_random_seed_is_drawn_once_and_told(server: LiveServer, body: dict[str, 
     del body["seed"]
     first = post(server, body)
     again = post(server, body | {"seed": first["seed"]})
-    assert picture(server, first).tobytes() == picture(server, again).tobytes()
+    assert image(server, first).tobytes() == image(server, again).tobytes()
     assert first["outputs"][0]["seed"] == first["seed"]
 
 
@@ -193,7 +193,7 @@ def test_body_of_another_type_is_refused(server: LiveServer) -> None:
     assert "application/json or multipart/form-data" in error_of(answer)["message"]
 
 
-def test_lora_changes_the_picture_by_its_scale_and_is_gone_afterwards(
+def test_lora_changes_the_image_by_its_scale_and_is_gone_afterwards(
     server: LiveServer, body: dict[str, Any]
 ) -> None:
     linears = {"transformer_blocks.0.attn.to_q": (64, 64), "proj_out": (64, 64)}
@@ -202,7 +202,7 @@ def test_lora_changes_the_picture_by_its_scale_and_is_gone_afterwards(
     write_lora(folder / "oil.safetensors", random_pairs(linears, list(linears)))
 
     def pixels(*loras: dict[str, Any]) -> bytes:
-        return picture(server, post(server, body | {"loras": list(loras)})).tobytes()
+        return image(server, post(server, body | {"loras": list(loras)})).tobytes()
 
     base = pixels()
     applied = pixels({"path": "styles/oil", "scale": 1.5})
@@ -255,7 +255,7 @@ def test_lora_is_fetched_from_a_url(
     styled = post(server, body | {"loras": [{"path": f"{url}/my%20style.safetensors?download=1"}]})
     page = post(server, body | {"loras": [{"path": f"{url}/page.safetensors"}]})
 
-    assert picture(server, base).tobytes() != picture(server, styled).tobytes()
+    assert image(server, base).tobytes() != image(server, styled).tobytes()
     assert page["error"]["code"] == "lora_invalid"
     assert "looks like a web page" in page["error"]["message"]
 
@@ -275,8 +275,8 @@ def test_image_is_fetched_from_a_url(
         for name in ("not.png", "missing.png")
     ]
 
-    assert picture(server, inline).tobytes() == picture(server, fetched).tobytes()
-    assert "images/0 is not a picture" in failed[0]
+    assert image(server, inline).tobytes() == image(server, fetched).tobytes()
+    assert "images/0 is not an image" in failed[0]
     assert "missing.png answered 404" in failed[1]
 
 

@@ -28,7 +28,7 @@ from tests.lora_files import random_pairs, write_lora
 from tests.pipelines.engine.test_safety import build_classifier
 
 EDITS = "/v1/images/edits"
-PICTURE = encoded(gradient())
+IMAGE = encoded(gradient())
 LONG = {"num_inference_steps": 100, "seed": 1}
 SEEDED = {"seed": 1}
 
@@ -51,21 +51,21 @@ def post(
 
 
 def edit(server: LiveServer, **fields: Any) -> httpx2.Response:
-    """One picture, a prompt, the same seed each time, and `fields`."""
+    """One image, a prompt, the same seed each time, and `fields`."""
     given = {"prompt": "make it blue", "seed": 1} | fields
-    return post(server, ("image", PICTURE), *given.items())
+    return post(server, ("image", IMAGE), *given.items())
 
 
-def picture_of(answer: httpx2.Response | dict[str, Any], index: int = 0) -> PIL.Image.Image:
+def image_of(answer: httpx2.Response | dict[str, Any], index: int = 0) -> PIL.Image.Image:
     found = answer if isinstance(answer, dict) else answer.json()
     data = base64.b64decode(found["data"][index]["b64_json"], validate=True)
-    picture: PIL.Image.Image = PIL.Image.open(io.BytesIO(data))
-    return picture
+    image: PIL.Image.Image = PIL.Image.open(io.BytesIO(data))
+    return image
 
 
 def pixels(answer: httpx2.Response) -> bytes:
     assert answer.status_code == 200, answer.text
-    return picture_of(answer).tobytes()
+    return image_of(answer).tobytes()
 
 
 def error_of(answer: httpx2.Response) -> dict[str, Any]:
@@ -104,21 +104,21 @@ def events(answer: httpx2.Response) -> list[tuple[str, dict[str, Any]]]:
 
 
 def test_sdk_edits_an_image(client: openai.OpenAI) -> None:
-    answer = client.images.edit(image=PICTURE, prompt="make it blue", model="gpt-image-1")
+    answer = client.images.edit(image=IMAGE, prompt="make it blue", model="gpt-image-1")
 
     assert answer.data is not None
-    picture = PIL.Image.open(io.BytesIO(base64.b64decode(answer.data[0].b64_json or "")))
-    assert picture.format == "PNG"
-    assert answer.size == f"{picture.width}x{picture.height}"
+    image = PIL.Image.open(io.BytesIO(base64.b64decode(answer.data[0].b64_json or "")))
+    assert image.format == "PNG"
+    assert answer.size == f"{image.width}x{image.height}"
     assert answer.data[0].url is None
     assert answer.usage is not None
-    assert answer.usage.output_tokens == picture.width * picture.height // 256
+    assert answer.usage.output_tokens == image.width * image.height // 256
     assert re.fullmatch("[0-9a-f]{32}", answer._request_id or "")
 
 
 async def test_async_sdk_edits_an_image(server: LiveServer) -> None:
     async with openai.AsyncOpenAI(api_key="any", base_url=f"{server.url}/v1") as client:
-        answer = await client.images.edit(image=PICTURE, prompt="a", size="256x256")  # type: ignore[call-overload,unused-ignore]
+        answer = await client.images.edit(image=IMAGE, prompt="a", size="256x256")  # type: ignore[call-overload,unused-ignore]
     assert answer.size == "256x256"
 
 
@@ -126,11 +126,11 @@ async def test_async_sdk_edits_an_image(server: LiveServer) -> None:
 def test_sdk_sends_a_file_in_every_form(client: openai.OpenAI, tmp_path: Path, form: str) -> None:
     """File names and media types lie: the bytes decide."""
     path = tmp_path / "cat.png"
-    path.write_bytes(PICTURE)
+    path.write_bytes(IMAGE)
     image: Any = {
         "path": path,
-        "bytes": PICTURE,
-        "file": io.BytesIO(PICTURE),
+        "bytes": IMAGE,
+        "file": io.BytesIO(IMAGE),
         "lying tuple": ("cat.txt", encoded(gradient(), "JPEG"), "text/plain"),
     }[form]
     answer = client.images.edit(image=image, prompt="a", extra_body=SEEDED)
@@ -148,13 +148,13 @@ def test_sdk_sends_several_images_and_each_counts(client: openai.OpenAI) -> None
 
 def test_sdk_passes_extra_parameters(client: openai.OpenAI, server: LiveServer) -> None:
     extra = {"seed": 7, "negative_prompt": "dark", "num_inference_steps": 5, "true_cfg_scale": 2.5}
-    answer = client.images.edit(image=PICTURE, prompt="a", extra_body=extra)
+    answer = client.images.edit(image=IMAGE, prompt="a", extra_body=extra)
     found = job(server, answer._request_id or "")
     assert (found["seed"], found["steps"]) == (7, 5)
 
 
 def test_sdk_gets_an_image_by_url(client: openai.OpenAI, server: LiveServer) -> None:
-    answer = client.images.edit(image=PICTURE, prompt="a", response_format="url")
+    answer = client.images.edit(image=IMAGE, prompt="a", response_format="url")
     assert answer.data is not None
     url = answer.data[0].url or ""
     assert url.startswith(f"{server.url}/outputs/")
@@ -165,7 +165,7 @@ def test_sdk_gets_an_image_by_url(client: openai.OpenAI, server: LiveServer) -> 
 
 
 def test_sdk_gets_several_images(client: openai.OpenAI) -> None:
-    answer = client.images.edit(image=PICTURE, prompt="a", n=2, extra_body=SEEDED)
+    answer = client.images.edit(image=IMAGE, prompt="a", n=2, extra_body=SEEDED)
     assert len({found.b64_json for found in answer.data or ()}) == 2
 
 
@@ -177,7 +177,7 @@ def test_sdk_sends_loras_as_a_list_of_dicts(
     loras = [{"path": path, "scale": 1.5 - index} for index, path in enumerate(styles[:count])]
 
     def run(**extra: Any) -> str | None:
-        answer = client.images.edit(image=PICTURE, prompt="a", extra_body=SEEDED | extra)
+        answer = client.images.edit(image=IMAGE, prompt="a", extra_body=SEEDED | extra)
         return answer.data[0].b64_json if answer.data else None
 
     assert run(loras=loras) == run(loras=json.dumps(loras))
@@ -186,7 +186,7 @@ def test_sdk_sends_loras_as_a_list_of_dicts(
 
 def test_sdk_streams_previews_and_the_output(client: openai.OpenAI) -> None:
     stream = client.images.edit(
-        image=PICTURE,
+        image=IMAGE,
         prompt="a",
         stream=True,
         partial_images=2,
@@ -206,7 +206,7 @@ def test_sdk_streams_previews_and_the_output(client: openai.OpenAI) -> None:
 
 async def test_async_sdk_streams_the_output(server: LiveServer) -> None:
     async with openai.AsyncOpenAI(api_key="any", base_url=f"{server.url}/v1") as client:
-        stream = await client.images.edit(image=PICTURE, prompt="a", stream=True)
+        stream = await client.images.edit(image=IMAGE, prompt="a", stream=True)
         found = [event.type async for event in stream]
     assert found == ["image_edit.completed"]
 
@@ -216,7 +216,7 @@ def test_sdk_raises_the_message_and_the_field_of_a_refused_request(
 ) -> None:
     before = total(server)
     with pytest.raises(openai.BadRequestError, match="256–1536 pixels") as caught:
-        client.images.edit(image=PICTURE, prompt="a", size="255x256")  # type: ignore[call-overload]
+        client.images.edit(image=IMAGE, prompt="a", size="255x256")  # type: ignore[call-overload]
     assert (caught.value.param, caught.value.type) == ("size", "invalid_request_error")
     assert caught.value.code == "invalid_parameter"
     assert caught.value.request_id
@@ -232,7 +232,7 @@ def test_sdk_raises_the_message_of_a_failed_job_and_does_not_retry(
     url = "http://127.0.0.1:9/cat.png"
 
     def run() -> None:
-        list(client.images.edit(image=PICTURE, prompt="a", stream=stream, extra_body={"url": url}))
+        list(client.images.edit(image=IMAGE, prompt="a", stream=stream, extra_body={"url": url}))
 
     with pytest.raises(openai.APIError, match=f"{re.escape(url)} is refused") as error:
         run()
@@ -249,7 +249,7 @@ def test_sdk_does_not_retry_a_job_that_failed_in_the_server(
     server = start_server(JOB_TIMEOUT_S=0.2)
     client = openai.OpenAI(api_key="any", base_url=f"{server.url}/v1")
     with client, pytest.raises(openai.InternalServerError, match="longer than the all") as error:
-        client.images.edit(image=PICTURE, prompt="a", size="1024x1024", extra_body=LONG)
+        client.images.edit(image=IMAGE, prompt="a", size="1024x1024", extra_body=LONG)
 
     assert (error.value.type, error.value.code) == ("server_error", "timeout")
     assert error.value.request_id == jobs(server)[0]["id"]
@@ -260,14 +260,14 @@ def test_sdk_raises_authentication_error_without_a_valid_key(keyed_server: LiveS
     url = f"{keyed_server.url}/v1"
     with openai.OpenAI(api_key="wrong", base_url=url) as client:
         with pytest.raises(openai.AuthenticationError, match="API key is required") as caught:
-            client.images.edit(image=PICTURE, prompt="a")
+            client.images.edit(image=IMAGE, prompt="a")
         with pytest.raises(openai.AuthenticationError):
             client.models.list()
     assert caught.value.type == "authentication_error"
     assert caught.value.code == "invalid_api_key"
     assert caught.value.request_id
     with openai.OpenAI(api_key="right", base_url=url) as client:
-        assert client.images.edit(image=PICTURE, prompt="a").data
+        assert client.images.edit(image=IMAGE, prompt="a").data
 
 
 async def test_sdk_that_hangs_up_cancels_its_job(server: LiveServer) -> None:
@@ -275,7 +275,7 @@ async def test_sdk_that_hangs_up_cancels_its_job(server: LiveServer) -> None:
     before = total(server)
     arguments: dict[str, Any] = {"prompt": "a", "size": "1024x1024", "extra_body": LONG}
     async with openai.AsyncOpenAI(api_key="any", base_url=f"{server.url}/v1") as client:
-        call = asyncio.create_task(client.images.edit(image=PICTURE, **arguments))
+        call = asyncio.create_task(client.images.edit(image=IMAGE, **arguments))
         await asyncio.to_thread(until, lambda: total(server) == before + 1)
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -290,7 +290,7 @@ def test_sdk_that_leaves_its_stream_cancels_its_job(
 ) -> None:
     extra = {"num_inference_steps": 100}
     stream = client.images.edit(
-        image=PICTURE, prompt="a", size="1024x1024", stream=True, partial_images=3, extra_body=extra
+        image=IMAGE, prompt="a", size="1024x1024", stream=True, partial_images=3, extra_body=extra
     )
     stream.close()
     newest = stream.response.headers["x-request-id"]
@@ -301,7 +301,7 @@ def test_sdk_that_leaves_its_stream_cancels_its_job_while_it_waits(
     client: openai.OpenAI, server: LiveServer
 ) -> None:
     """No byte is due then, so that no send can fail."""
-    arguments: dict[str, Any] = {"image": PICTURE, "prompt": "a", "extra_body": LONG}
+    arguments: dict[str, Any] = {"image": IMAGE, "prompt": "a", "extra_body": LONG}
     first = client.images.edit(**arguments, size="1024x1024", stream=True)
     second = client.images.edit(**arguments, size="1024x1024", stream=True)
     ids = [stream.response.headers["x-request-id"] for stream in (first, second)]
@@ -322,17 +322,17 @@ def test_sdk_lists_the_loaded_model(client: openai.OpenAI) -> None:
     assert caught.value.code == "model_not_found"
 
 
-# ── the rules: pictures ───────────────────────────────────────────────────────────────────────
+# ── the rules: images ───────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("name", ["image", "image[]", "image[0]"])
 @pytest.mark.parametrize("count", [1, 2])
 def test_files_come_under_every_name(server: LiveServer, name: str, count: int) -> None:
     """One file as `image`, a list as `image[]`; some clients repeat bare `image`."""
-    pictures = [encoded(gradient(shift=40 * index)) for index in range(count)]
-    answer = post(server, ("prompt", "a"), ("seed", 1), *((name, found) for found in pictures))
+    images = [encoded(gradient(shift=40 * index)) for index in range(count)]
+    answer = post(server, ("prompt", "a"), ("seed", 1), *((name, found) for found in images))
     reference = post(
-        server, ("prompt", "a"), ("seed", 1), *(("image[]", found) for found in pictures)
+        server, ("prompt", "a"), ("seed", 1), *(("image[]", found) for found in images)
     )
     assert pixels(answer) == pixels(reference)
 
@@ -351,18 +351,18 @@ def test_files_and_urls_are_merged_in_order_of_appearance(server: LiveServer) ->
 
 def test_http_url_is_fetched(fetching_server: LiveServer, file_host: tuple[str, Path]) -> None:
     url, folder = file_host
-    (folder / "cat.png").write_bytes(PICTURE)
+    (folder / "cat.png").write_bytes(IMAGE)
     server = fetching_server
     parts = [("prompt", "a"), ("seed", 1)]
     fetched = post(server, *parts, ("url", f"{url}/cat.png"))
-    assert pixels(fetched) == pixels(post(server, *parts, ("image", PICTURE)))
+    assert pixels(fetched) == pixels(post(server, *parts, ("image", IMAGE)))
 
     missing = post(server, *parts, ("url[]", f"{url}/dog.png"))
     assert missing.status_code == 400
     assert error_of(missing)["code"] == "fetch_failed"
 
 
-def test_data_uri_may_be_as_large_as_a_picture(server: LiveServer) -> None:
+def test_data_uri_may_be_as_large_as_an_image(server: LiveServer) -> None:
     """A text part is usually limited to 1 MiB."""
     noise = PIL.Image.effect_noise((1500, 1500), 90).convert("RGB")
     large = f"data:image/png;base64,{as_base64(encoded(noise))}"
@@ -381,7 +381,7 @@ def test_data_uri_may_be_as_large_as_a_picture(server: LiveServer) -> None:
 )
 def test_json_is_taken_as_well(server: LiveServer, images: dict[str, Any]) -> None:
     text = json.dumps({"prompt": "make it blue", "seed": 1, "n": "1", **images})
-    body = text.replace("URI", f"data:image/png;base64,{as_base64(PICTURE)}")
+    body = text.replace("URI", f"data:image/png;base64,{as_base64(IMAGE)}")
     headers = {"Content-Type": "application/json"}
     answer = server.http.post(server.url + EDITS, content=body, headers=headers)
     assert pixels(answer) == pixels(edit(server))
@@ -425,7 +425,7 @@ def test_body_of_another_type_is_400(server: LiveServer) -> None:
         ({"guidance_scale": "nan"}, "guidance_scale", "finite number"),
         ({"stream": "maybe"}, "stream", "valid boolean"),
         ({"mask": "x"}, "mask", "mask is not supported: the model has no mask input"),
-        ({"mask": PICTURE}, "mask", "mask is not supported: the model has no mask input"),
+        ({"mask": IMAGE}, "mask", "mask is not supported: the model has no mask input"),
         ({"loras": "{"}, "loras", "must be a JSON list"),
         ({"loras": '["a"]'}, "loras/0", "got 'a'"),
         ({"loras": '[{"path":"a","scale":5}]'}, "loras/0/scale", "or equal to 4, got 5"),
@@ -433,7 +433,7 @@ def test_body_of_another_type_is_400(server: LiveServer) -> None:
         ({"loras[][path]": "nothing"}, "loras/0/path", "There is no LoRA 'nothing'"),
         ({"loras[0][path]": "nothing"}, "loras/0/path", "There is no LoRA 'nothing'"),
         ({"loras[][scale]": "1"}, "loras", "a scale for each path or none at all"),
-        ({"image": b"no picture"}, "image", "not a picture that can be read"),
+        ({"image": b"no image"}, "image", "not an image that can be read"),
         ({"url": "../cat.png"}, "image", "must be an http(s) URL, a data URI or base64"),
     ],
 )
@@ -453,11 +453,11 @@ def test_bad_value_is_400_that_names_it_and_queues_nothing(
 def test_prompt_and_image_are_required(server: LiveServer, stream: bool) -> None:
     """In a stream too: what can be known at once is no event."""
     extra = ("stream", str(stream).lower())
-    nameless = error_of(post(server, ("image", PICTURE), extra))
-    pictureless = error_of(post(server, ("prompt", "a"), extra))
-    fourth = error_of(post(server, ("prompt", "a"), *[("image[]", PICTURE)] * 4, extra))
+    nameless = error_of(post(server, ("image", IMAGE), extra))
+    imageless = error_of(post(server, ("prompt", "a"), extra))
+    fourth = error_of(post(server, ("prompt", "a"), *[("image[]", IMAGE)] * 4, extra))
     assert (nameless["param"], nameless["code"]) == ("prompt", "missing_required_parameter")
-    assert pictureless["param"] == fourth["param"] == "image"
+    assert imageless["param"] == fourth["param"] == "image"
     assert "1 to 3 entries, got 4" in fourth["message"]
 
 
@@ -482,14 +482,14 @@ def test_blank_fields_count_as_absent(server: LiveServer) -> None:
 )
 def test_size_is_met_to_the_pixel(server: LiveServer, size: str, expected: tuple[int, int]) -> None:
     answer = edit(server, size=size)
-    assert picture_of(answer).size == expected
+    assert image_of(answer).size == expected
     assert answer.json()["size"] == "{}x{}".format(*expected)
 
 
 @pytest.mark.parametrize("image_format", ["png", "jpeg", "webp"])
 def test_output_format_is_honoured(server: LiveServer, image_format: str) -> None:
     answer = edit(server, output_format=image_format)
-    assert picture_of(answer).format == image_format.upper()
+    assert image_of(answer).format == image_format.upper()
     assert answer.json()["output_format"] == image_format
 
 
@@ -502,7 +502,7 @@ def test_output_compression_is_the_quality(server: LiveServer, image_format: str
     assert sizes == sorted(set(sizes))
 
 
-def test_seed_steps_and_scale_change_the_picture(server: LiveServer) -> None:
+def test_seed_steps_and_scale_change_the_image(server: LiveServer) -> None:
     base = pixels(edit(server))
     assert pixels(edit(server)) == base
     guided = pixels(edit(server, true_cfg_scale=1.5))
@@ -515,7 +515,7 @@ def test_seed_steps_and_scale_change_the_picture(server: LiveServer) -> None:
                 {"seed": 2},
                 {"seed": -1},
                 {"num_inference_steps": 5},
-                {"negative_prompt": "a dark and blurred picture"},
+                {"negative_prompt": "a dark and blurred image"},
             )
         ),
     ]
@@ -571,7 +571,7 @@ def test_answer_has_the_fields_of_the_contract(server: LiveServer) -> None:
 
 def test_answer_follows_the_proxy_in_front(server: LiveServer) -> None:
     headers = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "edit.example.org"}
-    fields = (("prompt", "a"), ("image", PICTURE), ("response_format", "url"))
+    fields = (("prompt", "a"), ("image", IMAGE), ("response_format", "url"))
     answer = post(server, *fields, **headers)
     assert answer.json()["data"][0]["url"].startswith("https://edit.example.org/outputs/")
 
@@ -627,23 +627,23 @@ def test_stream_has_named_events_with_every_field(server: LiveServer) -> None:
     assert set(last[0]) == common | {"usage"}
     assert [data["usage"]["output_tokens"] for data in last] == [320, 320]
     for data in (*partial, *last):
-        picture = picture_of({"data": [data]})
-        assert (picture.format, picture.size, data["size"]) == ("JPEG", (320, 256), "320x256")
-    assert picture_of({"data": [last[0]]}).tobytes() != picture_of({"data": [last[1]]}).tobytes()
+        image = image_of({"data": [data]})
+        assert (image.format, image.size, data["size"]) == ("JPEG", (320, 256), "320x256")
+    assert image_of({"data": [last[0]]}).tobytes() != image_of({"data": [last[1]]}).tobytes()
 
 
 def test_partial_images_without_stream_are_not_made(server: LiveServer) -> None:
     assert pixels(edit(server, partial_images=3)) == pixels(edit(server))
 
 
-def test_stream_gives_the_picture_of_the_plain_answer(server: LiveServer) -> None:
+def test_stream_gives_the_image_of_the_plain_answer(server: LiveServer) -> None:
     streamed = events(edit(server, stream="true", partial_images=2, response_format="url"))[-1][1]
-    assert picture_of({"data": [streamed]}).tobytes() == pixels(edit(server))
+    assert image_of({"data": [streamed]}).tobytes() == pixels(edit(server))
 
 
 def test_canceled_job_ends_its_answer_and_its_stream(server: LiveServer) -> None:
     fields = {"prompt": "a", "stream": "true", "size": "1024x1024", **LONG}
-    files = [("image", ("a.png", PICTURE)), *((k, (None, str(v))) for k, v in fields.items())]
+    files = [("image", ("a.png", IMAGE)), *((k, (None, str(v))) for k, v in fields.items())]
     with server.http.stream("POST", server.url + EDITS, files=files) as answer:
         server.http.delete(f"{server.url}/v1/edits/{answer.headers['x-request-id']}")
         answer.read()
@@ -748,14 +748,14 @@ def _submit_and_leave(server: LiveServer) -> socket.socket:
     request = httpx2.Request(
         "POST",
         server.url + EDITS,
-        files=[("image", ("a.png", PICTURE)), *((k, (None, str(v))) for k, v in fields.items())],
+        files=[("image", ("a.png", IMAGE)), *((k, (None, str(v))) for k, v in fields.items())],
     )
     return server.send(request)
 
 
 @pytest.fixture
 def styles(server: LiveServer) -> tuple[str, str]:
-    """Two LoRAs that change the picture."""
+    """Two LoRAs that change the image."""
     linears = {"transformer_blocks.0.attn.to_q": (64, 64), "proj_out": (64, 64)}
     for seed, name in enumerate(("openai-a", "openai-b")):
         path = server.weights_dir / "loras" / f"{name}.safetensors"

@@ -51,10 +51,10 @@ def _hold_against_its_declaration(operation: Any) -> None:
 
 
 def test_every_reading_of_a_finished_job_is_as_declared(
-    server: LiveServer, picture_base64: str
+    server: LiveServer, image_base64: str
 ) -> None:
     """The examples above hardly ever name a job that there is."""
-    body = {"prompt": "a", "images": [picture_base64]}
+    body = {"prompt": "a", "images": [image_base64]}
     job = server.http.post(f"{server.url}/v1/edits?wait=240", json=body).json()
     document = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
     read = 0

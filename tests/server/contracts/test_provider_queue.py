@@ -50,8 +50,8 @@ NOWHERE = {"images": ["http://127.0.0.1:9/cat.png"]}
 
 
 @pytest.fixture(scope="module")
-def body(picture_base64: str) -> dict[str, Any]:
-    return {"prompt": "make it blue", "images": [picture_base64], "seed": 1, "size": "512*512"}
+def body(image_base64: str) -> dict[str, Any]:
+    return {"prompt": "make it blue", "images": [image_base64], "seed": 1, "size": "512*512"}
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def job_count(server: LiveServer) -> int:
     return total
 
 
-def picture(data: bytes) -> PIL.Image.Image:
+def image(data: bytes) -> PIL.Image.Image:
     return PIL.Image.open(io.BytesIO(data))
 
 
@@ -305,7 +305,7 @@ def test_result_has_the_providers_body_and_fals(
     assert output == {"type": "image", "url": output["url"], **file}
     data = httpx2.get(output["url"]).content
     assert image == {"url": output["url"], "file_size": len(data), **file}
-    assert (picture(data).format, picture(data).size) == ("PNG", (512, 512))
+    assert (image(data).format, image(data).size) == ("PNG", (512, 512))
 
 
 def test_result_is_the_same_at_every_address(server: LiveServer, done: dict[str, Any]) -> None:
@@ -550,10 +550,10 @@ def test_n_outputs_are_n_entries_in_order(server: LiveServer, body: dict[str, An
 
 
 def test_without_a_size_the_last_images_aspect_counts(
-    server: LiveServer, body: dict[str, Any], picture_base64: str
+    server: LiveServer, body: dict[str, Any], image_base64: str
 ) -> None:
     tall = as_base64(encoded(gradient(width=64, height=128)))
-    found = result(server, PLAIN, body | {"images": [picture_base64, tall], "size": None})
+    found = result(server, PLAIN, body | {"images": [image_base64, tall], "size": None})
     [output] = found["outputs"]
     assert (output["width"], output["height"]) == (512, 1024)
 
@@ -562,7 +562,7 @@ def test_watermark_is_written_in_the_lower_right_corner(
     server: LiveServer, body: dict[str, Any], done: dict[str, Any]
 ) -> None:
     def pixels(found: dict[str, Any]) -> PIL.Image.Image:
-        return picture(httpx2.get(found["outputs"][0]["url"]).content)
+        return image(httpx2.get(found["outputs"][0]["url"]).content)
 
     marked = result(server, PLAIN, body | {"watermark": True})
     without = server.http.get(done["response_url"]).json()
@@ -642,13 +642,13 @@ def test_images_come_under_each_of_their_names(fields: dict[str, Any], expected:
 
 @pytest.mark.parametrize("image_format", ["png", "jpeg", "webp"])
 def test_sync_mode_answers_with_data_uris_in_the_format_asked_for(
-    server: LiveServer, body: dict[str, Any], picture_base64: str, image_format: str
+    server: LiveServer, body: dict[str, Any], image_base64: str, image_format: str
 ) -> None:
     found = post(
         server,
         RUN,
         {
-            **{"prompt": "a", "image_url": f"data:image/png;base64,{picture_base64}"},
+            **{"prompt": "a", "image_url": f"data:image/png;base64,{image_base64}"},
             **{"image_size": "square", "num_images": 1, "sync_mode": True},
             **{"output_format": image_format, "enable_safety_checker": False},
             **{"acceleration": "regular", "guidance_scale": 2, "num_inference_steps": 2},
@@ -660,7 +660,7 @@ def test_sync_mode_answers_with_data_uris_in_the_format_asked_for(
 
     assert head == f"data:image/{image_format};base64"
     assert image["content_type"] == f"image/{image_format}"
-    assert (picture(decoded).format, picture(decoded).size) == (image_format.upper(), (512, 512))
+    assert (image(decoded).format, image(decoded).size) == (image_format.upper(), (512, 512))
     assert len(decoded) == image["file_size"]
     assert found["outputs"][0]["url"] == image["url"]
     assert native(server, found["request_id"])["steps"] == 2
@@ -676,7 +676,7 @@ def test_loras_are_applied_on_every_endpoint(
     )
 
     def pixels(found: dict[str, Any]) -> bytes:
-        return picture(httpx2.get(found["outputs"][0]["url"]).content).tobytes()
+        return image(httpx2.get(found["outputs"][0]["url"]).content).tobytes()
 
     changed = result(server, path, body | {"loras": [{"path": "queue", "scale": 2}]})
     assert pixels(changed) != pixels(server.http.get(done["response_url"]).json())
@@ -692,7 +692,7 @@ BAD_BODIES: list[tuple[str, dict[str, Any], list[str | int], str, str]] = [
     (PLAIN, {"images": ["x"] * 4}, ["images"], "value_error", "at most 3 items"),
     (PLAIN, {"images": "x"}, ["images"], "value_error", "valid list, got 'x'"),
     (PLAIN, {"images": ["?"]}, ["images", 0], "image_load_error", "URL, a data URI or base64"),
-    (PLAIN, {"images": ["aGVsbG8="]}, ["images", 0], "image_load_error", "not a picture"),
+    (PLAIN, {"images": ["aGVsbG8="]}, ["images", 0], "image_load_error", "not an image"),
     (PLAIN, {"size": "511*512"}, ["size"], "value_error", "512–2048 pixels, got '511*512'"),
     (PLAIN, {"size": "2049*512"}, ["size"], "value_error", "512–2048 pixels"),
     (PLAIN, {"size": "big"}, ["size"], "value_error", "width*height in pixels"),

@@ -25,8 +25,8 @@ MEDIUM = {"num_inference_steps": 100, "size": "512*512"}
 
 
 @pytest.fixture
-def body(picture_base64: str) -> dict[str, Any]:
-    return {"prompt": "make it blue", "images": [picture_base64], "seed": 1}
+def body(image_base64: str) -> dict[str, Any]:
+    return {"prompt": "make it blue", "images": [image_base64], "seed": 1}
 
 
 @pytest.fixture
@@ -90,8 +90,8 @@ def test_sdk_gets_naked_base64(
     outputs = client.run(MODEL, body, enable_sync_mode=sync, poll_interval=0.05)["outputs"]
 
     assert re.fullmatch(r"[A-Za-z0-9+/]+={0,2}", outputs[0])
-    picture = PIL.Image.open(io.BytesIO(base64.b64decode(outputs[0], validate=True)))
-    assert picture.format == image_format.upper()
+    image = PIL.Image.open(io.BytesIO(base64.b64decode(outputs[0], validate=True)))
+    assert image.format == image_format.upper()
 
 
 def test_sdk_raises_the_sentence_of_a_failed_task(
@@ -237,26 +237,26 @@ def test_null_and_empty_fields_count_as_absent(server: LiveServer, body: dict[st
 
 @pytest.mark.parametrize("form", ["data URI", "lying data URI", "naked", "with line breaks"])
 def test_inline_images_are_read_in_every_form(
-    server: LiveServer, body: dict[str, Any], picture_base64: str, form: str
+    server: LiveServer, body: dict[str, Any], image_base64: str, form: str
 ) -> None:
     """Rule 11: the bytes decide, not the declared type."""
     image = {
-        "data URI": f"data:image/png;base64,{picture_base64}",
-        "lying data URI": f"data:image/webp;base64,{picture_base64}",
-        "naked": picture_base64,
-        "with line breaks": "\n".join(re.findall(".{1,76}", picture_base64)),
+        "data URI": f"data:image/png;base64,{image_base64}",
+        "lying data URI": f"data:image/webp;base64,{image_base64}",
+        "naked": image_base64,
+        "with line breaks": "\n".join(re.findall(".{1,76}", image_base64)),
     }[form]
     assert run(server, body | {"images": [image]})["status"] == "completed"
 
 
-def test_lone_image_is_accepted(server: LiveServer, picture_base64: str) -> None:
+def test_lone_image_is_accepted(server: LiveServer, image_base64: str) -> None:
     """Rule 11."""
-    data = run(server, {"prompt": "a", "image": picture_base64, "seed": 1})
+    data = run(server, {"prompt": "a", "image": image_base64, "seed": 1})
     assert data["status"] == "completed"
 
 
 def test_path_in_images_is_never_opened_and_image_used_instead(
-    server: LiveServer, picture_base64: str
+    server: LiveServer, image_base64: str
 ) -> None:
     """Rule 12."""
     path = server.folder / "secret.png"
@@ -266,7 +266,7 @@ def test_path_in_images_is_never_opened_and_image_used_instead(
     assert refused.status_code == 400
     assert "must be an http(s) URL, a data URI or base64" in error_of(refused)
 
-    both = run(server, {"prompt": "a", "images": [str(path)], "image": picture_base64})
+    both = run(server, {"prompt": "a", "images": [str(path)], "image": image_base64})
     assert both["status"] == "completed"
 
 
@@ -278,7 +278,7 @@ def test_accept_header_is_not_looked_at(server: LiveServer, body: dict[str, Any]
 
 
 class SlowHandler(http.server.BaseHTTPRequestHandler):
-    """Answers with a picture once `release` is set."""
+    """Answers with an image once `release` is set."""
 
     release: threading.Event
 
@@ -362,13 +362,13 @@ def test_output_of_an_edit_can_be_the_input_of_the_next(
 # ── the parameters ────────────────────────────────────────────────────────────────────────────
 
 
-def test_seed_gives_the_same_picture_and_minus_one_another(
+def test_seed_gives_the_same_image_and_minus_one_another(
     server: LiveServer, body: dict[str, Any]
 ) -> None:
     body |= {"output_format": "png", "enable_base64_output": True}
-    pictures = [_pixels(run(server, body | {"seed": seed})) for seed in (9, 9, -1, -1)]
-    assert pictures[0] == pictures[1]
-    assert len(set(pictures)) == 3
+    images = [_pixels(run(server, body | {"seed": seed})) for seed in (9, 9, -1, -1)]
+    assert images[0] == images[1]
+    assert len(set(images)) == 3
 
 
 @pytest.mark.parametrize(("size", "expected"), [("256*320", (256, 320)), ("301x257", (301, 257))])
@@ -398,7 +398,7 @@ BAD_BODIES: list[tuple[dict[str, Any], str, str]] = [
     ({"images": []}, "/images", "1 to 3 entries, got 0"),
     ({"images": "x"}, "/images", "valid list, got 'x'"),
     ({"images": ["aGVsbG8="] * 4}, "/images", "1 to 3 entries, got 4"),
-    ({"images": ["aGVsbG8="]}, "/images/0", "not a picture that can be read"),
+    ({"images": ["aGVsbG8="]}, "/images/0", "not an image that can be read"),
     ({"loras": [{"path": "a"}] * 4}, "/loras", "at most 3 items"),
     ({"loras": ["a"]}, "/loras/0", "got 'a'"),
     ({"loras": [{"path": "a", "scale": -0.1}]}, "/loras/0/scale", "or equal to 0, got -0.1"),
@@ -436,8 +436,8 @@ def test_bad_value_is_400_with_a_sentence_and_queues_nothing(
     assert server.http.get(f"{server.url}/v1/edits").json()["total"] == before
 
 
-def test_missing_prompt_has_its_own_business_code(server: LiveServer, picture_base64: str) -> None:
-    answer = submit(server, {"images": [picture_base64]})
+def test_missing_prompt_has_its_own_business_code(server: LiveServer, image_base64: str) -> None:
+    answer = submit(server, {"images": [image_base64]})
     assert answer.json()["data"]["code"] == 1400
     assert "prompt is required" in error_of(answer)
 

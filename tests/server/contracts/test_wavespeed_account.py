@@ -31,8 +31,8 @@ def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @pytest.fixture
-def body(picture_base64: str) -> dict[str, Any]:
-    return {"prompt": "make it blue", "images": [picture_base64], "seed": 1}
+def body(image_base64: str) -> dict[str, Any]:
+    return {"prompt": "make it blue", "images": [image_base64], "seed": 1}
 
 
 def submit(server: LiveServer, body: dict[str, Any], model: str = MODELS[0]) -> dict[str, Any]:
@@ -80,9 +80,9 @@ def delete(server: LiveServer, *wanted: str) -> int:
 
 
 @pytest.fixture(scope="module")
-def three(server: LiveServer, picture_base64: str) -> list[dict[str, Any]]:
+def three(server: LiveServer, image_base64: str) -> list[dict[str, Any]]:
     """A completed, a failed and a completed prediction, in this order."""
-    body = {"prompt": "make it blue", "images": [picture_base64], "seed": 1}
+    body = {"prompt": "make it blue", "images": [image_base64], "seed": 1}
     return [
         run(server, body),
         run(server, body | {"images": ["http://127.0.0.1:9/cat.png"]}, MODELS[1]),
@@ -164,13 +164,13 @@ def test_history_shows_inputs_when_asked(server: LiveServer, three: list[dict[st
     inputs = {item["id"]: item["inputs"] for item in items}
     assert inputs[three[1]["id"]]["prompt"] == "make it blue"
     assert inputs[three[1]["id"]]["images"] == ["http://127.0.0.1:9/cat.png"]
-    # a picture that came in the request is not kept
+    # an image that came in the request is not kept
     assert inputs[three[2]["id"]]["images"] == ["(inline)"]
     assert inputs[three[2]["id"]]["size"] == "256*320"
 
 
-def test_history_shows_no_jobs_of_other_contracts(server: LiveServer, picture_base64: str) -> None:
-    native = post(server, "/v1/edits", {"prompt": "a", "images": [picture_base64]}).json()
+def test_history_shows_no_jobs_of_other_contracts(server: LiveServer, image_base64: str) -> None:
+    native = post(server, "/v1/edits", {"prompt": "a", "images": [image_base64]}).json()
     assert native["id"] not in ids(history(server, page_size=100))
     assert delete(server, native["id"]) == 0
     assert server.http.get(f"{server.url}/v1/edits/{native['id']}").status_code == 200

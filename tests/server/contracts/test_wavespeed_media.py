@@ -16,7 +16,7 @@ from tests.live_server import LiveServer, until
 
 SUBMIT = "/api/v3/wavespeed-ai/qwen-image/edit-plus"
 TICKETS = "/api/v3/media/uploads"
-PICTURE = encoded(gradient())
+IMAGE = encoded(gradient())
 KEY = {"Authorization": "Bearer right"}
 
 
@@ -29,12 +29,12 @@ def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def ticket(server: LiveServer, **body: Any) -> httpx2.Response:
-    wanted = {"filename": "cat.png", "size": len(PICTURE), "content_type": "image/png", **body}
+    wanted = {"filename": "cat.png", "size": len(IMAGE), "content_type": "image/png", **body}
     sent = {name: value for name, value in wanted.items() if value is not None}
     return server.http.post(server.url + TICKETS, json=sent, headers=KEY)
 
 
-def put(data: dict[str, Any], content: Any = PICTURE, **headers: str) -> httpx2.Response:
+def put(data: dict[str, Any], content: Any = IMAGE, **headers: str) -> httpx2.Response:
     """The PUT that a ticket asks for, without a key."""
     instruction = data["upload"]
     return httpx2.put(
@@ -75,7 +75,7 @@ def test_sdk_uploads_a_file_by_its_path(server: LiveServer, tmp_path: Path) -> N
 
 def test_sdk_uploads_a_stream_without_name_or_type(server: LiveServer) -> None:
     client = wavespeed.Client(api_key="right", base_url=server.url)
-    url = client.upload(io.BytesIO(PICTURE))
+    url = client.upload(io.BytesIO(IMAGE))
     assert httpx2.get(url).headers["content-type"] == "image/png"
     assert run(server, url)["status"] == "completed"
 
@@ -90,7 +90,7 @@ def test_ticket_has_the_shape_that_clients_read(server: LiveServer) -> None:
     assert (found["code"], found["message"]) == (200, "success")
     assert "error" not in found
     assert list(data) == ["type", "download_url", "filename", "size", "upload"]
-    assert (data["type"], data["filename"], data["size"]) == ("image", "cat.png", len(PICTURE))
+    assert (data["type"], data["filename"], data["size"]) == ("image", "cat.png", len(IMAGE))
     assert data["upload"]["method"] == "PUT"
     assert data["upload"]["headers"] == {"Content-Type": "image/png"}
     assert data["upload"]["url"].startswith(server.url)
@@ -114,7 +114,7 @@ def test_put_needs_no_key_and_the_download_neither(server: LiveServer) -> None:
 
     assert answer.status_code == 200
     assert answer.json()["data"]["download_url"] == data["download_url"]
-    assert httpx2.get(data["download_url"]).content == PICTURE
+    assert httpx2.get(data["download_url"]).content == IMAGE
 
 
 def test_addresses_are_unguessable_and_tell_nothing_of_each_other(server: LiveServer) -> None:
@@ -130,7 +130,7 @@ def test_addresses_are_unguessable_and_tell_nothing_of_each_other(server: LiveSe
 def test_ticket_and_multipart_need_the_key(server: LiveServer) -> None:
     body = {"filename": "a.png", "size": 1}
     assert server.http.post(server.url + TICKETS, json=body).status_code == 401
-    files = {"file": ("a.png", PICTURE)}
+    files = {"file": ("a.png", IMAGE)}
     path = "/api/v3/media/upload/binary"
     assert server.http.post(server.url + path, files=files).status_code == 401
 
@@ -142,12 +142,12 @@ def test_put_of_another_size_is_refused_and_leaves_nothing(
 ) -> None:
     before = files(server)
     data = ticket(server).json()["data"]
-    content = PICTURE[:change] if change < 0 else PICTURE + b"x"
+    content = IMAGE[:change] if change < 0 else IMAGE + b"x"
 
     answer = put(data, iter([content]) if chunked else content)
 
     assert answer.status_code == 400
-    assert f"for a file of {len(PICTURE)} bytes" in answer.json()["error"]
+    assert f"for a file of {len(IMAGE)} bytes" in answer.json()["error"]
     assert files(server) == before
     assert put(data).status_code == 200
 
@@ -201,11 +201,11 @@ def test_multipart_part_may_lack_a_content_type(server: LiveServer) -> None:
     part = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n'
     answer = server.http.post(
         f"{server.url}/api/v3/media/upload/binary",
-        content=part + PICTURE + b"\r\n--x--\r\n",
+        content=part + IMAGE + b"\r\n--x--\r\n",
         headers={**KEY, "Content-Type": "multipart/form-data; boundary=x"},
     )
     assert answer.status_code == 200
-    assert httpx2.get(answer.json()["data"]["download_url"]).content == PICTURE
+    assert httpx2.get(answer.json()["data"]["download_url"]).content == IMAGE
 
 
 def test_multipart_without_a_file_is_400(server: LiveServer) -> None:
@@ -229,7 +229,7 @@ def test_upload_is_read_from_disk_whatever_host_its_url_names(server: LiveServer
     assert run(server, elsewhere)["status"] == "completed"
 
 
-def test_upload_that_is_no_picture_is_taken_and_fails_when_used(server: LiveServer) -> None:
+def test_upload_that_is_no_image_is_taken_and_fails_when_used(server: LiveServer) -> None:
     page = b"<script>alert(1)</script>"
     data = ticket(server, filename="a.html", size=len(page), content_type="text/html").json()
     assert put(data["data"], page).status_code == 200
@@ -243,12 +243,12 @@ def test_upload_that_is_no_picture_is_taken_and_fails_when_used(server: LiveServ
     assert answer.headers["content-type"] == "application/octet-stream"
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert failed["status"] == "failed"
-    assert "images/0 is not a picture" in failed["error"]
+    assert "images/0 is not an image" in failed["error"]
 
 
 def test_lying_type_is_served_as_what_the_bytes_are(server: LiveServer) -> None:
     """Rule 11."""
-    data = ticket(server, filename="a.png", size=len(PICTURE), content_type="image/gif").json()
+    data = ticket(server, filename="a.png", size=len(IMAGE), content_type="image/gif").json()
     put(data["data"])
     url = data["data"]["download_url"]
     assert httpx2.get(url).headers["content-type"] == "image/png"
@@ -289,4 +289,4 @@ def test_upload_is_kept_over_a_restart_while_its_time_lasts(
     server.kill()
     server.start(wait_ready=False)
 
-    assert server.http.get(f"{server.url}/uploads/{name}").content == PICTURE
+    assert server.http.get(f"{server.url}/uploads/{name}").content == IMAGE

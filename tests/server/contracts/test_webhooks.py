@@ -47,8 +47,8 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def body(picture_base64: str) -> dict[str, Any]:
-    return {"prompt": "make it blue", "images": [picture_base64], "seed": 1}
+def body(image_base64: str) -> dict[str, Any]:
+    return {"prompt": "make it blue", "images": [image_base64], "seed": 1}
 
 
 def submit(

@@ -37,8 +37,8 @@ def mortal_server(one_server: LiveServer) -> LiveServer:
 
 
 @pytest.fixture
-def body(picture_base64: str) -> dict[str, Any]:
-    return {"prompt": "make it blue", "images": [picture_base64], "seed": 1}
+def body(image_base64: str) -> dict[str, Any]:
+    return {"prompt": "make it blue", "images": [image_base64], "seed": 1}
 
 
 def submit(server: LiveServer, body: dict[str, Any]) -> str:

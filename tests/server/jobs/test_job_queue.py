@@ -192,7 +192,7 @@ async def test_queue_takes_as_many_as_may_wait_and_refuses_the_next(queue: JobQu
     assert await queue.count(JobStatus.QUEUED) == 3
 
 
-async def test_check_room_refuses_before_a_picture_is_looked_at(queue: JobQueue) -> None:
+async def test_check_room_refuses_before_an_image_is_looked_at(queue: JobQueue) -> None:
     await queue.check_room()
     for _ in range(3):
         await submit(queue)

@@ -89,9 +89,9 @@ def test_every_form_of_a_hub_reference_gives_the_same_lora(
     files = hub_server.data_dir / "loras" / "files"
     before = set(files.iterdir())
 
-    pictures = {pixels(hub_server, edit(hub_server, reference)) for reference in references}
+    images = {pixels(hub_server, edit(hub_server, reference)) for reference in references}
 
-    assert len(pictures) == 1
+    assert len(images) == 1
     # earlier tests fetched others, and perhaps this one
     digest = hashlib.sha256(hub.repositories["owner/one"]["lora.safetensors"]).hexdigest()
     assert (files / f"{digest}.safetensors").is_file()

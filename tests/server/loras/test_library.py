@@ -33,8 +33,8 @@ class Host(http.server.ThreadingHTTPServer):
         self.requests: list[Mapping[str, str]] = []
         self.break_after: list[int] = []
         self.redirects: dict[str, str] = {}
-        self.gate = threading.Event()
-        self.gate.set()
+        self.access = threading.Event()
+        self.access.set()
 
     @property
     def url(self) -> str:
@@ -46,7 +46,7 @@ class HostHandler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.requests.append({"path": self.path, **self.headers})
-        self.server.gate.wait(20)
+        self.server.access.wait(20)
         if self.path in self.server.redirects:
             self.send_response(302)
             self.send_header("Location", self.server.redirects[self.path])
@@ -131,13 +131,13 @@ async def test_url_is_fetched_checked_and_found_again(tmp_path: Path, host: Host
 
 async def test_ten_jobs_at_once_fetch_a_url_once(tmp_path: Path, host: Host) -> None:
     host.files["/a.safetensors"] = lora_bytes(tmp_path)
-    host.gate.clear()
+    host.access.clear()
     library = make_library(tmp_path)
     fetches = [
         asyncio.create_task(library.fetch(f"{host.url}/a.safetensors", "f")) for _ in range(10)
     ]
     await asyncio.to_thread(until, lambda: host.requests)
-    host.gate.set()
+    host.access.set()
     await asyncio.gather(*fetches)
     assert len(host.requests) == 1
 
@@ -218,7 +218,7 @@ async def test_token_goes_to_its_host_and_not_along_a_redirect(tmp_path: Path, h
     second = http.server.ThreadingHTTPServer(("127.0.0.2", 0), HostHandler)
     second.files = {"/signed": data}  # type: ignore[attr-defined]
     second.requests, second.redirects, second.break_after = [], {}, []  # type: ignore[attr-defined]
-    second.gate = host.gate  # type: ignore[attr-defined]
+    second.access = host.access  # type: ignore[attr-defined]
     threading.Thread(target=second.serve_forever, daemon=True).start()
     other = f"http://127.0.0.2:{second.server_port}"
     host.redirects["/api/download/models/7"] = f"{other}/signed"

@@ -1,4 +1,4 @@
-"""Whatever a camera, a phone or a program wrote becomes one plain RGB picture, or a sentence."""
+"""Whatever a camera, a phone or a program wrote becomes one plain RGB image, or a sentence."""
 
 import io
 import struct
@@ -10,13 +10,13 @@ import PIL.Image
 import pytest
 from PIL import ImageCms
 
-from server.errors import InvalidPicture, PayloadTooLarge
+from server.errors import InvalidImage, PayloadTooLarge
 from server.media.images import MAX_BYTES, check_bytes, to_rgb_png
 from tests.conftest import encoded, gradient
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 ORIENTATION = 0x0112
-# How an upright picture lies in the file, by EXIF orientation.
+# How an upright image lies in the file, by EXIF orientation.
 STORED = {
     2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
     3: PIL.Image.Transpose.ROTATE_180,
@@ -29,14 +29,14 @@ STORED = {
 
 
 def opened(data: bytes) -> PIL.Image.Image:
-    """The picture as the model would get it."""
-    picture = PIL.Image.open(io.BytesIO(to_rgb_png(data, "images/0")))
-    assert (picture.format, picture.mode) == ("PNG", "RGB")
-    return picture
+    """The image as the model would get it."""
+    image = PIL.Image.open(io.BytesIO(to_rgb_png(data, "images/0")))
+    assert (image.format, image.mode) == ("PNG", "RGB")
+    return image
 
 
 def refusal(data: bytes) -> str:
-    with pytest.raises(InvalidPicture) as caught:
+    with pytest.raises(InvalidImage) as caught:
         to_rgb_png(data, "images/0")
     assert caught.value.field == "images/0"
     return str(caught.value)
@@ -55,12 +55,12 @@ def plain(mode: str, color: Any) -> PIL.Image.Image:
 
 
 def quadrants() -> PIL.Image.Image:
-    """An upright picture, wider than high, whose four corners differ."""
-    picture = PIL.Image.new("RGB", (64, 32), RED)
-    picture.paste(GREEN, (32, 0, 64, 16))
-    picture.paste(BLUE, (0, 16, 32, 32))
-    picture.paste(WHITE, (32, 16, 64, 32))
-    return picture
+    """An upright image, wider than high, whose four corners differ."""
+    image = PIL.Image.new("RGB", (64, 32), RED)
+    image.paste(GREEN, (32, 0, 64, 16))
+    image.paste(BLUE, (0, 16, 32, 32))
+    image.paste(WHITE, (32, 16, 64, 32))
+    return image
 
 
 def exif(orientation: int) -> PIL.Image.Exif:
@@ -96,23 +96,23 @@ def swapped_profile() -> bytes:
 
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF"])
-def test_picture_is_read_in_every_listed_format(image_format: str) -> None:
-    picture = opened(encoded(plain("RGB", RED), image_format))
+def test_image_is_read_in_every_listed_format(image_format: str) -> None:
+    image = opened(encoded(plain("RGB", RED), image_format))
 
-    assert picture.size == (32, 32)
-    assert near(picture.getpixel((16, 16)), RED)
+    assert image.size == (32, 32)
+    assert near(image.getpixel((16, 16)), RED)
 
 
-def test_picture_of_a_phone_that_holds_several_is_read() -> None:
+def test_image_of_a_phone_that_holds_several_is_read() -> None:
     data = encoded(plain("RGB", RED), "MPO", save_all=True, append_images=[plain("RGB", BLUE)])
 
     assert near(pixel(data), RED)
 
 
 def test_rgb_pixels_are_kept_as_they_are() -> None:
-    picture = gradient()
+    image = gradient()
 
-    assert np.array_equal(opened(encoded(picture)), picture)
+    assert np.array_equal(opened(encoded(image)), image)
 
 
 def test_metadata_does_not_reach_the_model() -> None:
@@ -125,20 +125,20 @@ def test_metadata_does_not_reach_the_model() -> None:
 def test_orientation_of_the_camera_is_applied(orientation: int) -> None:
     stored = quadrants().transpose(STORED[orientation])
 
-    picture = opened(encoded(stored, exif=exif(orientation)))
+    image = opened(encoded(stored, exif=exif(orientation)))
 
-    assert np.array_equal(picture, quadrants())
+    assert np.array_equal(image, quadrants())
 
 
 @pytest.mark.parametrize("image_format", ["JPEG", "WEBP", "TIFF"])
 def test_orientation_is_applied_once_in_every_format(image_format: str) -> None:
     stored = quadrants().transpose(STORED[6])
 
-    picture = opened(encoded(stored, image_format, exif=exif(6)))
+    image = opened(encoded(stored, image_format, exif=exif(6)))
 
-    assert picture.size == (64, 32)
-    assert near(picture.getpixel((8, 4)), RED, 12)
-    assert near(picture.getpixel((56, 28)), WHITE, 12)
+    assert image.size == (64, 32)
+    assert near(image.getpixel((8, 4)), RED, 12)
+    assert near(image.getpixel((56, 28)), WHITE, 12)
 
 
 @pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "TIFF"])
@@ -149,11 +149,11 @@ def test_colours_are_converted_to_srgb(image_format: str) -> None:
 
 
 def test_srgb_colours_stay_with_their_own_profile() -> None:
-    picture = gradient()
+    image = gradient()
 
-    found = np.asarray(opened(encoded(picture, icc_profile=srgb_profile())), dtype=int)
+    found = np.asarray(opened(encoded(image, icc_profile=srgb_profile())), dtype=int)
 
-    assert np.abs(found - np.asarray(picture, dtype=int)).max() <= 1
+    assert np.abs(found - np.asarray(image, dtype=int)).max() <= 1
 
 
 def test_profile_is_applied_to_a_palette() -> None:
@@ -174,7 +174,7 @@ def test_damaged_profile_is_ignored(profile: bytes) -> None:
 
 
 def test_profile_of_other_channels_is_ignored() -> None:
-    # an RGB profile on a grey picture, which some programs write
+    # an RGB profile on a grey image, which some programs write
     data = encoded(plain("L", 100), icc_profile=srgb_profile())
 
     assert pixel(data) == (100, 100, 100)
@@ -196,23 +196,23 @@ def test_grey_with_alpha_is_flattened_on_white() -> None:
 
 
 def test_transparent_colour_of_a_palette_is_white() -> None:
-    picture = PIL.Image.new("P", (32, 32), 1)
-    picture.putpalette([*RED, *BLUE])
-    picture.paste(0, (0, 0, 16, 32))
+    image = PIL.Image.new("P", (32, 32), 1)
+    image.putpalette([*RED, *BLUE])
+    image.paste(0, (0, 0, 16, 32))
 
-    found = opened(encoded(picture, transparency=0))
+    found = opened(encoded(image, transparency=0))
 
     assert (found.getpixel((4, 4)), found.getpixel((28, 4))) == (WHITE, BLUE)
 
 
 def test_palette_with_an_alpha_for_each_colour_is_flattened() -> None:
-    picture = PIL.Image.new("P", (32, 32), 1)
-    picture.putpalette([*RED, 0, 0, 0])
+    image = PIL.Image.new("P", (32, 32), 1)
+    image.putpalette([*RED, 0, 0, 0])
 
-    assert pixel(encoded(picture, transparency=b"\xff\x80")) == (127, 127, 127)
+    assert pixel(encoded(image, transparency=b"\xff\x80")) == (127, 127, 127)
 
 
-def test_transparent_colour_of_an_rgb_picture_is_white() -> None:
+def test_transparent_colour_of_an_rgb_image_is_white() -> None:
     assert pixel(encoded(plain("RGB", (1, 2, 3)), transparency=(1, 2, 3))) == WHITE
 
 
@@ -233,9 +233,9 @@ def test_lab_tiff_is_converted() -> None:
 # Pillow 12 does not read its own uncompressed YCbCr files; Pillow 13 does.
 @pytest.mark.parametrize("compression", ["tiff_lzw", "jpeg"])
 def test_ycbcr_tiff_is_converted(compression: str) -> None:
-    picture = plain("RGB", RED).convert("YCbCr")
+    image = plain("RGB", RED).convert("YCbCr")
 
-    assert near(pixel(encoded(picture, "TIFF", compression=compression)), RED)
+    assert near(pixel(encoded(image, "TIFF", compression=compression)), RED)
 
 
 @pytest.mark.parametrize("image_format", ["PNG", "TIFF"])
@@ -243,19 +243,19 @@ def test_ycbcr_tiff_is_converted(compression: str) -> None:
 def test_grey_of_16_bits_is_scaled_and_not_clipped(
     image_format: str, value: int, expected: int
 ) -> None:
-    picture = PIL.Image.fromarray(np.full((32, 32), value, dtype=np.uint16))
-    assert picture.mode == "I;16"
+    image = PIL.Image.fromarray(np.full((32, 32), value, dtype=np.uint16))
+    assert image.mode == "I;16"
 
-    assert pixel(encoded(picture, image_format)) == (expected, expected, expected)
+    assert pixel(encoded(image, image_format)) == (expected, expected, expected)
 
 
 def test_big_endian_tiff_of_16_bits_is_scaled() -> None:
-    picture = PIL.Image.frombytes("I;16B", (32, 32), b"\x80\x00" * 1024)
+    image = PIL.Image.frombytes("I;16B", (32, 32), b"\x80\x00" * 1024)
 
-    assert pixel(encoded(picture, "TIFF")) == (128, 128, 128)
+    assert pixel(encoded(image, "TIFF")) == (128, 128, 128)
 
 
-def test_orientation_of_a_grey_picture_of_16_bits_is_applied() -> None:
+def test_orientation_of_a_grey_image_of_16_bits_is_applied() -> None:
     values = np.zeros((32, 64), dtype=np.uint16)
     values[:, :32] = 65535
     stored = PIL.Image.fromarray(np.rot90(values).copy())
@@ -266,17 +266,17 @@ def test_orientation_of_a_grey_picture_of_16_bits_is_applied() -> None:
 
 
 def test_tiff_of_floats_is_scaled() -> None:
-    picture = PIL.Image.fromarray(np.full((32, 32), 0.5, dtype=np.float32))
+    image = PIL.Image.fromarray(np.full((32, 32), 0.5, dtype=np.float32))
 
-    assert pixel(encoded(picture, "TIFF")) == (128, 128, 128)
+    assert pixel(encoded(image, "TIFF")) == (128, 128, 128)
 
 
 @pytest.mark.parametrize("image_format", ["PNG", "TIFF", "BMP"])
-def test_picture_of_one_bit_is_black_and_white(image_format: str) -> None:
-    picture = plain("1", 0)
-    picture.paste(1, (0, 0, 16, 32))
+def test_image_of_one_bit_is_black_and_white(image_format: str) -> None:
+    image = plain("1", 0)
+    image.paste(1, (0, 0, 16, 32))
 
-    found = opened(encoded(picture, image_format))
+    found = opened(encoded(image, image_format))
 
     assert (found.getpixel((4, 4)), found.getpixel((28, 4))) == (WHITE, (0, 0, 0))
 
@@ -290,28 +290,28 @@ def test_animation_gives_its_first_frame(image_format: str) -> None:
     assert near(pixel(data), RED)
 
 
-@pytest.mark.parametrize("data", [b"", b"GIF", b"<html>no picture</html>", bytes(1000)])
-def test_what_is_no_picture_is_refused_with_what_is_allowed(data: bytes) -> None:
+@pytest.mark.parametrize("data", [b"", b"GIF", b"<html>no image</html>", bytes(1000)])
+def test_what_is_no_image_is_refused_with_what_is_allowed(data: bytes) -> None:
     assert refusal(data) == (
-        f"images/0 is not a picture that can be read ({len(data)} bytes). Send JPEG, PNG, WebP, "
+        f"images/0 is not an image that can be read ({len(data)} bytes). Send JPEG, PNG, WebP, "
         "BMP, TIFF, GIF or AVIF."
     )
 
 
 @pytest.mark.parametrize("image_format", ["PPM", "ICO", "PDF"])
-def test_picture_of_a_format_that_is_not_listed_is_refused(image_format: str) -> None:
+def test_image_of_a_format_that_is_not_listed_is_refused(image_format: str) -> None:
     data = encoded(plain("RGB", RED), image_format)
 
-    assert "is not a picture that can be read" in refusal(data)
+    assert "is not an image that can be read" in refusal(data)
 
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF"])
-def test_truncated_picture_is_refused(image_format: str) -> None:
+def test_truncated_image_is_refused(image_format: str) -> None:
     data = encoded(gradient(400, 300), image_format)
 
     sentence = refusal(data[: len(data) // 2])
 
-    assert sentence.startswith(("images/0 is damaged", "images/0 is not a picture"))
+    assert sentence.startswith(("images/0 is damaged", "images/0 is not an image"))
 
 
 def test_damaged_pixels_are_refused() -> None:
@@ -343,7 +343,7 @@ def test_too_many_pixels_are_refused_by_the_header_alone() -> None:
 
 
 def test_the_most_pixels_that_are_allowed_pass_the_header() -> None:
-    # this file holds no such picture: what stops it now is its content
+    # this file holds no such image: what stops it now is its content
     assert refusal(png_header(8000, 8000)).startswith("images/0 is damaged")
 
 
@@ -356,6 +356,4 @@ def test_bytes_beyond_the_limit_are_refused_with_both_numbers() -> None:
         check_bytes(22 * 2**20, MAX_BYTES, "images/1")
 
     assert caught.value.field == "images/1"
-    assert str(caught.value) == (
-        "images/1 has 22.0 MiB; at most 20 MiB are allowed for one picture."
-    )
+    assert str(caught.value) == ("images/1 has 22.0 MiB; at most 20 MiB are allowed for one image.")

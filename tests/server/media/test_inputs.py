@@ -1,4 +1,4 @@
-"""Image references: how a request may carry a picture, and what is left when it must not."""
+"""Image references: how a request may carry an image, and what is left when it must not."""
 
 import base64
 import urllib.parse
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from server.errors import FetchFailed, InvalidPicture, NotFound, PayloadTooLarge
+from server.errors import FetchFailed, InvalidImage, NotFound, PayloadTooLarge
 from server.media.images import MAX_BYTES, to_rgb_png
 from server.media.inputs import InputStore, decode_text, is_inline, is_url
 from server.net.fetch import Fetcher
@@ -15,8 +15,8 @@ from server.settings import Settings
 from tests.conftest import as_base64, encoded, gradient
 from tests.far_side import Answer, FarSide, far_side
 
-PICTURE = encoded(gradient())
-STORED = to_rgb_png(PICTURE, "")
+IMAGE = encoded(gradient())
+STORED = to_rgb_png(IMAGE, "")
 LIMITS = MAX_BYTES
 # In base64 these bytes need every sign in which the two alphabets differ, and padding.
 AWKWARD = bytes(range(256)) + b"\xfb\xef\xbe\xff"
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 async def store(folder: Path, tmp_path: Path) -> AsyncIterator[InputStore]:
     fetcher = Fetcher(Settings(allow_networks="127.0.0.0/8").allow_networks)
     own = tmp_path / "own.png"
-    own.write_bytes(PICTURE)
+    own.write_bytes(IMAGE)
     store = InputStore(
         folder,
         fetcher,
@@ -74,7 +74,7 @@ def lines(text: str) -> str:
         base64.urlsafe_b64encode(AWKWARD).decode(),
     ],
     ids=[
-        "data URI", "upper case", "no type", "parameters", "a type that is no picture",
+        "data URI", "upper case", "no type", "parameters", "a type that is no image",
         "white space around", "percent signs in base64", "urlsafe alphabet", "no padding",
         "line breaks", "percent-encoded", "naked", "naked without padding", "naked with lines",
         "naked urlsafe",
@@ -86,15 +86,15 @@ def test_text_gives_the_bytes_it_carries(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["data:image/png;base64", "data:"])
 def test_data_uri_without_a_comma_is_refused(text: str) -> None:
-    with pytest.raises(InvalidPicture, match=r"^images/0 is a data URI without data\.$"):
+    with pytest.raises(InvalidImage, match=r"^images/0 is a data URI without data\.$"):
         decode_text(text, field="images/0")
 
 
 @pytest.mark.parametrize(
     "text", ["file:///etc/passwd", "häuschen", "A", "AAAA=AAA", "data:image/png;base64,A$A"]
 )
-def test_text_that_is_no_picture_is_refused_with_what_is_allowed(text: str) -> None:
-    with pytest.raises(InvalidPicture) as caught:
+def test_text_that_is_no_image_is_refused_with_what_is_allowed(text: str) -> None:
+    with pytest.raises(InvalidImage) as caught:
         decode_text(text, field="images/0")
 
     assert str(caught.value) == (
@@ -104,7 +104,7 @@ def test_text_that_is_no_picture_is_refused_with_what_is_allowed(text: str) -> N
 
 
 def test_long_text_is_shortened_in_the_sentence() -> None:
-    with pytest.raises(InvalidPicture) as caught:
+    with pytest.raises(InvalidImage) as caught:
         decode_text("$" * 100_000)
 
     assert len(str(caught.value)) < 200
@@ -144,11 +144,11 @@ def test_other_text_is_no_url(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["data:image/png;base64,AA==", "DATA:,x", PLAIN, f"\n{lines(PLAIN)}", "A" * 5_000_000]
 )
-def test_picture_in_the_text_is_inline(text: str) -> None:
+def test_image_in_the_text_is_inline(text: str) -> None:
     assert is_inline(text)
 
 
-@pytest.mark.parametrize("text", ["picture.png", "./picture", "", "C:\\picture"])
+@pytest.mark.parametrize("text", ["image.png", "./image", "", "C:\\image"])
 def test_path_is_not_inline(text: str) -> None:
     assert not is_inline(text)
 
@@ -156,7 +156,7 @@ def test_path_is_not_inline(text: str) -> None:
 async def test_store_keeps_what_is_inline_and_gives_what_is_to_be_fetched(
     store: InputStore,
 ) -> None:
-    images = [as_base64(PICTURE), " https://host/a.png ", PICTURE]
+    images = [as_base64(IMAGE), " https://host/a.png ", IMAGE]
 
     assert await store.store_inline("job", images, LIMITS) == (None, "https://host/a.png", None)
 
@@ -166,16 +166,16 @@ async def test_offline_server_refuses_a_url_at_once(folder: Path) -> None:
     store = InputStore(folder, fetcher, own_file=lambda _: None, fetch_timeout_s=30)
 
     with pytest.raises(FetchFailed, match=r"^images/1: this server runs offline"):
-        await store.store_inline("job", [PICTURE, "https://host/a.png"], LIMITS)
+        await store.store_inline("job", [IMAGE, "https://host/a.png"], LIMITS)
     store.close()
     await fetcher.close()
 
     assert store.job_ids() == []
 
 
-async def test_stored_pictures_are_read_in_their_order(store: InputStore) -> None:
+async def test_stored_images_are_read_in_their_order(store: InputStore) -> None:
     other = encoded(gradient(shift=50))
-    await store.store_inline("job", [PICTURE, as_base64(other)], LIMITS)
+    await store.store_inline("job", [IMAGE, as_base64(other)], LIMITS)
 
     assert await store.read("job", 2) == (STORED, to_rgb_png(other, ""))
 
@@ -183,9 +183,9 @@ async def test_stored_pictures_are_read_in_their_order(store: InputStore) -> Non
 @pytest.mark.parametrize(
     ("bad", "error"),
     [
-        ("no picture!", InvalidPicture),
-        (b"no picture!", InvalidPicture),
-        (as_base64(b"no picture!"), InvalidPicture),
+        ("no image!", InvalidImage),
+        (b"no image!", InvalidImage),
+        (as_base64(b"no image!"), InvalidImage),
         (bytes(21 * 2**20), PayloadTooLarge),
         ("A" * (28 * 2**20), PayloadTooLarge),
     ],
@@ -195,15 +195,15 @@ async def test_nothing_is_left_when_one_of_several_is_refused(
     store: InputStore, folder: Path, bad: str | bytes, error: type[Exception]
 ) -> None:
     with pytest.raises(error, match=r"^images/1 "):
-        await store.store_inline("job", [PICTURE, bad, PICTURE], LIMITS)
+        await store.store_inline("job", [IMAGE, bad, IMAGE], LIMITS)
 
     assert store.job_ids() == []
     assert not (folder / "job").exists()
 
 
-async def test_delete_removes_the_pictures_of_one_job(store: InputStore) -> None:
-    await store.store_inline("one", [PICTURE], LIMITS)
-    await store.store_inline("two", [PICTURE], LIMITS)
+async def test_delete_removes_the_images_of_one_job(store: InputStore) -> None:
+    await store.store_inline("one", [IMAGE], LIMITS)
+    await store.store_inline("two", [IMAGE], LIMITS)
 
     await store.delete("one")
 
@@ -216,12 +216,12 @@ async def test_delete_of_an_unknown_job_does_nothing(store: InputStore) -> None:
     assert store.job_ids() == []
 
 
-async def test_read_names_the_job_when_its_picture_is_gone(store: InputStore) -> None:
-    with pytest.raises(NotFound, match="An input picture of job gone is gone"):
+async def test_read_names_the_job_when_its_image_is_gone(store: InputStore) -> None:
+    with pytest.raises(NotFound, match="An input image of job gone is gone"):
         await store.read("gone", 1)
 
 
-async def test_fetch_stores_the_picture_at_a_url(store: InputStore, far: FarSide) -> None:
+async def test_fetch_stores_the_image_at_a_url(store: InputStore, far: FarSide) -> None:
     far.answers["/a.jpg"] = Answer(encoded(gradient(), "PNG"))
 
     await store.fetch("job", 0, far.url("/a.jpg"), LIMITS)
@@ -231,7 +231,7 @@ async def test_fetch_stores_the_picture_at_a_url(store: InputStore, far: FarSide
 
 async def test_fetch_refuses_a_file_of_this_servers_own_over_the_limit(store: InputStore) -> None:
     with pytest.raises(PayloadTooLarge, match="images/0 has"):
-        await store.fetch("job", 0, "https://nowhere.invalid/outputs/own.png", len(PICTURE) - 1)
+        await store.fetch("job", 0, "https://nowhere.invalid/outputs/own.png", len(IMAGE) - 1)
 
 
 async def test_fetch_reads_a_file_of_this_servers_own_from_disk(store: InputStore) -> None:
@@ -241,16 +241,16 @@ async def test_fetch_reads_a_file_of_this_servers_own_from_disk(store: InputStor
 
 
 async def test_fetch_bounds_the_size(store: InputStore, far: FarSide) -> None:
-    far.answers["/a.png"] = Answer(PICTURE)
+    far.answers["/a.png"] = Answer(IMAGE)
 
     with pytest.raises(PayloadTooLarge, match=r"^images/2: "):
         await store.fetch("job", 2, far.url("/a.png"), 10)
 
 
-async def test_fetch_refuses_what_is_no_picture(store: InputStore, far: FarSide) -> None:
+async def test_fetch_refuses_what_is_no_image(store: InputStore, far: FarSide) -> None:
     far.answers["/a.png"] = Answer(b"<html>")
 
-    with pytest.raises(InvalidPicture, match=r"^images/1 is not a picture"):
+    with pytest.raises(InvalidImage, match=r"^images/1 is not an image"):
         await store.fetch("job", 1, far.url("/a.png"), LIMITS)
 
 

@@ -1,4 +1,4 @@
-"""Finished pictures: their files, what they say of themselves, and who may name them."""
+"""Finished images: their files, what they say of themselves, and who may name them."""
 
 import io
 import json
@@ -17,7 +17,7 @@ from server.media.outputs import OutputStore, encode
 from tests.conftest import gradient
 
 FACTS = {"model": "Qwen-Image-Edit-2511", "steps": 40, "prompt": "mach es größer"}
-PICTURE = gradient(96, 64)
+IMAGE = gradient(96, 64)
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def store(folder: Path) -> Iterator[OutputStore]:
 async def write(
     store: OutputStore, image_format: OutputFormat = OutputFormat.PNG, seed: int = 7
 ) -> Output:
-    return await store.write(PICTURE.tobytes(), PICTURE.size, image_format, seed=seed, facts=FACTS)
+    return await store.write(IMAGE.tobytes(), IMAGE.size, image_format, seed=seed, facts=FACTS)
 
 
 def reopened(data: bytes) -> PIL.Image.Image:
@@ -47,8 +47,8 @@ def names(folder: Path) -> set[str]:
 
 
 def facts_in(data: bytes) -> Any:
-    picture = reopened(data)
-    text = picture.text["qwen_edit"] if picture.format == "PNG" else picture.getexif()[0x010E]
+    image = reopened(data)
+    text = image.text["qwen_edit"] if image.format == "PNG" else image.getexif()[0x010E]
     return json.loads(text)
 
 
@@ -59,32 +59,32 @@ async def test_output_is_a_file_of_the_format_asked_for(
     output = await write(store, image_format)
 
     data = (folder / output.name).read_bytes()
-    picture = reopened(data)
-    assert (picture.format, picture.size) == (image_format.upper(), (96, 64))
+    image = reopened(data)
+    assert (image.format, image.size) == (image_format.upper(), (96, 64))
     assert output == Output(output.name, f"image/{image_format}", len(data), 96, 64, 7)
 
 
 async def test_png_keeps_every_pixel(store: OutputStore) -> None:
     data = await store.read(await write(store))
 
-    assert np.array_equal(reopened(data), PICTURE)
+    assert np.array_equal(reopened(data), IMAGE)
 
 
 @pytest.mark.parametrize("image_format", [OutputFormat.JPEG, OutputFormat.WEBP])
-async def test_lossy_output_is_close_to_the_picture(
+async def test_lossy_output_is_close_to_the_image(
     store: OutputStore, image_format: OutputFormat
 ) -> None:
     data = await store.read(await write(store, image_format))
 
-    difference = np.asarray(reopened(data), dtype=int) - np.asarray(PICTURE, dtype=int)
+    difference = np.asarray(reopened(data), dtype=int) - np.asarray(IMAGE, dtype=int)
     assert np.abs(difference).mean() < 2
 
 
 def test_jpeg_keeps_the_colours_at_full_resolution() -> None:
-    picture = reopened(encode(PICTURE, OutputFormat.JPEG, {}))
+    image = reopened(encode(IMAGE, OutputFormat.JPEG, {}))
 
     # sampling factors 1×1 for each of the three components
-    assert [component[1:3] for component in picture.layer] == [(1, 1)] * 3
+    assert [component[1:3] for component in image.layer] == [(1, 1)] * 3
 
 
 @pytest.mark.parametrize("image_format", OutputFormat)

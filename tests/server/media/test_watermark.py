@@ -8,11 +8,11 @@ from server.media.watermark import draw_watermark
 
 
 def marked(color: str, size: tuple[int, int] = (1024, 768)) -> tuple[np.ndarray, np.ndarray]:
-    """Where the mark is, and the marked picture's grey values."""
+    """Where the mark is, and the marked image's grey values."""
     plain = PIL.Image.new("RGB", size, color)
-    picture = plain.copy()
-    draw_watermark(picture, "Qwen-Image")
-    before, after = (np.asarray(image.convert("L"), int) for image in (plain, picture))
+    image = plain.copy()
+    draw_watermark(image, "Qwen-Image")
+    before, after = (np.asarray(image.convert("L"), int) for image in (plain, image))
     return before != after, after
 
 

@@ -213,7 +213,7 @@ async def test_other_answer_than_200_is_named(fetcher: Fetcher, far: FarSide, st
 
 
 async def test_name_that_cannot_be_resolved_is_said(fetcher: Fetcher) -> None:
-    url = "http://nowhere.invalid/picture.png"
+    url = "http://nowhere.invalid/image.png"
 
     assert await refusal(fetcher, url) == (
         f"images/0: {url} cannot be fetched: the name nowhere.invalid cannot be resolved"

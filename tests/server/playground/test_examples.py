@@ -13,10 +13,10 @@ def test_each_example_is_drawn_once_with_a_thing_on_its_background(tmp_path: Pat
     assert set(paths) == {name for example in EXAMPLES for name in example.files}
     for example in EXAMPLES:
         for name, scene in zip(example.files, example.scenes, strict=True):
-            picture = PIL.Image.open(paths[name])
+            image = PIL.Image.open(paths[name])
             (thing,) = scene.things
-            assert picture.size == (SIDE, SIDE)
-            assert picture.getpixel((round(thing.x * SIDE), SIDE // 2)) != picture.getpixel((0, 0))
+            assert image.size == (SIDE, SIDE)
+            assert image.getpixel((round(thing.x * SIDE), SIDE // 2)) != image.getpixel((0, 0))
 
 
 def test_names_and_prompts_are_all_different() -> None:

@@ -16,7 +16,7 @@ from server.playground.form import (
     PRESETS,
     Form,
     LoraField,
-    Picture,
+    SlotImage,
     form_of_job,
     form_of_values,
     random_seed,
@@ -24,7 +24,7 @@ from server.playground.form import (
 )
 
 FULL = Form(
-    pictures=(Picture("/a/one.png", "one.png"), None, None),
+    images=(SlotImage("/a/one.png", "one.png"), None, None),
     prompt="Make it blue",
     negative_prompt="red",
     size=FREE_SIZE,
@@ -43,11 +43,10 @@ FULL = Form(
 def sent(form: Form) -> list[Any]:
     """The form as a browser sends it."""
     values = values_of_form(form)
-    pictures = [
-        {"path": picture.path, "orig_name": picture.name} if picture else None
-        for picture in form.pictures
+    images = [
+        {"path": image.path, "orig_name": image.name} if image else None for image in form.images
     ]
-    return [*pictures, *values[3:]]
+    return [*images, *values[3:]]
 
 
 def refusal(**fields: Any) -> InvalidParameter:
@@ -149,9 +148,9 @@ def test_job_gives_the_form_that_asks_for_it_again() -> None:
     params = FULL.params(lambda: 1)
     job = Job("page", "edits", params, (None,), 0.0, output_format=OutputFormat.WEBP)
 
-    form = form_of_job(job, [Picture("/kept/one.png", "one.png")])
+    form = form_of_job(job, [SlotImage("/kept/one.png", "one.png")])
 
     assert form.params(lambda: 1) == params
     assert form.is_seed_locked
-    assert form.pictures[0] == Picture("/kept/one.png", "one.png")
+    assert form.images[0] == SlotImage("/kept/one.png", "one.png")
     assert form_of_job(Job("page", "edits", EditParams("a", 1), (None,), 0.0), []).size == AUTO_SIZE

@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.testclient import TestClient
 
 from server.errors import ServerError
-from server.playground import PageParts, Playground
+from server.playground import PageContext, Playground
 from server.settings import Settings
 from server.web.auth import KeyCheck
 from server.web.problem import problem_of
@@ -19,7 +19,7 @@ from tests.live_server import LiveServer, until
 
 def client_of(keys: tuple[str, ...] = (), public_url: str | None = None) -> TestClient:
     """The page's routes alone, before Gradio is imported."""
-    parts = cast(PageParts, FakeParts(Settings(public_url=public_url)))
+    parts = cast(PageContext, FakeParts(Settings(public_url=public_url)))
     app = FastAPI()
     app.router.routes.extend(Playground(parts, KeyCheck(keys)).routes())
 
@@ -95,7 +95,7 @@ def test_cookie_of_a_key_that_is_gone_opens_nothing() -> None:
 
 
 def test_cookie_is_for_https_alone_where_the_page_is() -> None:
-    client = client_of(("right",), public_url="https://pictures.example/edit")
+    client = client_of(("right",), public_url="https://images.example/edit")
 
     answer = client.post("/login", data={"key": "right"})
 
@@ -106,7 +106,7 @@ def test_cookie_is_for_https_alone_where_the_page_is() -> None:
     ("origin", "status"),
     [
         ("http://here:8000", 200),
-        ("https://pictures.example", 200),
+        ("https://images.example", 200),
         ("http://here:9000", 403),
         ("http://evil.example", 403),
         ("null", 403),
@@ -114,7 +114,7 @@ def test_cookie_is_for_https_alone_where_the_page_is() -> None:
     ],
 )
 def test_requests_of_other_web_pages_are_refused(origin: str, status: int) -> None:
-    client = client_of(public_url="https://pictures.example/edit")
+    client = client_of(public_url="https://images.example/edit")
 
     assert client.get("/", headers={"Origin": origin}).status_code == status
 
@@ -144,13 +144,13 @@ def test_page_fetches_nothing_for_a_browser(served: LiveServer) -> None:
     until(lambda: "the page fetches nothing by itself" in served.log())
 
 
-def join(served: LiveServer, picture: dict[str, Any]) -> None:
-    """What a browser sends that has put `picture` into the first slot."""
+def join(served: LiveServer, image: dict[str, Any]) -> None:
+    """What a browser sends that has put `image` into the first slot."""
     config = served.http.get(f"{served.url}/config").json()
     slot = next(each for each in config["components"] if each["type"] == "image")
     event = next(each for each in config["dependencies"] if each["inputs"][:1] == [slot["id"]])
     body = {
-        "data": [picture, *[None] * (len(event["inputs"]) - 1)],
+        "data": [image, *[None] * (len(event["inputs"]) - 1)],
         "fn_index": event["id"],
         "session_hash": "abc",
     }

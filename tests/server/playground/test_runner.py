@@ -12,8 +12,8 @@ from server.job import Job, JobStatus
 from server.jobs.job_queue import JobProgress, JobState
 from server.jobs.service import EditService, Submission
 from server.playground import runner
-from server.playground.form import Form, Picture
-from server.playground.pictures import KeptPicture, PictureShelf
+from server.playground.form import Form, SlotImage
+from server.playground.images import ImageShelf, KeptImage
 from server.playground.runner import Runner
 
 
@@ -49,8 +49,8 @@ class FakeService:
 
 
 class FakeShelf:
-    async def keep(self, picture: Picture, field: str) -> KeptPicture:
-        return KeptPicture(f"/uploads/{picture.name}", picture.name)
+    async def keep(self, image: SlotImage, field: str) -> KeptImage:
+        return KeptImage(f"/uploads/{image.name}", image.name)
 
 
 @pytest.fixture
@@ -59,12 +59,12 @@ def service() -> FakeService:
 
 
 def runner_of(service: FakeService) -> Runner:
-    return Runner(cast(EditService, service), cast(PictureShelf, FakeShelf()), lambda: 3)
+    return Runner(cast(EditService, service), cast(ImageShelf, FakeShelf()), lambda: 3)
 
 
 def form(**changes: Any) -> Form:
-    pictures = (None, Picture("/x/b.png", "b.png"), Picture("/x/c.png", "c.png"))
-    return Form(**{"prompt": "a", "pictures": pictures, **changes})
+    images = (None, SlotImage("/x/b.png", "b.png"), SlotImage("/x/c.png", "c.png"))
+    return Form(**{"prompt": "a", "images": images, **changes})
 
 
 def state(job_id: str, step: int) -> JobState:
@@ -72,7 +72,7 @@ def state(job_id: str, step: int) -> JobState:
     return JobState(job, None, JobProgress("denoise", step, 8))
 
 
-async def test_submit_names_pictures_by_their_urls_in_order(service: FakeService) -> None:
+async def test_submit_names_images_by_their_urls_in_order(service: FakeService) -> None:
     await runner_of(service).submit(form(), "http://here")
 
     submission = service.submitted[0]

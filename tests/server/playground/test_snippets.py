@@ -5,17 +5,17 @@ import dataclasses
 
 from pipelines.api.params import EditParams, LoraRef
 from server.job import OutputFormat
-from server.playground.pictures import KeptPicture
+from server.playground.images import KeptImage
 from server.playground.snippets import Asked, curl, python
 
-FILE = KeptPicture("/uploads/a.png", "cat.png")
-URL = KeptPicture("/uploads/b.png", "https://example.com/b.png")
-OUTPUT = KeptPicture("/outputs/c.png", None)
+FILE = KeptImage("/uploads/a.png", "cat.png")
+URL = KeptImage("/uploads/b.png", "https://example.com/b.png")
+OUTPUT = KeptImage("/outputs/c.png", None)
 
 
-def asked(*pictures: KeptPicture, has_keys: bool = False, is_seed_chosen: bool = True) -> Asked:
+def asked(*images: KeptImage, has_keys: bool = False, is_seed_chosen: bool = True) -> Asked:
     params = EditParams("it's", 7, loras=(LoraRef("https://a/b:c", 0.5),), num_outputs=2)
-    return Asked(params, is_seed_chosen, pictures, OutputFormat.PNG, "http://here", has_keys)
+    return Asked(params, is_seed_chosen, images, OutputFormat.PNG, "http://here", has_keys)
 
 
 def test_curl_sends_files_as_files_and_urls_as_text() -> None:
@@ -26,7 +26,7 @@ def test_curl_sends_files_as_files_and_urls_as_text() -> None:
     assert "--form-string loras=https://a/b:c:0.5" in text
 
 
-def test_curl_keeps_the_order_of_pictures() -> None:
+def test_curl_keeps_the_order_of_images() -> None:
     # a form's files come behind its texts
     text = curl(asked(FILE, URL))
 
@@ -39,7 +39,7 @@ def test_output_is_named_by_its_url() -> None:
 
 
 def test_quotes_in_a_file_name_stay_in_it() -> None:
-    text = curl(asked(KeptPicture("/uploads/a.png", 'a "b"\\;c.png')))
+    text = curl(asked(KeptImage("/uploads/a.png", 'a "b"\\;c.png')))
 
     assert """'image=@"a \\"b\\"\\\\;c.png"'""" in text
 

@@ -27,10 +27,10 @@ def running(step: int, total: int, stage: str = "denoise") -> JobState:
     [
         (JobState(job(), 0, None), "Waiting: next in line"),
         (JobState(job(), 3, None), "Waiting: 3 ahead in the queue"),
-        (JobState(job().evolve(prepared_at=None), 0, None), "Fetching pictures and LoRAs…"),
+        (JobState(job().evolve(prepared_at=None), 0, None), "Fetching images and LoRAs…"),
         (JobState(job(status=JobStatus.RUNNING), None, None), "Starting…"),
         (running(2, 8), "Step 2 of 8"),
-        (running(8, 8, "decode"), "Painting the picture"),
+        (running(8, 8, "decode"), "Painting the image"),
         (
             JobState(job(status=JobStatus.RUNNING, cancel_requested=True), None, None),
             "Canceling at the next step…",
@@ -67,7 +67,7 @@ def test_nothing_of_a_request_is_markup() -> None:
     pieces = [
         views.history([failed, done], 2, shown_keys=True),
         views.grid([EVIL], [JobState(failed, None, None)], READY),
-        views.complaint(EVIL),
+        views.field_error(EVIL),
         views.notice(EVIL),
         views.head(views.Status(EVIL, EVIL, ExecutorState.FAILED, EVIL, EVIL)),
     ]

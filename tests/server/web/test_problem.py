@@ -42,7 +42,7 @@ def invalid(body: dict[str, Any]) -> Problem:
             Problem(400, "invalid_parameter", "size is wrong", "size"),
         ),
         (
-            errors.InvalidPicture("images/0 is damaged", field="images/0"),
+            errors.InvalidImage("images/0 is damaged", field="images/0"),
             Problem(400, "invalid_picture", "images/0 is damaged", "images/0"),
         ),
         (errors.NotFound("There is no job 1."), Problem(404, "not_found", "There is no job 1.")),

@@ -147,7 +147,7 @@ def test_server_answers_to_its_public_name_and_with_keys_to_any(
 ) -> None:
     for number, (settings, host) in enumerate(
         (
-            ({"PUBLIC_URL": "https://pictures.example/edit"}, "pictures.example"),
+            ({"PUBLIC_URL": "https://images.example/edit"}, "images.example"),
             ({"API_KEYS": "right"}, "any.example"),
         )
     ):

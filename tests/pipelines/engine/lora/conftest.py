@@ -46,7 +46,7 @@ def linears(tiny_model: Path) -> Linears:
 
 @pytest.fixture
 def base(pipeline: EditPipeline) -> Iterator[np.ndarray]:
-    """The base model's picture, which the test must leave as it was, bit for bit."""
+    """The base model's image, which the test must leave as it was, bit for bit."""
     before = edit(pipeline)
     yield before
     assert np.array_equal(before, edit(pipeline))

@@ -55,7 +55,7 @@ def build() -> QwenImageTransformer2DModel:
 
 
 def forward(model: QwenImageTransformer2DModel, turn: int = 0) -> torch.Tensor:
-    """A step; the text's length and the picture's width differ from turn to turn.
+    """A step; the text's length and the image's width differ from turn to turn.
 
     No number of tokens here is by chance one of the model's other sizes: an equal one at the
     first call is taken for the same one, by torch, and costs the base model a graph, too.

@@ -97,10 +97,10 @@ def test_active_layer_computes_the_changed_weight(
 
 
 @pytest.mark.parametrize("scales", SCALES[3:], ids=str)
-def test_forward_and_picture_equal_those_of_merged_weights(
+def test_forward_and_image_equal_those_of_merged_weights(
     pipeline: EditPipeline, tiny_model: Path, tmp_path: Path, scales: tuple[float, ...]
 ) -> None:
-    """To 1e-4 relative: each layer's 1e-5 goes through those behind it. 1 of 255 in the picture."""
+    """To 1e-4 relative: each layer's 1e-5 goes through those behind it. 1 of 255 in the image."""
     stack, total = stacked(tmp_path, pipeline.linears, scales)
     merged = EditPipeline.load(tiny_model, device="cpu", dtype=torch.float32)
     for name, delta in total.items():
@@ -116,7 +116,7 @@ def test_forward_and_picture_equal_those_of_merged_weights(
     assert np.abs(edit(pipeline, *stack) - edit(merged)).max() <= 1
 
 
-def test_loha_gives_the_picture_of_merged_weights(
+def test_loha_gives_the_image_of_merged_weights(
     pipeline: EditPipeline, tiny_model: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "loha.safetensors"
@@ -161,7 +161,7 @@ def test_base_model_is_the_same_bit_for_bit_after_100_switches(
     assert all(torch.equal(after[name], value) for name, value in state.items())
 
 
-def test_picture_moves_with_the_scale(pipeline: EditPipeline, tmp_path: Path) -> None:
+def test_image_moves_with_the_scale(pipeline: EditPipeline, tmp_path: Path) -> None:
     path = write_lora(tmp_path / "a.safetensors", random_pairs(pipeline.linears, MODULES))
     base = edit(pipeline)
     distances = [np.abs(base - edit(pipeline, (path, scale))).mean() for scale in (0.01, 0.1, 1.0)]
@@ -198,7 +198,7 @@ def test_edit_left_at_a_step_leaves_no_lora_behind(
     assert np.array_equal(base, edit(loaded))
 
 
-def test_offloaded_model_gives_the_same_pictures_with_loras_and_without(
+def test_offloaded_model_gives_the_same_images_with_loras_and_without(
     pipeline: EditPipeline, base: np.ndarray, tiny_model: Path, tmp_path: Path
 ) -> None:
     offloaded = EditPipeline.load(

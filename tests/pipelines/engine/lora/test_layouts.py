@@ -79,7 +79,7 @@ def test_layout_is_read_as_diffusers_reads_it(
 
 
 @pytest.mark.filterwarnings("ignore:Already found a `peft_config`:UserWarning")
-def test_picture_equals_that_of_the_diffusers_loader(
+def test_image_equals_that_of_the_diffusers_loader(
     pipeline: EditPipeline, tiny_model: Path, tmp_path: Path
 ) -> None:
     """The library's own loader as an oracle, for a layout that it reads right."""

@@ -122,22 +122,22 @@ def page(open_page: Callable[..., Page]) -> Page:
 
 
 @pytest.fixture(scope="session")
-def picture_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A picture on the disk of whoever uses the page."""
-    path = tmp_path_factory.mktemp("pictures") / "my ball.png"
+def image_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image on the disk of whoever uses the page."""
+    path = tmp_path_factory.mktemp("images") / "my ball.png"
     path.write_bytes(encoded(gradient(256, 256)))
     return path
 
 
-def add_picture(page: Page, path: Path, slot: int = 1) -> None:
+def add_image(page: Page, path: Path, slot: int = 1) -> None:
     """Choose a file for a slot."""
-    page.locator(f"#picture-{slot} input[type=file]").set_input_files(path)
-    expect(page.locator(f"#picture-{slot} img")).to_be_visible()
+    page.locator(f"#image-{slot} input[type=file]").set_input_files(path)
+    expect(page.locator(f"#image-{slot} img")).to_be_visible()
 
 
 def ask(page: Page, path: Path, prompt: str = "Make it blue") -> None:
     """Fill in what every edit needs."""
-    add_picture(page, path)
+    add_image(page, path)
     page.get_by_label("Prompt", exact=True).fill(prompt)
 
 

@@ -19,8 +19,8 @@ def shown(page: Page, which: str) -> str:
     return "\n".join(page.locator(f"#{which} .cm-line").all_text_contents())
 
 
-def ask_with_everything(page: Page, picture_file: Path) -> None:
-    ask(page, picture_file, PROMPT)
+def ask_with_everything(page: Page, image_file: Path) -> None:
+    ask(page, image_file, PROMPT)
     choose_lora(page, "sepia")
     page.get_by_label("Seed", exact=True).fill("12")
     expect(page.get_by_label("Lock")).to_be_checked()
@@ -37,37 +37,37 @@ def last_job(server: LiveServer) -> tuple[object, ...]:
     return job["contract"], job["status"], job["prompt"], seeds
 
 
-def test_curl_line_runs_beside_the_picture(
-    page: Page, page_server: LiveServer, picture_file: Path
+def test_curl_line_runs_beside_the_image(
+    page: Page, page_server: LiveServer, image_file: Path
 ) -> None:
-    ask_with_everything(page, picture_file)
+    ask_with_everything(page, image_file)
     assert shutil.which("curl")
 
     ran = subprocess.run(
         ["bash", "-c", shown(page, "curl")],
-        cwd=picture_file.parent, capture_output=True, text=True, check=True,
+        cwd=image_file.parent, capture_output=True, text=True, check=True,
     )  # fmt: skip
 
     assert json.loads(ran.stdout)["status"] == "succeeded"
     assert last_job(page_server) == ("native", "succeeded", PROMPT, [12, 13])
 
 
-def test_python_runs_beside_the_picture(
-    page: Page, page_server: LiveServer, picture_file: Path
+def test_python_runs_beside_the_image(
+    page: Page, page_server: LiveServer, image_file: Path
 ) -> None:
-    ask_with_everything(page, picture_file)
+    ask_with_everything(page, image_file)
 
     ran = subprocess.run(
         [sys.executable, "-c", shown(page, "python")],
-        cwd=picture_file.parent, capture_output=True, text=True, check=True,
+        cwd=image_file.parent, capture_output=True, text=True, check=True,
     )  # fmt: skip
 
     assert ran.stdout.startswith("succeeded")
     assert last_job(page_server) == ("native", "succeeded", PROMPT, [12, 13])
 
 
-def test_fields_that_stand_for_no_request_have_no_code(page: Page, picture_file: Path) -> None:
-    ask(page, picture_file)
+def test_fields_that_stand_for_no_request_have_no_code(page: Page, image_file: Path) -> None:
+    ask(page, image_file)
     page.get_by_role("tab", name="As code").click()
     expect(page.locator("#curl .cm-line", has_text="Make it blue")).to_have_count(1)
 
@@ -79,9 +79,9 @@ def test_fields_that_stand_for_no_request_have_no_code(page: Page, picture_file:
 
 
 def test_code_names_a_result_that_is_used_as_input_by_its_url(
-    page: Page, page_server: LiveServer, picture_file: Path, tmp_path: Path
+    page: Page, page_server: LiveServer, image_file: Path, tmp_path: Path
 ) -> None:
-    ask(page, picture_file)
+    ask(page, image_file)
     run(page)
     page.locator("#outputs").get_by_role("button", name="Use as input").click()
     page.get_by_role("tab", name="As code").click()

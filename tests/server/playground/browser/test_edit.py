@@ -1,4 +1,4 @@
-"""An edit on the page: from the picture to the download."""
+"""An edit on the page: from the image to the download."""
 
 import base64
 import io
@@ -15,7 +15,7 @@ from tests.live_server import LiveServer
 from tests.server.playground.browser.conftest import (
     LONG_STEP,
     PHONE,
-    add_picture,
+    add_image,
     ask,
     choose_lora,
     make_it_long,
@@ -35,13 +35,13 @@ def transfer(page: Page, path: Path) -> object:
     return page.evaluate_handle(TRANSFER, [path.name, base64.b64encode(path.read_bytes()).decode()])
 
 
-def test_edit_goes_from_drop_to_download(page: Page, picture_file: Path) -> None:
+def test_edit_goes_from_drop_to_download(page: Page, image_file: Path) -> None:
     # somewhere in a slot, and beside all of them
-    dropped = {"dataTransfer": transfer(page, picture_file)}
-    page.locator("#picture-1 button.upload-container").dispatch_event("drop", dropped)
-    expect(page.locator("#picture-1 img")).to_be_visible()
+    dropped = {"dataTransfer": transfer(page, image_file)}
+    page.locator("#image-1 button.upload-container").dispatch_event("drop", dropped)
+    expect(page.locator("#image-1 img")).to_be_visible()
     page.locator("#prompt").dispatch_event("drop", dropped)
-    expect(page.locator("#picture-2 img")).to_be_visible()
+    expect(page.locator("#image-2 img")).to_be_visible()
     page.get_by_label("Prompt", exact=True).fill("Make it blue")
 
     run(page)
@@ -53,22 +53,22 @@ def test_edit_goes_from_drop_to_download(page: Page, picture_file: Path) -> None
     assert PIL.Image.open(io.BytesIO(waiting.value.path().read_bytes())).size == (256, 256)
 
 
-def test_pasted_pictures_go_into_the_first_empty_slots(page: Page, picture_file: Path) -> None:
-    add_picture(page, picture_file)
+def test_pasted_images_go_into_the_first_empty_slots(page: Page, image_file: Path) -> None:
+    add_image(page, image_file)
 
     # the second before the first has been sent
     page.evaluate(
         "(data) => [1, 2].forEach(() => document.body.dispatchEvent("
         "new ClipboardEvent('paste', {clipboardData: data, bubbles: true})))",
-        transfer(page, picture_file),
+        transfer(page, image_file),
     )
 
-    expect(page.locator("#picture-2 img")).to_be_visible()
-    expect(page.locator("#picture-3 img")).to_be_visible()
+    expect(page.locator("#image-2 img")).to_be_visible()
+    expect(page.locator("#image-3 img")).to_be_visible()
 
 
-def test_line_between_before_and_after_is_moved_by_keys(page: Page, picture_file: Path) -> None:
-    ask(page, picture_file)
+def test_line_between_before_and_after_is_moved_by_keys(page: Page, image_file: Path) -> None:
+    ask(page, image_file)
     run(page)
     line = page.get_by_role("slider", name="Before and after")
     before = page.locator("#compare .qe-before")
@@ -85,29 +85,29 @@ def test_line_between_before_and_after_is_moved_by_keys(page: Page, picture_file
         page.wait_for_function(f"{width} === 256")
 
 
-def test_picture_is_added_by_url(page: Page, file_host: tuple[str, Path]) -> None:
+def test_image_is_added_by_url(page: Page, file_host: tuple[str, Path]) -> None:
     url, folder = file_host
     (folder / "cat.png").write_bytes(encoded(gradient(320, 256)))
 
-    page.get_by_label("Picture URL").fill(f"{url}/cat.png")
-    page.get_by_label("Picture URL").press("Enter")
+    page.get_by_label("Image URL").fill(f"{url}/cat.png")
+    page.get_by_label("Image URL").press("Enter")
 
-    expect(page.locator("#picture-1 img")).to_be_visible()
-    expect(page.get_by_label("Picture URL")).to_have_value("")
+    expect(page.locator("#image-1 img")).to_be_visible()
+    expect(page.get_by_label("Image URL")).to_have_value("")
 
 
-def test_example_fills_picture_and_prompt(page: Page) -> None:
+def test_example_fills_image_and_prompt(page: Page) -> None:
     page.get_by_role("button", name="Make the circle green", exact=True).click()
 
-    expect(page.locator("#picture-1 img")).to_be_visible()
+    expect(page.locator("#image-1 img")).to_be_visible()
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("Make the circle green")
 
 
 def test_all_settings_reach_the_engine(
-    page: Page, page_server: LiveServer, picture_file: Path
+    page: Page, page_server: LiveServer, image_file: Path
 ) -> None:
-    ask(page, picture_file, "Make it “blue” & <b>bold</b>")
-    add_picture(page, picture_file, 3)
+    ask(page, image_file, "Make it “blue” & <b>bold</b>")
+    add_image(page, image_file, 3)
     choose_lora(page, "sepia", 1)
     choose_lora(page, "outline", 2)
     page.locator("#scale-2 input[type=number]").fill("0.35")
@@ -139,8 +139,8 @@ def test_all_settings_reach_the_engine(
     expect(entry).to_contain_text("Make it “blue” & <b>bold</b>")
 
 
-def test_seed_that_is_typed_is_locked_and_used(page: Page, picture_file: Path) -> None:
-    ask(page, picture_file)
+def test_seed_that_is_typed_is_locked_and_used(page: Page, image_file: Path) -> None:
+    ask(page, image_file)
     page.get_by_label("Seed", exact=True).press_sequentially("42")
     expect(page.get_by_label("Lock")).to_be_checked()
 
@@ -151,8 +151,8 @@ def test_seed_that_is_typed_is_locked_and_used(page: Page, picture_file: Path) -
     expect(page.get_by_label("Lock")).not_to_be_checked()
 
 
-def test_seed_is_drawn_anew_unless_it_is_locked(page: Page, picture_file: Path) -> None:
-    ask(page, picture_file)
+def test_seed_is_drawn_anew_unless_it_is_locked(page: Page, image_file: Path) -> None:
+    ask(page, image_file)
     seed = page.get_by_label("Seed", exact=True)
     run(page)
     first = seed.input_value()
@@ -166,8 +166,8 @@ def test_seed_is_drawn_anew_unless_it_is_locked(page: Page, picture_file: Path) 
     assert first != second == seed.input_value()
 
 
-def test_cancel_ends_the_job(page: Page, page_server: LiveServer, picture_file: Path) -> None:
-    ask(page, picture_file)
+def test_cancel_ends_the_job(page: Page, page_server: LiveServer, image_file: Path) -> None:
+    ask(page, image_file)
     make_it_long(page)
     page.get_by_role("tab", name="As code").click()
     page.locator("#run").click()
@@ -184,11 +184,11 @@ def test_cancel_ends_the_job(page: Page, page_server: LiveServer, picture_file: 
 
 
 def test_waiting_edit_says_its_place_and_can_be_canceled(
-    open_page: Callable[..., Page], picture_file: Path
+    open_page: Callable[..., Page], image_file: Path
 ) -> None:
     pages = [open_page() for _ in range(2)]
     for each in pages:
-        ask(each, picture_file)
+        ask(each, image_file)
         make_it_long(each)
         each.locator("#run").click()
         expect(each.locator("#progress .qe-progress")).to_be_visible()
@@ -203,7 +203,7 @@ def test_waiting_edit_says_its_place_and_can_be_canceled(
 def test_keyboard_alone_makes_an_edit(page: Page) -> None:
     page.get_by_role("button", name="Make the circle green", exact=True).focus()
     page.keyboard.press("Enter")
-    expect(page.locator("#picture-1 img")).to_be_visible()
+    expect(page.locator("#image-1 img")).to_be_visible()
     for _ in EXAMPLES:
         page.keyboard.press("Tab")
     expect(page.get_by_label("Prompt", exact=True)).to_be_focused()
@@ -215,11 +215,9 @@ def test_keyboard_alone_makes_an_edit(page: Page) -> None:
     expect(page.locator("#outputs .qe-output")).to_be_visible()
 
 
-def test_phone_has_no_sideways_scrolling(
-    open_page: Callable[..., Page], picture_file: Path
-) -> None:
+def test_phone_has_no_sideways_scrolling(open_page: Callable[..., Page], image_file: Path) -> None:
     page = open_page(viewport=PHONE)
-    ask(page, picture_file, "A word without any blank: " + "x" * 200)
+    ask(page, image_file, "A word without any blank: " + "x" * 200)
     choose_lora(page, "sepia")
     run(page)
     expect(page.locator("#compare")).to_be_in_viewport()

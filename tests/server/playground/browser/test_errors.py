@@ -8,7 +8,7 @@ from playwright.sync_api import Page, Request, Route, expect
 from tests.live_server import LiveServer
 from tests.lora_files import write_raw
 from tests.server.playground.browser.conftest import (
-    add_picture,
+    add_image,
     ask,
     choose_lora,
     make_it_long,
@@ -16,8 +16,8 @@ from tests.server.playground.browser.conftest import (
 )
 
 
-def test_missing_prompt_is_said_at_the_prompt(page: Page, picture_file: Path) -> None:
-    add_picture(page, picture_file)
+def test_missing_prompt_is_said_at_the_prompt(page: Page, image_file: Path) -> None:
+    add_image(page, image_file)
 
     page.locator("#run").click()
 
@@ -27,8 +27,8 @@ def test_missing_prompt_is_said_at_the_prompt(page: Page, picture_file: Path) ->
     expect(page.locator("#error-prompt")).to_be_hidden()
 
 
-def test_late_answer_about_a_picture_leaves_other_sentences(page: Page, picture_file: Path) -> None:
-    add_picture(page, picture_file)
+def test_late_answer_about_an_image_leaves_other_sentences(page: Page, image_file: Path) -> None:
+    add_image(page, image_file)
     held: list[Route] = []
 
     def is_of_url(request: Request) -> bool:
@@ -38,7 +38,7 @@ def test_late_answer_about_a_picture_leaves_other_sentences(page: Page, picture_
         "**/queue/join*",
         lambda route: held.append(route) if is_of_url(route.request) else route.continue_(),
     )
-    page.get_by_label("Picture URL").fill("no url")
+    page.get_by_label("Image URL").fill("no url")
     with page.expect_request(is_of_url):
         page.locator("#add-url").click()
 
@@ -46,13 +46,13 @@ def test_late_answer_about_a_picture_leaves_other_sentences(page: Page, picture_
     expect(page.locator("#error-prompt")).to_have_text("prompt must not be empty.")
     held[0].continue_()
 
-    expect(page.locator("#error-pictures")).to_contain_text("'no url'")
+    expect(page.locator("#error-images")).to_contain_text("'no url'")
     expect(page.locator("#error-prompt")).to_have_text("prompt must not be empty.")
 
 
 @pytest.mark.parametrize("begins", ["load", "click"])
 def test_late_events_of_no_edit_leave_the_next_one_its_result(
-    page: Page, page_server: LiveServer, picture_file: Path, begins: str
+    page: Page, page_server: LiveServer, image_file: Path, begins: str
 ) -> None:
     """What comes after a page is opened, or an edit refused, may come while another runs."""
     late = _last_event_after(page_server, begins)
@@ -73,7 +73,7 @@ def test_late_events_of_no_edit_leave_the_next_one_its_result(
         if begins == "click":
             page.locator("#run").click()
             expect(page.locator("#error-prompt")).to_be_visible()
-    ask(page, picture_file)
+    ask(page, image_file)
     make_it_long(page)
     page.locator("#run").click()
     expect(page.locator("#progress .qe-progress")).to_be_visible()
@@ -102,34 +102,34 @@ def _last_event_after(server: LiveServer, begins: str) -> int:
     raise AssertionError(f"no event of {begins} has two behind it")
 
 
-def test_missing_picture_is_said_at_the_pictures(page: Page) -> None:
+def test_missing_image_is_said_at_the_images(page: Page) -> None:
     page.get_by_label("Prompt", exact=True).fill("Make it blue")
 
     page.locator("#run").click()
 
     sentence = "images must have 1 to 3 entries, got 0."
-    expect(page.locator("#error-pictures")).to_have_text(sentence)
+    expect(page.locator("#error-images")).to_have_text(sentence)
 
 
-def test_unreadable_picture_loses_nothing_typed(page: Page, tmp_path: Path) -> None:
+def test_unreadable_image_loses_nothing_typed(page: Page, tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
-    broken.write_bytes(b"this is no picture")
+    broken.write_bytes(b"this is no image")
     page.get_by_label("Prompt", exact=True).fill("Make it blue")
 
-    page.locator("#picture-1 input[type=file]").set_input_files(broken)
+    page.locator("#image-1 input[type=file]").set_input_files(broken)
 
-    expect(page.locator("#error-pictures")).to_contain_text("images/0")
+    expect(page.locator("#error-images")).to_contain_text("images/0")
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("Make it blue")
     page.locator("#run").click()
-    expect(page.locator("#error-pictures")).to_contain_text("images/0")
+    expect(page.locator("#error-images")).to_contain_text("images/0")
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("Make it blue")
 
 
 def test_lora_that_does_not_fit_is_said_at_its_row(
-    page: Page, page_server: LiveServer, picture_file: Path
+    page: Page, page_server: LiveServer, image_file: Path
 ) -> None:
     write_raw(page_server.weights_dir / "loras" / "broken.safetensors", b"no header")
-    ask(page, picture_file)
+    ask(page, image_file)
     page.get_by_role("button", name="LoRAs").click()
     page.get_by_role("button", name="Look again").click()
     # a choice made while the menu grows could hit its neighbour
@@ -146,8 +146,8 @@ def test_lora_that_does_not_fit_is_said_at_its_row(
     (page_server.weights_dir / "loras" / "broken.safetensors").unlink()
 
 
-def test_typed_lora_that_nobody_has_is_said_and_stays(page: Page, picture_file: Path) -> None:
-    ask(page, picture_file)
+def test_typed_lora_that_nobody_has_is_said_and_stays(page: Page, image_file: Path) -> None:
+    ask(page, image_file)
     page.get_by_role("button", name="LoRAs").click()
     page.get_by_label("LoRA 1").fill("nobody-has-this")
     page.get_by_label("LoRA 1").press("Enter")
@@ -158,8 +158,8 @@ def test_typed_lora_that_nobody_has_is_said_and_stays(page: Page, picture_file: 
     expect(page.get_by_label("LoRA 1")).to_have_value("nobody-has-this")
 
 
-def test_field_in_a_fold_is_shown_with_its_sentence(page: Page, picture_file: Path) -> None:
-    ask(page, picture_file)
+def test_field_in_a_fold_is_shown_with_its_sentence(page: Page, image_file: Path) -> None:
+    ask(page, image_file)
     page.get_by_role("button", name="Advanced").click()
     page.get_by_label("Steps").fill("1")
     page.get_by_role("button", name="Advanced").click()
@@ -173,16 +173,16 @@ def test_field_in_a_fold_is_shown_with_its_sentence(page: Page, picture_file: Pa
 
 
 def test_url_that_must_not_be_asked_stays_in_its_field(page: Page) -> None:
-    page.get_by_label("Picture URL").fill("http://10.0.0.1/cat.png")
+    page.get_by_label("Image URL").fill("http://10.0.0.1/cat.png")
 
     page.get_by_role("button", name="Add", exact=True).click()
 
-    expect(page.locator("#error-pictures")).to_contain_text("10.0.0.1")
-    expect(page.get_by_label("Picture URL")).to_have_value("http://10.0.0.1/cat.png")
+    expect(page.locator("#error-images")).to_contain_text("10.0.0.1")
+    expect(page.get_by_label("Image URL")).to_have_value("http://10.0.0.1/cat.png")
 
 
-def test_failed_job_says_its_sentence_at_its_field(page: Page, picture_file: Path) -> None:
-    ask(page, picture_file)
+def test_failed_job_says_its_sentence_at_its_field(page: Page, image_file: Path) -> None:
+    ask(page, image_file)
     page.get_by_role("button", name="LoRAs").click()
     page.get_by_label("LoRA 1").fill("http://127.0.0.1:9/style.safetensors")
     page.get_by_label("LoRA 1").press("Enter")

@@ -10,9 +10,9 @@ from tests.server.playground.browser.conftest import ask, choose_lora
 
 
 def test_grid_varies_the_scale_of_a_lora(
-    page: Page, page_server: LiveServer, picture_file: Path
+    page: Page, page_server: LiveServer, image_file: Path
 ) -> None:
-    ask(page, picture_file)
+    ask(page, image_file)
     choose_lora(page, "sepia")
     page.get_by_role("tab", name="Grid").click()
     page.get_by_label("Scales of the first LoRA").fill("0, 0.5, 1.5")
@@ -31,7 +31,7 @@ def test_grid_varies_the_scale_of_a_lora(
 
 
 def test_grid_varies_the_seed_and_cancel_ends_all_of_it(
-    page: Page, page_server: LiveServer, picture_file: Path
+    page: Page, page_server: LiveServer, image_file: Path
 ) -> None:
     # all cells wait behind it: a cancel that comes while one is painted comes too late
     ahead = encoded(gradient())
@@ -41,7 +41,7 @@ def test_grid_varies_the_seed_and_cancel_ends_all_of_it(
               "num_inference_steps": 100},
     )  # fmt: skip
     assert busy.status_code == 201
-    ask(page, picture_file)
+    ask(page, image_file)
     page.get_by_label("Seed", exact=True).fill("500")
     # drawn or typed, the seed that is shown is the first
     page.get_by_label("Lock").uncheck()
@@ -65,8 +65,8 @@ def test_grid_varies_the_seed_and_cancel_ends_all_of_it(
     assert [job["status"] for job in jobs] == ["canceled"] * 3
 
 
-def test_grid_without_a_lora_says_what_it_needs(page: Page, picture_file: Path) -> None:
-    ask(page, picture_file)
+def test_grid_without_a_lora_says_what_it_needs(page: Page, image_file: Path) -> None:
+    ask(page, image_file)
     page.get_by_role("tab", name="Grid").click()
 
     page.get_by_role("button", name="Run the grid").click()

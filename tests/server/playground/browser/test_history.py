@@ -7,7 +7,7 @@ from playwright.sync_api import Page, expect
 from tests.live_server import LiveServer
 from tests.server.playground.browser.conftest import (
     LONG_STEP,
-    add_picture,
+    add_image,
     ask,
     choose_lora,
     make_it_long,
@@ -17,20 +17,20 @@ from tests.server.playground.browser.conftest import (
 NAMES = ("before", "after")
 
 
-def test_reload_shows_the_last_edit_and_the_history(page: Page, picture_file: Path) -> None:
-    ask(page, picture_file, "Make it survive")
+def test_reload_shows_the_last_edit_and_the_history(page: Page, image_file: Path) -> None:
+    ask(page, image_file, "Make it survive")
     run(page)
 
     page.reload()
 
     expect(page.locator("#history .qe-entry").first).to_contain_text("Make it survive")
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("Make it survive")
-    expect(page.locator("#picture-1 img")).to_be_visible()
+    expect(page.locator("#image-1 img")).to_be_visible()
     expect(page.locator("#compare img")).to_have_count(2)
 
 
-def test_reload_loses_nothing_that_stands_in_the_fields(page: Page, picture_file: Path) -> None:
-    ask(page, picture_file, "The one that was run")
+def test_reload_loses_nothing_that_stands_in_the_fields(page: Page, image_file: Path) -> None:
+    ask(page, image_file, "The one that was run")
     run(page)
     page.get_by_label("Prompt", exact=True).fill("The one being written")
     page.get_by_label("Seed", exact=True).fill("4711")
@@ -38,7 +38,7 @@ def test_reload_loses_nothing_that_stands_in_the_fields(page: Page, picture_file
     page.get_by_role("button", name="LoRAs").click()
     page.get_by_label("LoRA 1").fill("https://example.com/mine.safetensors")
     page.get_by_label("LoRA 1").press("Enter")
-    add_picture(page, picture_file, slot=2)
+    add_image(page, image_file, slot=2)
     page.get_by_role("tab", name="As code").click()
     # the fields have arrived at the server, and the draft at the browser
     expect(page.locator("#curl")).to_contain_text("mine.safetensors")
@@ -50,14 +50,14 @@ def test_reload_loses_nothing_that_stands_in_the_fields(page: Page, picture_file
     expect(page.get_by_label("Seed", exact=True)).to_have_value("4711")
     expect(page.get_by_label("Lock")).to_be_checked()
     expect(page.get_by_label("LoRA 1")).to_have_value("https://example.com/mine.safetensors")
-    expect(page.locator("#picture-2 img")).to_be_visible()
+    expect(page.locator("#image-2 img")).to_be_visible()
     expect(page.locator("#compare img")).to_have_count(2)
 
 
 def test_result_that_is_looked_at_leaves_the_running_edit_its_cancel(
-    page: Page, picture_file: Path
+    page: Page, image_file: Path
 ) -> None:
-    ask(page, picture_file, "Look at me meanwhile")
+    ask(page, image_file, "Look at me meanwhile")
     run(page)
     make_it_long(page)
     page.locator("#run").click()
@@ -71,8 +71,8 @@ def test_result_that_is_looked_at_leaves_the_running_edit_its_cancel(
     expect(page.locator("#progress")).to_contain_text("Canceled")
 
 
-def test_reload_follows_the_edit_that_still_runs(page: Page, picture_file: Path) -> None:
-    ask(page, picture_file)
+def test_reload_follows_the_edit_that_still_runs(page: Page, image_file: Path) -> None:
+    ask(page, image_file)
     make_it_long(page)
     page.locator("#run").click()
     expect(page.locator("#progress")).to_contain_text(LONG_STEP)
@@ -84,8 +84,8 @@ def test_reload_follows_the_edit_that_still_runs(page: Page, picture_file: Path)
     expect(page.locator("#progress")).to_contain_text("Canceled")
 
 
-def test_settings_are_used_again_with_their_pictures(page: Page, picture_file: Path) -> None:
-    ask(page, picture_file, "The first")
+def test_settings_are_used_again_with_their_images(page: Page, image_file: Path) -> None:
+    ask(page, image_file, "The first")
     choose_lora(page, "outline")
     page.locator("#scale-1 input[type=number]").fill("0.8")
     page.get_by_label("Seed", exact=True).fill("4711")
@@ -102,14 +102,14 @@ def test_settings_are_used_again_with_their_pictures(page: Page, picture_file: P
     expect(page.get_by_label("Seed", exact=True)).to_have_value("4711")
     expect(page.get_by_label("LoRA 1")).to_have_value("outline")
     expect(page.locator("#scale-1 input[type=number]")).to_have_value("0.8")
-    expect(page.locator("#picture-1 img")).to_be_visible()
+    expect(page.locator("#image-1 img")).to_be_visible()
     run(page)
 
 
-def test_settings_come_back_without_pictures_that_are_gone(
-    page: Page, page_server: LiveServer, picture_file: Path
+def test_settings_come_back_without_images_that_are_gone(
+    page: Page, page_server: LiveServer, image_file: Path
 ) -> None:
-    ask(page, picture_file, "Gone")
+    ask(page, image_file, "Gone")
     run(page)
     for upload in (page_server.data_dir / "uploads").iterdir():
         upload.unlink(missing_ok=True)
@@ -124,22 +124,22 @@ def test_settings_come_back_without_pictures_that_are_gone(
     expect(page.locator("#compare img")).to_have_count(1)
 
 
-def test_result_is_used_as_input(page: Page, page_server: LiveServer, picture_file: Path) -> None:
-    ask(page, picture_file)
+def test_result_is_used_as_input(page: Page, page_server: LiveServer, image_file: Path) -> None:
+    ask(page, image_file)
     run(page)
     first = page_server.http.get(f"{page_server.url}/v1/edits?limit=1").json()["items"][0]
     name = first["outputs"][0]["url"].rpartition("/")[2]
 
     page.locator("#outputs").get_by_role("button", name="Use as input").click()
 
-    expect(page.locator(f'#picture-1 img[src*="{name}"]')).to_be_visible()
+    expect(page.locator(f'#image-1 img[src*="{name}"]')).to_be_visible()
     run(page)
 
 
 def test_entry_is_deleted_with_its_job(
-    page: Page, page_server: LiveServer, picture_file: Path
+    page: Page, page_server: LiveServer, image_file: Path
 ) -> None:
-    ask(page, picture_file, "Delete me")
+    ask(page, image_file, "Delete me")
     run(page)
     entry = page.locator("#history .qe-entry", has_text="Delete me")
 
@@ -150,7 +150,7 @@ def test_entry_is_deleted_with_its_job(
 
     expect(entry).to_have_count(0)
     expect(page.locator("#compare img")).to_have_count(0)
-    # the picture that was edited is kept, for other edits of it
+    # the image that was edited is kept, for other edits of it
     assert [page.request.get(f"{page_server.url}/{each}").status for each in shown] == [200, 404]
     jobs = page_server.http.get(f"{page_server.url}/v1/edits?limit=100").json()["items"]
     assert "Delete me" not in {job["prompt"] for job in jobs}

@@ -44,7 +44,7 @@ def keyed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 def test_page_opens_with_a_key_and_stays_open(
-    keyed: LiveServer, browser: Browser, picture_file: Path
+    keyed: LiveServer, browser: Browser, image_file: Path
 ) -> None:
     context = browser.new_context()
     context.set_default_timeout(TIMEOUT_MS)
@@ -57,7 +57,7 @@ def test_page_opens_with_a_key_and_stays_open(
     page.get_by_label("API key").fill("second-key")
     page.keyboard.press("Enter")
     expect(page.locator("#run")).to_be_visible()
-    ask(page, picture_file)
+    ask(page, image_file)
     run(page)
     page.get_by_role("tab", name="As code").click()
     expect(page.locator("#curl")).to_contain_text("Bearer $QWEN_EDIT_KEY")
@@ -97,7 +97,7 @@ def test_forged_cookie_opens_nothing(keyed: LiveServer) -> None:
 
 
 def test_server_stops_at_once_with_a_page_open(
-    start_server: Callable[..., LiveServer], browser: Browser, picture_file: Path
+    start_server: Callable[..., LiveServer], browser: Browser, image_file: Path
 ) -> None:
     server = with_page(start_server(PAGE="true"))
     context = browser.new_context()
@@ -105,7 +105,7 @@ def test_server_stops_at_once_with_a_page_open(
     page.goto(server.url)
     expect(page.locator("#run")).to_be_visible()
     expect(page.locator(".qe-model")).to_be_visible()
-    ask(page, picture_file)
+    ask(page, image_file)
     make_it_long(page)
     page.locator("#run").click()
     expect(page.locator("#progress")).to_contain_text(LONG_STEP)

@@ -12,10 +12,10 @@ from server.errors import NotFound, ServerError
 from server.job import Job, JobStatus
 from server.playground import problems, views
 from server.playground.components import Layout, is_free
-from server.playground.context import NAME, PageParts
-from server.playground.form import FIELDS, SLOTS, Form, Picture, form_of_job
-from server.playground.pictures import PictureShelf
-from server.playground.problems import Complaint
+from server.playground.context import NAME, PageContext
+from server.playground.form import FIELDS, SLOTS, Form, SlotImage, form_of_job
+from server.playground.images import ImageShelf
+from server.playground.problems import FieldError
 from server.playground.runner import Runner
 from server.store.jobs import JobFilter
 from server.web.request import base_url
@@ -35,53 +35,53 @@ _FOLDS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class PageState:
     """The page, the server's parts, and what runs edits."""
 
     page: Layout
-    parts: PageParts
+    parts: PageContext
     runner: Runner
-    shelf: PictureShelf
+    shelf: ImageShelf
 
     def base_url(self, request: gr.Request) -> str:
         """The server's address as this browser knows it."""
         return base_url(request.request, self.parts.settings.public_url)
 
-    def no_complaints(self) -> Updates:
+    def no_field_errors(self) -> Updates:
         """Take every sentence off the fields."""
         return dict.fromkeys(self.page.places.values(), "")
 
-    def complain(self, complaint: Complaint) -> Updates:
+    def complain(self, field_error: FieldError) -> Updates:
         """The sentence at its field, and at no other; a fold that hides the field opens."""
-        updates = self.no_complaints()
-        place = self.page.places[complaint.place]
-        updates[place] = views.complaint(complaint.sentence)
-        if fold := _FOLDS.get(complaint.place):
+        updates = self.no_field_errors()
+        place = self.page.places[field_error.place]
+        updates[place] = views.field_error(field_error.sentence)
+        if fold := _FOLDS.get(field_error.place):
             updates[self.page[fold]] = gr.update(open=True)
-        if complaint.place.startswith("lora_"):
-            updates[self.page[complaint.place.replace("_", "_row_")]] = gr.update(visible=True)
+        if field_error.place.startswith("lora_"):
+            updates[self.page[field_error.place.replace("_", "_row_")]] = gr.update(visible=True)
         return updates
 
     def complain_of(self, exc: Exception, form: Form | None = None) -> Updates:
         """The sentence of an error at its field, and at no other."""
-        return self.complain(self.complaint_of(exc, form))
+        return self.complain(self.field_error_of(exc, form))
 
-    def complaint_of(self, exc: Exception, form: Form | None = None) -> Complaint:
+    def field_error_of(self, exc: Exception, form: Form | None = None) -> FieldError:
         """The sentence of an error and its place; what nobody foresaw is logged."""
         if not isinstance(exc, EngineError | ServerError):
             logger.error("the page failed", exc_info=exc)
-        return problems.complaint_of(exc, form)
+        return problems.field_error_of(exc, form)
 
     @property
-    def complaint_outputs(self) -> list[Any]:
+    def field_error_outputs(self) -> list[Any]:
         """The components that complaints change."""
         rows = [self.page[f"lora_row_{number}"] for number in (1, 2, 3)]
         folds = [self.page["lora_fold"], self.page["advanced"]]
         return [*self.page.places.values(), *folds, *rows]
 
-    def fill(self, values: Sequence[Any], *, with_pictures: bool = True) -> Updates:
+    def fill(self, values: Sequence[Any], *, with_images: bool = True) -> Updates:
         """Put values into the fields, in the order of `FIELDS`; folds with some open."""
-        page, skipped = self.page, 0 if with_pictures else SLOTS
+        page, skipped = self.page, 0 if with_images else SLOTS
         of = dict(zip(FIELDS, values, strict=True))
         updates: Updates = {page[name]: gr.update(value=of[name]) for name in FIELDS[skipped:]}
         updates[page["sides"]] = gr.update(visible=is_free(of["size"]))
@@ -106,10 +106,10 @@ class Desk:
         return [*self.page.fields, self.page["sides"], *rows, *folds]
 
     def settings_of(self, job: Job) -> tuple[Form, bool]:
-        """The form that asks for a job again, and whether all its pictures are still kept."""
-        pictures = [self._picture(url) for url in job.images]
-        kept = [picture for picture in pictures if picture is not None]
-        return form_of_job(job, kept), len(kept) == len(pictures)
+        """The form that asks for a job again, and whether all its images are still kept."""
+        images = [self._image(url) for url in job.images]
+        kept = [image for image in images if image is not None]
+        return form_of_job(job, kept), len(kept) == len(images)
 
     def shown(self, job: Job, index: int = 0) -> Updates:
         """The outputs of an edit, one of them beside its input."""
@@ -168,9 +168,9 @@ class Desk:
             for entry in self.parts.catalog.loras()
         ]
 
-    def _picture(self, url: str | None) -> Picture | None:
+    def _image(self, url: str | None) -> SlotImage | None:
         path = self.shelf.path(url) if url else None
-        return Picture(str(path), path.name) if path else None
+        return SlotImage(str(path), path.name) if path else None
 
 
 def listen(
