@@ -202,7 +202,7 @@ def _load(args: argparse.Namespace) -> tuple["EditPipeline", "SafetyChecker | No
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
-    from pipelines.engine.loading import Offload
+    from pipelines.api.load_options import Offload
     from pipelines.engine.pipeline import EditPipeline
     from pipelines.engine.safety import SafetyChecker
 

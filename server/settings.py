@@ -9,6 +9,8 @@ from typing import Annotated, Any, Self
 from pydantic import Field, IPvAnyNetwork, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from pipelines.api.load_options import Dtype, Offload
+
 PREFIX = "QWEN_EDIT_"
 # Of the command line's clients, which may share their environment with the server.
 CLIENT_VARIABLES = frozenset({"QWEN_EDIT_SERVER", "QWEN_EDIT_KEY"})
@@ -16,23 +18,6 @@ CLIENT_VARIABLES = frozenset({"QWEN_EDIT_SERVER", "QWEN_EDIT_KEY"})
 
 # Their values are never repeated in a message.
 SECRET_FIELDS = frozenset({"api_keys", "download_tokens", "webhook_secret"})
-
-
-class Offload(StrEnum):
-    """Where weights wait while they are not computed with."""
-
-    NONE = "none"
-    MODEL = "model"
-    GROUP = "group"
-
-
-class Dtype(StrEnum):
-    """What the model computes in."""
-
-    AUTO = "auto"
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
-    FLOAT32 = "float32"
 
 
 class SafetyMode(StrEnum):

@@ -1,6 +1,5 @@
 """From a directory in the published layout to diffusers' pipeline object, ready on a device."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel, Qwen2VLProcessor
 
 from pipelines.api.errors import ModelUnusable
-
-
-class Offload(StrEnum):
-    """Where weights wait while they are not computed with."""
-
-    NONE = "none"
-    MODEL = "model"
-    GROUP = "group"
+from pipelines.api.load_options import Offload
 
 
 class ImageOnlyQwen2VLProcessor(Qwen2VLProcessor):  # type: ignore[misc]

@@ -11,12 +11,12 @@ import torch
 from diffusers import QwenImageEditPlusPipeline
 
 from pipelines.api.errors import OutOfDeviceMemory
+from pipelines.api.load_options import Offload
 from pipelines.api.messages import Stage
 from pipelines.api.model_spec import ModelSpec, read_spec
 from pipelines.api.params import EditParams, LoraRef
 from pipelines.api.sizes import auto_size, token_size
 from pipelines.engine import denoise, loading, prompts
-from pipelines.engine.loading import Offload
 from pipelines.engine.lora import LoraEngine
 
 

@@ -1,6 +1,6 @@
 """Which ways to keep a model's weights a machine has the memory for: arithmetic, no torch.
 
-The ways are those of `pipelines.engine.loading.Offload`. The figures beside the weights are
+The ways are those of `pipelines.api.load_options.Offload`. The figures beside the weights are
 estimates.
 """
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from huggingface_hub import constants
 
 from pipelines.api.errors import LoraInvalid, ModelNotFound, ModelUnusable
+from pipelines.api.load_options import Dtype
 from pipelines.api.model_spec import DEMO_NAME, INDEX_FILE, model_name
 from pipelines.files.catalog import Catalog, ModelChoice
 from pipelines.files.memory_fit import GIB, PUBLISHED_PARAMETERS, Fit, fits_on_cpu, fits_on_gpu
@@ -20,7 +21,7 @@ from server.cli.pull.command import SHORT_NAMES
 from server.cli.pull.errors import PullRefused
 from server.cli.pull.model import PUBLISHER, model_folder
 from server.cli.pull.origin import NOTE
-from server.settings import Dtype, Settings
+from server.settings import Settings
 
 PUBLISHED_GB = 57.7
 PULL = Pull("2509")

@@ -14,10 +14,11 @@ import typer
 import uvicorn
 
 from pipelines.api.errors import ModelNotFound
+from pipelines.api.load_options import Dtype, Offload
 from pipelines.files.catalog import Catalog, ModelChoice
 from server.app import VERSION, choose_model, create_app, lock_data_folder
 from server.cli.console import print_error
-from server.settings import Dtype, Offload, Settings, SettingsError, read_settings
+from server.settings import Settings, SettingsError, read_settings
 from server.store.database import DataFolderInUse
 from server.wiring import build_parts
 

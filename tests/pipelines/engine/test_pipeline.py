@@ -10,10 +10,10 @@ from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as stock
 
 from demo_model import random_weights as demo
 from pipelines.api.errors import InvalidParameter, ModelUnusable
+from pipelines.api.load_options import Offload
 from pipelines.api.messages import Stage
 from pipelines.api.model_spec import ModelSpec, read_spec
 from pipelines.api.params import EditParams
-from pipelines.engine.loading import Offload
 from pipelines.engine.pipeline import EditPipeline, Progress
 from tests.conftest import TINY_SPEC, gradient
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from diffusers import QwenImageTransformer2DModel
 
+from pipelines.api.load_options import Offload
 from pipelines.api.messages import Stage
-from pipelines.engine.loading import Offload
 from pipelines.engine.pipeline import EditPipeline, Progress
 from pipelines.files.architecture import PUBLISHED_CONFIG, linears_of, read_linears
 from tests.conftest import gradient
