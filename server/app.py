@@ -19,12 +19,14 @@ from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 
 from pipelines.api.errors import EngineError
+from pipelines.api.params import MAX_REFERENCES
 from pipelines.files.architecture import read_linears
 from pipelines.files.catalog import Catalog, ModelChoice
 from pipelines.files.lora_format.file import Linears
 from server.contracts import native, openai, provider_queue, wavespeed
 from server.contracts.native import edits, loras, status
 from server.errors import ServerError
+from server.limits import MAX_IMAGE_BYTES
 from server.settings import SafetyMode, Settings
 from server.store.database import DataFolderLock
 from server.web import file_routes as files
@@ -48,8 +50,8 @@ class Contract(Protocol):
 
 
 VERSION = version("qwen-edit-server")
-# Three images of 20 MiB as base64, and room for the rest of the body.
-MAX_BODY_BYTES = 90 * 1024 * 1024
+# The input images as base64, a third longer than their files, and room for the rest of the body.
+MAX_BODY_BYTES = MAX_REFERENCES * MAX_IMAGE_BYTES * 4 // 3 + 10 * 2**20
 # What a form adds to the file in it.
 FORM_BYTES = 64 * 1024
 # What scripts of other pages may read of an answer.

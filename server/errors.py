@@ -1,26 +1,29 @@
-"""What can go wrong between HTTP and the worker.
+"""Errors between HTTP and the worker.
 
 ServerError
-├── InvalidRequest        400  a field's value is not allowed
-│   ├── InvalidImage    400  an input image cannot be read or is outside the limits
-│   └── InvalidLora       400  a LoRA is not on this machine, or cannot be applied
-├── Unauthorized          401  no key, or a wrong one
-├── WrongHost             403  the server was asked for under a name that is not its own
+├── InvalidRequest        400  a field has a value that is not allowed
+│   ├── InvalidImage      400  an input image is unreadable or outside the limits
+│   └── InvalidLora       400  a LoRA is missing or does not fit the model
+├── Unauthorized          401  the API key is missing or wrong
+├── WrongHost             403  the Host header names another server
 ├── NotFound              404  no such job, file or page
 ├── PayloadTooLarge       413  the body, or an image in it, is too large
-├── QueueFull             429  too many jobs wait; try again later
+├── QueueFull             429  too many jobs are waiting
 ├── Unavailable           503  the model could not be loaded
-├── FetchFailed           (fails the job; 400 where known at once)  an address gave nothing usable
-├── WorkerLost            (fails the job)  the worker process died twice over the same job
-├── ServerLost            (fails the job)  the server was stopped ten times over the same job
-├── ContentBlocked        (fails the job)  the safety checker does not let an output through
+├── FetchFailed           (fails the job; 400 where known at once)  a URL gave nothing usable
+├── WorkerLost            (fails the job)  the worker process died MAX_ATTEMPTS times
+├── ServerLost            (fails the job)  the server was stopped MAX_STARTS times
+├── ContentBlocked        (fails the job)  the safety checker blocks an output
 └── JobTimeout            (fails the job)  the job ran longer than allowed
 
-`status` is the HTTP status where the error answers a request; `code` is what a failed job keeps.
-Each contract renders both in its own shape. The model's own errors stand in `pipelines.api.errors`.
+`status` is the HTTP status when the error answers a request; `code` is stored with a failed job.
+The docstring of a class is its default message. Each contract renders both in its own shape. The
+engine's errors are in `pipelines.api.errors`.
 """
 
 from typing import ClassVar
+
+from server.limits import MAX_ATTEMPTS, MAX_STARTS
 
 
 class ServerError(Exception):
@@ -61,7 +64,7 @@ class Unauthorized(ServerError):
 
 
 class WrongHost(ServerError):
-    """The server was asked for under a name that is not its own."""
+    """The Host header does not name this server."""
 
     status = 403
     code = "wrong_host"
@@ -100,26 +103,31 @@ class Unavailable(ServerError):
 
 
 class FetchFailed(ServerError):
-    """An address named in the request gave nothing usable."""
+    """A URL in the request gave nothing usable."""
 
     status = 400
     code = "fetch_failed"
 
 
 class WorkerLost(ServerError):
-    """The worker process died while it ran this job, twice. The server's log has its last words."""
+    __doc__ = (
+        f"The worker process died {MAX_ATTEMPTS} times while it ran this job. "
+        "Its last output is in the server's log."
+    )
 
     code = "worker_lost"
 
 
 class ServerLost(ServerError):
-    """The server was stopped ten times while it ran this job; it is not tried again."""
+    __doc__ = (
+        f"The server was stopped {MAX_STARTS} times while it ran this job; it is not retried again."
+    )
 
     code = "server_lost"
 
 
 class ContentBlocked(ServerError):
-    """The safety checker found an output that it does not let through."""
+    """The safety checker blocked an output."""
 
     code = "content_blocked"
 

@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Any
 
 from pipelines.api.params import EditParams
+from server.limits import MAX_IMAGE_BYTES
 
 
 class JobStatus(StrEnum):
@@ -93,7 +94,7 @@ class Job:
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     output_format: OutputFormat = OutputFormat.PNG
     base64_output: bool = False
-    max_image_bytes: int = 20 * 1024 * 1024
+    max_image_bytes: int = MAX_IMAGE_BYTES
     watermark: str | None = None
     quality: int | None = None
     webhook: str | None = None

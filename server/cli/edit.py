@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from pipelines.api.params import SEED_RANGE
+from pipelines.api.sizes import SizeBounds
 from server.cli.canvas import Caption
 from server.cli.client import Client, EditOptions, parse_lora
 from server.cli.console import DEFAULT_SERVER, Key, Server, errors_said, out
@@ -50,7 +51,7 @@ def edit(
     images: Images,
     prompt: Annotated[str, typer.Option("-p", "--prompt", help="What to change")],
     lora: Annotated[list[str] | None, typer.Option(help="NAME or URL, with :SCALE")] = None,
-    size: Annotated[str | None, typer.Option(help="WIDTH*HEIGHT, each 256–1536")] = None,
+    size: Annotated[str | None, typer.Option(help=f"WIDTH*HEIGHT, each {SizeBounds()}")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same image")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps")] = None,
     cfg: Annotated[float | None, typer.Option(help="True CFG scale")] = None,

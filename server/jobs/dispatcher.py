@@ -13,6 +13,7 @@ from pipelines.api.params import EditParams
 from server.errors import ContentBlocked, JobTimeout, ServerError, WorkerLost
 from server.job import Job, JobError, JobStatus
 from server.jobs.job_queue import JobProgress, JobQueue
+from server.limits import MAX_ATTEMPTS
 from server.loras.library import LoraLibrary
 from server.media.inputs import InputStore
 from server.media.outputs import OutputStore
@@ -21,7 +22,6 @@ from server.workers.local_process import WorkerDied
 
 logger = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 2
 # How long a worker may take to leave a step before it is ended for good.
 CANCEL_GRACE_S = 30.0
 # How long files being written may take when the server stops; a job cut off here runs again.

@@ -12,13 +12,13 @@ from functools import partial
 from pipelines.api.messages import Preview
 from server.errors import NotFound, QueueFull, ServerLost
 from server.job import Job, JobError, JobStatus
+from server.limits import MAX_STARTS
 from server.store import endings, jobs, webhooks
 from server.store.database import Database
 from server.store.jobs import JobFilter
 
 logger = logging.getLogger(__name__)
 
-MAX_STARTS = 10
 # What a job is guessed to take, for Retry-After, while none has finished yet.
 UNKNOWN_RUN_S = 30.0
 
@@ -60,7 +60,7 @@ class JobQueue:
     async def open(self) -> list[Job]:
         """Put the jobs that ran when the last server ended back; give all that are unprepared.
 
-        A job that was handed to a worker ten times without an end fails instead.
+        A job that was handed to a worker MAX_STARTS times without an end fails instead.
         """
         await self._database.write(jobs.create_table)
         await self._database.write(webhooks.create_table)

@@ -13,8 +13,8 @@ from server.job import Job, Output, OutputFormat
 from server.jobs.dispatcher import Dispatcher
 from server.jobs.job_queue import JobQueue, JobState
 from server.jobs.preparer import Preparer
+from server.limits import MAX_IMAGE_BYTES
 from server.loras.library import LoraLibrary
-from server.media.images import MAX_BYTES
 from server.media.inputs import InputStore
 from server.media.outputs import ROUTE, OutputStore
 from server.store.jobs import JobFilter
@@ -37,7 +37,7 @@ class Submission:
     images: Sequence[str | bytes]
     output_format: OutputFormat
     base64_output: bool = False
-    max_image_bytes: int = MAX_BYTES
+    max_image_bytes: int = MAX_IMAGE_BYTES
     watermark: str | None = None
     quality: int | None = None
     webhook: str | None = None

@@ -17,7 +17,6 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF")
 MIN_SIDE = 16
 MAX_ASPECT = 16
 MAX_PIXELS = 64_000_000
-MAX_BYTES = 20 * 1024 * 1024
 
 # Pillow warns from 89 million pixels on; ours is the lower bound, checked before any is decoded.
 PIL.Image.MAX_IMAGE_PIXELS = None

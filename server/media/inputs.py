@@ -14,7 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from server.errors import InvalidImage, NotFound
-from server.media.images import MAX_BYTES, check_bytes, to_rgb_png
+from server.limits import MAX_IMAGE_BYTES
+from server.media.images import check_bytes, to_rgb_png
 from server.net.fetch import Fetcher
 
 # Decoding a large image takes a core for a second; two at once leave one for the answers.
@@ -136,7 +137,7 @@ def is_inline(text: str) -> bool:
     return start[:5].lower() == "data:" or bool(_BASE64_START.fullmatch(start))
 
 
-def decode_text(text: str, max_bytes: int = MAX_BYTES, field: str = "image") -> bytes:
+def decode_text(text: str, max_bytes: int = MAX_IMAGE_BYTES, field: str = "image") -> bytes:
     """The bytes of a data URI or of naked base64; the declared media type is not believed.
 
     Raises InvalidImage when it is neither, PayloadTooLarge before anything is decoded.

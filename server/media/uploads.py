@@ -13,7 +13,8 @@ from functools import partial
 from pathlib import Path, PurePath
 
 from server.errors import InvalidRequest, NotFound
-from server.media.images import MAX_BYTES, check_bytes
+from server.limits import MAX_IMAGE_BYTES
+from server.media.images import check_bytes
 from server.media.served_folder import ServedFolder
 from server.store import uploads
 from server.store.database import Database
@@ -59,7 +60,7 @@ class UploadStore(ServedFolder):
 
     async def create(self, filename: str, size_bytes: int, content_type: str | None) -> Upload:
         """A ticket for a file of this size. Raises PayloadTooLarge."""
-        check_bytes(size_bytes, MAX_BYTES, "size")
+        check_bytes(size_bytes, MAX_IMAGE_BYTES, "size")
         now = self._clock()
         upload = Upload(
             token=secrets.token_hex(32),

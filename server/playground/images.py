@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from server.errors import InvalidImage
-from server.media.images import MAX_BYTES, check_bytes, to_rgb_png
+from server.limits import MAX_IMAGE_BYTES
+from server.media.images import check_bytes, to_rgb_png
 from server.media.inputs import is_url
 from server.media.outputs import OutputStore
 from server.media.served_folder import ServedFolder
@@ -118,7 +119,7 @@ class ImageShelf:
         else:
             self._fetcher.check_online(url, "images")
             data = await self._fetcher.read(
-                url, max_bytes=MAX_BYTES, timeout_s=self._fetch_timeout_s, field="images"
+                url, max_bytes=MAX_IMAGE_BYTES, timeout_s=self._fetch_timeout_s, field="images"
             )
         await asyncio.to_thread(to_rgb_png, data, "images")
         path = self._folder / "fetched" / secrets.token_hex(16)
@@ -145,7 +146,7 @@ class ImageShelf:
             if not path.resolve().is_relative_to(self._folder):
                 raise OSError(f"{path} is no upload")
             found = path.stat()
-        check_bytes(found.st_size, MAX_BYTES, field)
+        check_bytes(found.st_size, MAX_IMAGE_BYTES, field)
         return image, found.st_size, found.st_mtime_ns
 
     def _read(self, image: SlotImage, field: str) -> bytes:

@@ -9,9 +9,10 @@ from starlette.datastructures import FormData, UploadFile
 
 from server.contracts.native.schemas import EditRequest, LoraItem
 from server.errors import InvalidRequest
+from server.limits import MAX_IMAGE_BYTES
 
-# An image as text in a form: 20 MiB in base64, and a little.
-MAX_PART_BYTES = 28 * 1024 * 1024
+# Base64 is a third longer than its image; the rest is room for line breaks and the prefix.
+MAX_PART_BYTES = MAX_IMAGE_BYTES * 7 // 5
 
 
 async def read_body(request: Request) -> tuple[EditRequest, list[bytes]]:

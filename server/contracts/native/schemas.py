@@ -10,6 +10,7 @@ from pipelines.api.params import (
     LORA_SCALE_RANGE,
     MAX_LORAS,
     MAX_OUTPUTS,
+    MAX_REFERENCES,
     SEED_RANGE,
     STEPS_RANGE,
     EditParams,
@@ -20,7 +21,7 @@ from server.job import Job, JobStatus, OutputFormat
 from server.jobs.job_queue import JobState
 from server.jobs.service import output_url
 
-BOUNDS = SizeBounds(256, 1536)
+BOUNDS = SizeBounds()
 
 
 class LoraItem(BaseModel):
@@ -40,9 +41,11 @@ class EditRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     prompt: str = Field(min_length=1)
-    images: list[str] = Field(default=[], description="1–3 of: URL, data URI, base64")
+    images: list[str] = Field(
+        default=[], description=f"1–{MAX_REFERENCES} of: URL, data URI, base64"
+    )
     negative_prompt: str | None = None
-    size: str | None = Field(None, description="W*H, each 256–1536; absent: the last image's")
+    size: str | None = Field(None, description=f"W*H, each {BOUNDS}; absent: the last image's")
     loras: list[LoraItem] = Field(default=[], max_length=MAX_LORAS)
     seed: int | None = Field(None, ge=-1, le=SEED_RANGE[1], description="-1 or absent draws one")
     n: int = Field(1, ge=1, le=MAX_OUTPUTS, description="Outputs, with seeds seed, seed+1, …")

@@ -18,7 +18,8 @@ from pipelines.api.sizes import SizeBounds
 from pipelines.files.catalog import Catalog, ModelChoice
 from server.job import JobStatus, OutputFormat
 from server.jobs.job_queue import JobQueue
-from server.media.images import FORMATS, MAX_ASPECT, MAX_BYTES, MAX_PIXELS, MIN_SIDE
+from server.limits import MAX_IMAGE_BYTES
+from server.media.images import FORMATS, MAX_ASPECT, MAX_PIXELS, MIN_SIDE
 from server.workers.executor import Executor, ExecutorState
 
 
@@ -174,7 +175,7 @@ def _bounds() -> Bounds:
         image_side_min=MIN_SIDE,
         image_aspect_max=MAX_ASPECT,
         image_pixels_max=MAX_PIXELS,
-        image_bytes_max=MAX_BYTES,
+        image_bytes_max=MAX_IMAGE_BYTES,
         image_formats=list(FORMATS),
         loras_max=MAX_LORAS,
         lora_scale=_range(LORA_SCALE_RANGE),

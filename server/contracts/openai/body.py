@@ -10,14 +10,15 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 from starlette.datastructures import FormData, UploadFile
 
+from pipelines.api.params import MAX_REFERENCES
 from server.contracts.openai.schemas import EditRequest, LoraItem
 from server.errors import InvalidRequest
-from server.media.images import MAX_BYTES
+from server.limits import MAX_IMAGE_BYTES
 
 JSON = "application/json"
 FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 # Starlette's own limit for a text part is 1 MiB; a data URI is a third longer than its image.
-MAX_TEXT_BYTES = MAX_BYTES * 4 // 3 + 1024
+MAX_TEXT_BYTES = MAX_IMAGE_BYTES * 4 // 3 + 1024
 # `image` from the SDK for one file, `image[]` for a list; others repeat `image` or number it.
 _IMAGE = re.compile(r"(?:images?|url|image_url)(?:\[[0-9]*\])?")
 _LORA = re.compile(r"loras\[([0-9]{0,3})\](?:\[(\w+)\])?")
@@ -179,7 +180,9 @@ def _with_images(schema: dict[str, Any], kind: dict[str, str]) -> dict[str, Any]
         "type": "array",
         "items": {"type": "string", **kind},
         "minItems": 1,
-        "maxItems": 3,
-        "description": "1–3 of: file, URL, data URI, base64; as image, image[], url or url[]",
+        "maxItems": MAX_REFERENCES,
+        "description": (
+            f"1–{MAX_REFERENCES} of: file, URL, data URI, base64; as image, image[], url or url[]"
+        ),
     }
     return {**schema, "properties": {**schema["properties"], "image": image}}

@@ -19,7 +19,7 @@ from pipelines.api.params import (
 from pipelines.api.sizes import SizeBounds, parse_size
 from server.job import OutputFormat
 
-BOUNDS = SizeBounds(256, 1536)
+BOUNDS = SizeBounds()
 CfgScale = Annotated[float, Field(ge=CFG_RANGE[0], le=CFG_RANGE[1], allow_inf_nan=False)]
 
 
@@ -45,7 +45,7 @@ class EditRequest(BaseModel):
     model: Any = Field(None, description="Echoed in the server's list of jobs; one model answers")
     n: int = Field(1, ge=1, le=MAX_OUTPUTS, description="Outputs, with seeds seed, seed+1, …")
     size: str | None = Field(
-        None, description="auto, or WxH, each 256–1536; auto or absent: the last image's aspect"
+        None, description=f"auto, or WxH, each {BOUNDS}; auto or absent: the last image's aspect"
     )
     response_format: Literal["b64_json", "url"] = "b64_json"
     output_format: OutputFormat = OutputFormat.PNG

@@ -66,10 +66,14 @@ class EditRequest(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    prompt: str = Field(min_length=1, description="Cut beyond 800 tokens")
-    images: References = Field(default=[], description="1–3 of: URL, data URI, base64")
-    negative_prompt: str | None = Field(None, description="Cut beyond 500 characters")
-    size: str | None = Field(None, description="W*H, each 512–2048; absent: the last image's")
+    prompt: str = Field(min_length=1, description=f"Cut beyond {MAX_PROMPT_TOKENS} tokens")
+    images: References = Field(
+        default=[], description=f"1–{MAX_REFERENCES} of: URL, data URI, base64"
+    )
+    negative_prompt: str | None = Field(
+        None, description=f"Cut beyond {MAX_NEGATIVE_CHARS} characters"
+    )
+    size: str | None = Field(None, description=f"W*H, each {BOUNDS}; absent: the last image's")
     n: int = Field(1, ge=1, le=MAX_OUTPUTS, description="Outputs, with seeds seed, seed+1, …")
     prompt_extend: bool = Field(True, description="Let the model rewrite the prompt first")
     watermark: bool = Field(False, description='"Qwen-Image" in the lower right corner')

@@ -22,7 +22,7 @@ from pipelines.api.sizes import SizeBounds, parse_size
 from server.job import OutputFormat
 from server.media.inputs import is_inline, is_url
 
-BOUNDS = SizeBounds(256, 1536)
+BOUNDS = SizeBounds()
 # Beyond it, a page's place is no number for the database.
 MAX_PAGE = 10**9
 
@@ -70,11 +70,11 @@ class SubmitRequest(LenientModel):
     prompt: str = Field(min_length=1)
     images: list[str] = Field(
         default=[],
-        description="1–3 of: URL, data URI, base64",
+        description=f"1–{MAX_REFERENCES} of: URL, data URI, base64",
         json_schema_extra={"minItems": 1, "maxItems": MAX_REFERENCES},
     )
     image: str | None = Field(None, description="The same as images with this one entry")
-    size: str | None = Field(None, description="W*H, each 256–1536; absent: the last image's")
+    size: str | None = Field(None, description=f"W*H, each {BOUNDS}; absent: the last image's")
     loras: list[LoraItem] = Field(default=[], max_length=MAX_LORAS)
     seed: int = Field(-1, ge=-1, le=SEED_RANGE[1], description="-1 draws one")
     output_format: OutputFormat = OutputFormat.JPEG

@@ -11,6 +11,7 @@ from pipelines.api.params import EditParams, LoraRef
 from server.errors import NotFound, QueueFull
 from server.job import Job, JobError, JobStatus
 from server.jobs.job_queue import JobProgress, JobQueue, JobState
+from server.limits import MAX_STARTS
 from server.store import jobs
 from server.store.database import Database
 
@@ -542,7 +543,7 @@ async def test_job_that_was_started_ten_times_is_not_tried_again(
     queue: JobQueue, database: Database, clock: FakeClock
 ) -> None:
     job = await submit(queue)
-    for starts in range(1, 11):
+    for starts in range(1, MAX_STARTS + 1):
         claimed = await soon(queue.claim())
         assert (claimed.id, claimed.starts) == (job.id, starts)
         queue, _ = await reopened(database, clock)
@@ -551,7 +552,7 @@ async def test_job_that_was_started_ten_times_is_not_tried_again(
     assert (found.status, found.finished_at) == (JobStatus.FAILED, clock.now)
     assert found.error is not None
     assert found.error.code == "server_lost"
-    assert "ten times" in found.error.message
+    assert f"{MAX_STARTS} times" in found.error.message
 
 
 async def test_lora_references_are_those_of_unfinished_jobs(queue: JobQueue) -> None:

@@ -11,7 +11,8 @@ import pytest
 from PIL import ImageCms
 
 from server.errors import InvalidImage, PayloadTooLarge
-from server.media.images import MAX_BYTES, check_bytes, to_rgb_png
+from server.limits import MAX_IMAGE_BYTES
+from server.media.images import check_bytes, to_rgb_png
 from tests.conftest import encoded, gradient
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -353,7 +354,7 @@ def test_bytes_at_the_limit_are_allowed() -> None:
 
 def test_bytes_beyond_the_limit_are_refused_with_both_numbers() -> None:
     with pytest.raises(PayloadTooLarge) as caught:
-        check_bytes(22 * 2**20, MAX_BYTES, "images/1")
+        check_bytes(22 * 2**20, MAX_IMAGE_BYTES, "images/1")
 
     assert caught.value.field == "images/1"
     assert str(caught.value) == ("images/1 has 22.0 MiB; at most 20 MiB are allowed for one image.")

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from server.errors import FetchFailed, InvalidImage, NotFound, PayloadTooLarge
-from server.media.images import MAX_BYTES, to_rgb_png
+from server.limits import MAX_IMAGE_BYTES
+from server.media.images import to_rgb_png
 from server.media.inputs import InputStore, decode_text, is_inline, is_url
 from server.net.fetch import Fetcher
 from server.settings import Settings
@@ -17,7 +18,7 @@ from tests.far_side import Answer, FarSide, far_side
 
 IMAGE = encoded(gradient())
 STORED = to_rgb_png(IMAGE, "")
-LIMITS = MAX_BYTES
+LIMITS = MAX_IMAGE_BYTES
 # In base64 these bytes need every sign in which the two alphabets differ, and padding.
 AWKWARD = bytes(range(256)) + b"\xfb\xef\xbe\xff"
 PLAIN = base64.b64encode(AWKWARD).decode()
