@@ -38,14 +38,13 @@ def build_app(parts: PageContext) -> FastAPI:
         fetch_timeout_s=parts.settings.fetch_timeout_s,
         keep_s=parts.settings.keep_outputs_h * 3600,
     )
-    drawn = examples.write_all(parts.examples)
     with gr.Blocks(
         title=TITLE, analytics_enabled=False, delete_cache=(CACHE_SWEEP_S, CACHE_AGE_S)
     ) as blocks:
         page = build_layout()
         page_state = PageState(page, parts, Runner(parts.service, shelf, random_seed), shelf)
-        page["examples"].value = _examples_html(drawn)
-        FormEvents(page_state, drawn).wire(blocks)
+        page["examples"].value = _examples_html()
+        FormEvents(page_state).wire(blocks)
         RunEvents(page_state).wire(blocks)
         GridEvents(page_state).wire(blocks)
         HistoryEvents(page_state).wire()
@@ -88,10 +87,10 @@ async def _fetch_nothing(url: str, *_: Any, **__: Any) -> str:
     raise ValueError(f"the page fetches nothing by itself; {url[:80]} was not tried")
 
 
-def _examples_html(paths: dict[str, Path]) -> str:
+def _examples_html() -> str:
     buttons = []
     for example in examples.EXAMPLES:
-        images = "".join(_inline_image(paths[name]) for name in example.files)
+        images = "".join(_inline_image(path) for path in example.paths)
         prompt = html.escape(example.prompt)
         buttons.append(
             f'<button type="button" class="qe-example" data-action="example" '

@@ -8,6 +8,7 @@ from server.jobs.service import EditService
 from server.media.outputs import OutputStore
 from server.media.uploads import UploadStore
 from server.net.fetch import Fetcher
+from server.playground import examples
 from server.settings import Settings
 from server.workers.executor import Executor
 
@@ -40,15 +41,13 @@ class PageContext:
         return self.folder / "cache"
 
     @property
-    def examples(self) -> Path:
-        """The drawn scenes that people may try."""
-        return self.folder / "examples"
-
-    @property
     def shown_folders(self) -> tuple[Path, ...]:
-        """What the page shows images of, and nothing else lies in; the cache has its own rule."""
+        """Folders whose files the page may show: images and nothing else.
+
+        Gradio serves its own cache besides.
+        """
         data = self.settings.data_dir.absolute()
-        return self.examples, data / "outputs", data / "uploads"
+        return examples.FOLDER, data / "outputs", data / "uploads"
 
     @property
     def has_keys(self) -> bool:

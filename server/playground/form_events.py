@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import AsyncIterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -25,10 +24,9 @@ SOME_PROMPT = "What to change"
 class FormEvents:
     """Events of the fields; none of them runs an edit."""
 
-    def __init__(self, page_state: PageState, examples: dict[str, Path]) -> None:
+    def __init__(self, page_state: PageState) -> None:
         self._page_state = page_state
         self._page = page_state.page
-        self._examples = examples
 
     def wire(self, blocks: Any) -> None:
         """Listen to the fields."""
@@ -130,7 +128,7 @@ class FormEvents:
         example = next((each for each in EXAMPLES if each.name == event.value), None)
         if example is None:
             return {self._page["prompt"]: gr.skip()}
-        files = [str(self._examples[name]) for name in example.files]
+        files = list(map(str, example.paths))
         padded = [*files, *[None] * (len(self._page.slots) - len(files))]
         slots = zip(self._page.slots, padded, strict=True)
         return {
