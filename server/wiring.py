@@ -1,6 +1,7 @@
 """The parts that live as long as the server: settings to parts, each handed what it needs."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipelines.files.catalog import Catalog, ModelChoice
@@ -21,8 +22,9 @@ from server.playground import PageContext, Playground
 from server.settings import SafetyMode, Settings
 from server.store.database import Database
 from server.web.auth import KeyCheck
-from server.workers.executor import LocalExecutor
-from server.workers.local_process import WorkerOptions
+from server.workers.executor import Executor
+from server.workers.local_pool import LocalPool
+from server.workers.local_process import WORKER_COMMAND, WorkerOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Parts:
     uploads: UploadStore
     library: LoraLibrary
     queue: JobQueue
-    executor: LocalExecutor
+    executor: Executor
     preparer: Preparer
     dispatcher: Dispatcher
     service: EditService
@@ -55,7 +57,13 @@ class Parts:
             self.playground.close()
 
 
-def build_parts(settings: Settings, choice: ModelChoice, catalog: Catalog) -> Parts:
+def build_parts(
+    settings: Settings,
+    choice: ModelChoice,
+    catalog: Catalog,
+    *,
+    worker_command: Sequence[str] = WORKER_COMMAND,
+) -> Parts:
     """Make the parts and hand each what it needs; nothing is started."""
     data = settings.data_dir
     database = Database(data / "jobs.sqlite3")
@@ -71,9 +79,7 @@ def build_parts(settings: Settings, choice: ModelChoice, catalog: Catalog) -> Pa
         own_file=lambda url: outputs.path_of_url(url) or uploads.path_of_url(url),
         fetch_timeout_s=settings.fetch_timeout_s,
     )
-    executor = LocalExecutor(
-        [_worker_options(settings, choice, device) for device in settings.devices]
-    )
+    executor = LocalPool(_worker_options(settings, choice, worker_command))
     library = _build_library(settings, catalog, fetcher, executor, queue)
     preparer = Preparer(queue, inputs, library)
     dispatcher = Dispatcher(
@@ -132,21 +138,27 @@ def _build_webhooks(
     )
 
 
-def _worker_options(settings: Settings, choice: ModelChoice, device: str) -> WorkerOptions:
-    return WorkerOptions(
-        model=choice.path,
-        device=device,
-        dtype=settings.dtype,
-        offload=settings.offload,
-        safety_checker=settings.safety_checker,
-    )
+def _worker_options(
+    settings: Settings, choice: ModelChoice, command: Sequence[str]
+) -> list[WorkerOptions]:
+    return [
+        WorkerOptions(
+            model=choice.path,
+            device=device,
+            dtype=settings.dtype,
+            offload=settings.offload,
+            safety_checker=settings.safety_checker,
+            command=command,
+        )
+        for device in settings.devices
+    ]
 
 
 def _build_library(
     settings: Settings,
     catalog: Catalog,
     fetcher: Fetcher,
-    executor: LocalExecutor,
+    executor: Executor,
     queue: JobQueue,
 ) -> LoraLibrary:
     max_store_bytes = round(settings.lora_store_gb * 2**30)

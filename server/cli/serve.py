@@ -5,7 +5,7 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -21,6 +21,7 @@ from server.cli.console import print_error
 from server.settings import Settings, SettingsError, read_settings
 from server.store.database import DataFolderInUse
 from server.wiring import build_parts
+from server.workers.local_process import WORKER_COMMAND
 
 # What a client may still be sent after SIGTERM before its connection is cut, in seconds.
 SHUTDOWN_GRACE_S = 3
@@ -50,20 +51,26 @@ def serve(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     flags = {name: value for name, value in locals().items() if value is not None}
     try:
-        settings = read_settings(**flags)
-        lock = lock_data_folder(settings.data_dir)
-        catalog, choice = choose_model(settings)
+        run_server(read_settings(**flags))
     except (SettingsError, DataFolderInUse, ModelNotFound) as exc:
         print_error(str(exc))
         raise typer.Exit(2) from exc
+
+
+def run_server(settings: Settings, *, worker_command: Sequence[str] = WORKER_COMMAND) -> None:
+    """Serve until a signal. Raises DataFolderInUse, ModelNotFound before anything is started."""
+    lock = lock_data_folder(settings.data_dir)
     try:
-        asyncio.run(_serve(settings, catalog, choice))
+        catalog, choice = choose_model(settings)
+        asyncio.run(_serve(settings, catalog, choice, worker_command))
     finally:
         lock.release()
 
 
-async def _serve(settings: Settings, catalog: Catalog, choice: ModelChoice) -> None:
-    parts = build_parts(settings, choice, catalog)
+async def _serve(
+    settings: Settings, catalog: Catalog, choice: ModelChoice, worker_command: Sequence[str]
+) -> None:
+    parts = build_parts(settings, choice, catalog, worker_command=worker_command)
     config = uvicorn.Config(
         create_app(parts),
         host=settings.host,

@@ -17,8 +17,7 @@ from server.limits import MAX_ATTEMPTS
 from server.loras.library import LoraLibrary
 from server.media.inputs import InputStore
 from server.media.outputs import OutputStore
-from server.workers.executor import Executor
-from server.workers.local_process import WorkerDied
+from server.workers.executor import Executor, WorkerDied
 
 logger = logging.getLogger(__name__)
 

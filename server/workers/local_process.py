@@ -1,4 +1,4 @@
-"""One worker process and the socket to it, seen from the event loop."""
+"""One local worker process and the socket to it, seen from the event loop."""
 
 import asyncio
 import logging
@@ -28,37 +28,37 @@ from pipelines.api.messages import (
     ToWorker,
 )
 from pipelines.api.params import LoraRef
+from server.workers.executor import WorkerDied
 
 logger = logging.getLogger(__name__)
 
 STOP_GRACE_S = 2.0
-
-
-class WorkerDied(Exception):
-    """The process ended, or was ended, before it had finished what it was given."""
+# The program of a worker; its arguments follow.
+WORKER_COMMAND = (sys.executable, "-m", "pipelines.worker")
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
-    """What a worker is started with."""
+    """The program of a worker and its options."""
 
     model: Path
     device: str
     dtype: str
     offload: str
     safety_checker: str | None = None
+    command: Sequence[str] = WORKER_COMMAND
 
-    def arguments(self) -> Sequence[str]:
-        """The command line after `python -m pipelines.worker`."""
+    def command_line(self, fd: int) -> list[str]:
+        """The command line of a worker that talks over the socket `fd`."""
         safety = ["--safety-checker", self.safety_checker] if self.safety_checker else []
         return [
-            "--model", str(self.model), "--device", self.device, "--dtype", self.dtype,
-            "--offload", self.offload, *safety,
+            *self.command, f"--fd={fd}", "--model", str(self.model), "--device", self.device,
+            "--dtype", self.dtype, "--offload", self.offload, *safety,
         ]  # fmt: skip
 
 
 class WorkerProcess:
-    """Started once, used for one job at a time, gone when it dies: a new one takes its place."""
+    """A worker process that runs one job at a time. It is never restarted, only replaced."""
 
     def __init__(
         self,
@@ -81,18 +81,14 @@ class WorkerProcess:
     def start(
         cls, options: WorkerOptions, on_exit: Callable[["WorkerProcess"], None]
     ) -> "WorkerProcess":
-        """Start the process; it loads the model and then says Ready.
+        """Start the process, which loads the model and then sends Ready.
 
-        `on_exit` is called in the event loop when the process has ended, for whatever reason.
+        `on_exit` is called in the event loop once the process has exited, for whatever reason.
         """
         ours, theirs = socket.socketpair()
         with theirs:
             process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "pipelines.worker"),
-                    f"--fd={theirs.fileno()}",
-                    *options.arguments(),
-                ],
+                options.command_line(theirs.fileno()),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},
@@ -102,18 +98,18 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int:
-        """The process id."""
+        """The process ID."""
         return self._process.pid
 
     async def ready(self) -> Ready | LoadFailed:
-        """Wait until the model is loaded, or could not be. Raises WorkerDied."""
+        """Wait until the model has been loaded or has failed to load. Raises WorkerDied."""
         message = await self._messages.get()
         if isinstance(message, Ready | LoadFailed):
             return message
         raise WorkerDied(await self._exit_reason())
 
     async def run(self, run: Run) -> AsyncIterator[JobEvent]:
-        """Run one job and give what the worker says of it, the last being how it ended.
+        """Run one job and yield its events; the last one is Done, Failed or Canceled.
 
         Raises WorkerDied.
         """
@@ -129,15 +125,15 @@ class WorkerProcess:
                 return
 
     async def preload(self, loras: tuple[LoraRef, ...]) -> None:
-        """Have the worker read LoRA files while it works."""
+        """Have the worker read LoRA files while it runs a job. Raises WorkerDied."""
         await self._send(Preload(loras))
 
     async def cancel(self, job_id: str) -> None:
-        """Ask the worker to leave the job at its next step."""
+        """Ask the worker to leave the job at its next step. Raises WorkerDied."""
         await self._send(Cancel(job_id))
 
     async def stop(self) -> None:
-        """End the process: politely, then after two seconds for good."""
+        """Ask the process to exit, and kill it after `STOP_GRACE_S`."""
         try:
             await self._send(Stop())
             await asyncio.to_thread(self._process.wait, STOP_GRACE_S)
@@ -148,13 +144,13 @@ class WorkerProcess:
         self._connection.close()
 
     def kill(self) -> None:
-        """End the process at once."""
+        """Kill the process."""
         self._process.kill()
 
     async def _send(self, message: ToWorker) -> None:
         try:
             async with self._sending:
-                # large images fill the socket's buffer: the send waits for the worker to read
+                # large images fill the socket's buffer: sending blocks until the worker reads
                 await asyncio.to_thread(self._connection.send, message)
         except OSError as exc:
             raise WorkerDied(await self._exit_reason()) from exc
@@ -169,7 +165,7 @@ class WorkerProcess:
                 self._loop.call_soon_threadsafe(self._messages.put_nowait, message)
                 if message is None:
                     self._loop.call_soon_threadsafe(self._on_exit, self)
-            except RuntimeError:  # the loop is closed: nobody listens any more
+            except RuntimeError:  # the loop is closed
                 return
             if message is None:
                 return
@@ -180,5 +176,5 @@ class WorkerProcess:
         except subprocess.TimeoutExpired:
             return f"worker {self.pid} closed its socket"
         if code < 0:
-            return f"worker {self.pid} was ended by {signal.Signals(-code).name}"
+            return f"worker {self.pid} was killed by {signal.Signals(-code).name}"
         return f"worker {self.pid} ended with exit code {code}"
