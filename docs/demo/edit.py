@@ -26,8 +26,7 @@ import httpx2
 import wavespeed  # type: ignore[import-untyped]
 from rich.console import Console
 
-from server.cli.canvas import Caption
-from server.cli.contact_sheet import draw_comparison, open_image
+from server.cli.contact_sheet import Caption, draw_comparison, open_image
 
 INPUT = Path(__file__).with_name("input.png")
 ENDPOINT = "wavespeed-ai/qwen-image/edit-plus-lora"

@@ -1,149 +1,163 @@
-"""Sheets: images before and after an edit, or a grid of edits, with what made them."""
+"""Contact sheets: labeled images in rows, under a caption that says how they were made."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFont
 import PIL.ImageOps
 
-from server.cli.canvas import (
-    GAP,
-    LABEL_SIZE,
-    MARGIN,
-    MUTED,
-    ROW_LABEL_WIDTH,
-    Canvas,
-    Caption,
-    caption_height,
-    label_height,
-)
 from server.media.images import to_rgb
 
-# Where images of a comparison are drawn: as large as they are, but for these bounds.
-IMAGE_HEIGHTS = (320, 640)
-IMAGE_WIDTH = 960
-MIN_COMPARISON_WIDTH = 720
-THUMBNAIL = 150
-CELL_SIDES = (160, 320)
-# A grid's cells take at most so many pixels across and down, unless they are as small as may be: 64
-# of those in one line, with labels and header, still end before the 16383 of WebP.
-MAX_CELLS_SPAN = 8000
-MIN_GRID_WIDTH = 880
-# A caption that would have less room beside the inputs stands below them.
-MIN_CAPTION_WIDTH = 480
+BACKGROUND = "#faf9f7"
+INK = "#1d1d1f"
+MUTED = "#86827c"
+LINE = "#e4e0da"
+MARGIN = 56
+GAP = 24
+# The longer side of an image. 64 images of the lower bound in one line still fit into the 16383
+# pixels of WebP, with labels and caption.
+CELL_SIDES = (144, 640)
+# The images of a row or column share so many pixels, unless the lower bound needs more.
+CELLS_SPAN = 1920
+MIN_WIDTH, MAX_TEXT_WIDTH = 720, 1400
+PROMPT_SIZE, FACT_SIZE = 29, 19
+MAX_LINES = 5
+# Height of a line of text, as a share of its size.
+LEADING = 1.35
+# Pillow's own font has ASCII only; other text uses the first of these that is installed.
+WIDE_FONTS = ("NotoSansCJK-Regular.ttc", "NotoSans-Regular.ttf", "DejaVuSans.ttf", "Arial.ttf")
+
+Image = PIL.Image.Image
+
+
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """The prompt, then facts as (name, value)."""
+
+    prompt: str
+    facts: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One image of a grid with its labels; where all have the same, the row's is left out."""
+    """An image and the lines of its label, each cut to the width of the cell."""
 
-    image: PIL.Image.Image
-    column: str
-    row: str = ""
+    image: Image
+    label: tuple[str, ...]
 
 
-def open_image(file: Path | BinaryIO) -> PIL.Image.Image:
-    """An image as the server shows it to the model: upright, in sRGB, on white.
+def open_image(file: Path | BinaryIO) -> Image:
+    """Open an image as the server shows it to the model: upright, in sRGB, on white.
 
-    Raises OSError for what is no image and InvalidImage for a damaged one.
+    Raises OSError when the file is not an image and InvalidImage when it is damaged.
     """
     with PIL.Image.open(file) as image:
         return to_rgb(image, str(file) if isinstance(file, Path) else "the image")
 
 
-def draw_comparison(
-    inputs: Sequence[PIL.Image.Image], output: PIL.Image.Image, caption: Caption
-) -> PIL.Image.Image:
-    """The inputs left, the output right, all of one height, with the caption below."""
-    low, high = IMAGE_HEIGHTS
-    height = min(max(output.height, low), high)
-    images = [_fit(image, IMAGE_WIDTH, height) for image in (*inputs, output)]
-    height = max(image.height for image in images)
-    before = ["Before"] if len(inputs) == 1 else [f"Before {n + 1}" for n in range(len(inputs))]
-    inner = max(_row_width(images), MIN_COMPARISON_WIDTH)
-    top = MARGIN + label_height()
-    canvas = Canvas(inner, top + height + GAP + caption_height(caption, inner) + MARGIN)
-    left = MARGIN
-    for image, label in zip(images, [*before, "After"], strict=True):
-        canvas.text(label, left, MARGIN, LABEL_SIZE, MUTED)
-        canvas.paste(image, left, top)
-        left += image.width + GAP
-    canvas.caption(caption, MARGIN, top + height + GAP, inner)
-    return canvas.image
+def draw_comparison(inputs: Sequence[Image], output: Image, caption: Caption) -> Image:
+    """Draw the inputs and the output side by side."""
+    return draw_sheet([[*input_cells(inputs, "Before"), Cell(output, ("After",))]], caption)
 
 
-def draw_grid(
-    inputs: Sequence[PIL.Image.Image], rows: Sequence[Sequence[Cell]], caption: Caption
-) -> PIL.Image.Image:
-    """The inputs and the caption on top, below them the cells in rows, each under its label."""
-    columns = max(len(row) for row in rows)
-    side = _cell_side(rows, columns)
-    cells = [[_fit(cell.image, side, side) for cell in row] for row in rows]
-    width = max(image.width for row in cells for image in row)
-    height = max(image.height for row in cells for image in row)
-    has_row_labels = any(cell.row for row in rows for cell in row)
-    indent = ROW_LABEL_WIDTH if has_row_labels else 0
-    header = _Header([_fit(image, 2 * THUMBNAIL, THUMBNAIL) for image in inputs], caption)
-    inner = max(indent + columns * (width + GAP) - GAP, MIN_GRID_WIDTH, _row_width(header.inputs))
-    line = MARGIN + header.height(inner) + GAP
-    step = height + GAP + (0 if has_row_labels else label_height())
-    first = line + GAP + (label_height() if has_row_labels else 0)
-    canvas = Canvas(inner, first + step * len(rows) - GAP + MARGIN)
-    header.draw(canvas, inner)
-    canvas.rule(line)
-    for index, row in enumerate(rows):
-        top = first + index * step
-        if has_row_labels:
-            canvas.row_label(row[0].row, top, height)
-        for number, cell in enumerate(row):
-            canvas.cell(
-                cells[index][number],
-                cell.column if index == 0 or not has_row_labels else "",
-                (MARGIN + indent + number * (width + GAP), top, width),
-                is_label_inside=not has_row_labels,
-            )
-    return canvas.image
+def input_cells(inputs: Sequence[Image], label: str) -> list[Cell]:
+    """Label the inputs, with a number where there are several."""
+    numbers = range(1, len(inputs) + 1)
+    labels = [label] if len(inputs) == 1 else [f"{label} {number}" for number in numbers]
+    return [Cell(image, (text,)) for image, text in zip(inputs, labels, strict=True)]
 
 
-@dataclass(frozen=True, slots=True)
-class _Header:
-    """The inputs of a grid in a row, and its caption beside them, or below where that is narrow."""
-
-    inputs: Sequence[PIL.Image.Image]
-    caption: Caption
-
-    def height(self, inner: int) -> int:
-        left, top = self._caption_place(inner)
-        return max(THUMBNAIL, top + caption_height(self.caption, inner - left))
-
-    def draw(self, canvas: Canvas, inner: int) -> None:
-        at = MARGIN
-        for image in self.inputs:
-            canvas.paste(image, at, MARGIN)
-            at += image.width + GAP
-        left, top = self._caption_place(inner)
-        canvas.caption(self.caption, MARGIN + left, MARGIN + top, inner - left)
-
-    def _caption_place(self, inner: int) -> tuple[int, int]:
-        """Where the caption begins, from the header's upper left corner."""
-        beside = _row_width(self.inputs) + GAP
-        if inner - beside >= MIN_CAPTION_WIDTH:
-            return beside, 0
-        return 0, max(image.height for image in self.inputs) + GAP
+def draw_sheet(rows: Sequence[Sequence[Cell]], caption: Caption) -> Image:
+    """Draw the caption and below it the rows, each image under its label."""
+    columns = max(map(len, rows))
+    side = _side(rows, columns)
+    fitted = [[_fit(cell.image, side) for cell in row] for row in rows]
+    width = max(image.width for row in fitted for image in row)
+    inner = max(columns * (width + GAP) - GAP, MIN_WIDTH)
+    facts = "    ".join(f"{name} {value}" for name, value in caption.facts)
+    text_width = min(inner, MAX_TEXT_WIDTH)
+    blocks = [
+        _text_block(caption.prompt, text_width, PROMPT_SIZE, INK, MAX_LINES),
+        _text_block(facts, text_width, FACT_SIZE, MUTED, MAX_LINES),
+        *(_row_block(row, images, width) for row, images in zip(rows, fitted, strict=True)),
+    ]
+    height = sum(block.height + GAP for block in blocks) - GAP
+    sheet = _blank(inner + 2 * MARGIN, height + 2 * MARGIN)
+    top = MARGIN
+    for block in blocks:
+        sheet.paste(block, (MARGIN, top))
+        top += block.height + GAP
+    return sheet
 
 
-def _cell_side(rows: Sequence[Sequence[Cell]], columns: int) -> int:
-    """The longer side of each cell: as large as the images are, within the bounds."""
+def _side(rows: Sequence[Sequence[Cell]], columns: int) -> int:
+    """The longer side of every image: as large as the largest, within the bounds."""
     low, high = CELL_SIDES
     largest = max(max(cell.image.size) for row in rows for cell in row)
-    return min(max(min(MAX_CELLS_SPAN // max(columns, len(rows)), largest), low), high)
+    return min(max(min(CELLS_SPAN // max(columns, len(rows)), largest), low), high)
 
 
-def _row_width(images: Sequence[PIL.Image.Image]) -> int:
-    return sum(image.width for image in images) + GAP * (len(images) - 1)
+def _fit(image: Image, side: int) -> Image:
+    """Scale an image to the side, with a thin line around it."""
+    fitted = PIL.ImageOps.contain(image, (side, side), PIL.Image.Resampling.LANCZOS)
+    return PIL.ImageOps.expand(fitted, 1, LINE)
 
 
-def _fit(image: PIL.Image.Image, width: int, height: int) -> PIL.Image.Image:
-    return PIL.ImageOps.contain(image, (width, height), PIL.Image.Resampling.LANCZOS)
+def _row_block(cells: Sequence[Cell], images: Sequence[Image], width: int) -> Image:
+    """Draw images side by side, `width` pixels for each, under their labels."""
+    label_height = max(len(cell.label) for cell in cells) * _line(FACT_SIZE)
+    height = label_height + max(image.height for image in images)
+    block = _blank(len(cells) * (width + GAP), height)
+    for column, (cell, image) in enumerate(zip(cells, images, strict=True)):
+        left = column * (width + GAP)
+        for number, text in enumerate(cell.label):
+            line = _text_block(text, width, FACT_SIZE, INK, 1)
+            block.paste(line, (left, number * _line(FACT_SIZE)))
+        block.paste(image, (left, label_height))
+    return block
+
+
+def _text_block(text: str, width: int, size: int, color: str, max_lines: int) -> Image:
+    """Draw text in as many lines as it needs, up to `max_lines`."""
+    lines = _wrap(text, width, size, max_lines)
+    block = _blank(width, len(lines) * _line(size))
+    draw = PIL.ImageDraw.Draw(block)
+    for number, line in enumerate(lines):
+        draw.text((0, number * _line(size)), line, fill=color, font=_font(line, size))
+    return block
+
+
+def _blank(width: int, height: int) -> Image:
+    return PIL.Image.new("RGB", (width, height), BACKGROUND)
+
+
+def _line(size: int) -> int:
+    return round(size * LEADING)
+
+
+def _wrap(text: str, width: float, size: int, max_lines: int) -> list[str]:
+    """Break text into lines of at most `width` pixels; a cut ends in three dots."""
+    font = _font(text, size)
+    # no line of text is twice as dense as this
+    most = int(width / font.getlength("n")) * 2
+    text = text[: most * max_lines]
+    for chars in range(min(len(text), most), len("..."), -1):
+        lines = textwrap.wrap(text, chars, max_lines=max_lines, placeholder="...")
+        if all(font.getlength(line) <= width for line in lines):
+            return lines
+    return [text] if text.strip() else []
+
+
+def _font(text: str, size: int) -> PIL.ImageFont.FreeTypeFont | PIL.ImageFont.ImageFont:
+    if not text.isascii():
+        for name in WIDE_FONTS:
+            try:
+                return PIL.ImageFont.truetype(name, size)
+            except OSError:
+                continue
+    return PIL.ImageFont.load_default(size)

@@ -14,10 +14,16 @@ from rich.table import Column, Table
 
 from pipelines.api.params import SEED_RANGE
 from pipelines.api.sizes import SizeBounds
-from server.cli.canvas import Caption
 from server.cli.client import Client, EditOptions, parse_lora
 from server.cli.console import DEFAULT_SERVER, Key, Server, errors_said, out
-from server.cli.contact_sheet import Cell, draw_comparison, draw_grid, open_image
+from server.cli.contact_sheet import (
+    Caption,
+    Cell,
+    draw_comparison,
+    draw_sheet,
+    input_cells,
+    open_image,
+)
 from server.cli.grid import Axis, lay_out, lora_name, parse_axes
 from server.cli.runs import Finished, run_edits
 from server.cli.saving import (
@@ -160,8 +166,9 @@ def _edit_grid(
     caption = _caption(client, options, finished[0], axes)
     with saving(output):
         images = iter(open_image(io.BytesIO(one.image)) for one in finished)
-        drawn = [[Cell(next(images), cell.column, cell.row) for cell in row] for row in rows]
-        sheet = draw_grid([open_image(path) for path in options.images], drawn, caption)
+        inputs = input_cells([open_image(path) for path in options.images], "Input")
+        drawn = [[Cell(next(images), cell.label) for cell in row] for row in rows]
+        sheet = draw_sheet([inputs, *drawn], caption)
     save_sheet(sheet, output)
 
 

@@ -51,11 +51,10 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class GridCell:
-    """One edit of a grid, with the labels of its column and, where there are two axes, its row."""
+    """One edit of a grid, labeled with the value of each axis."""
 
     options: EditOptions
-    column: str
-    row: str = ""
+    label: tuple[str, ...]
 
 
 def parse_axes(specs: Sequence[str], options: EditOptions) -> tuple[Axis, ...]:
@@ -81,14 +80,15 @@ def lay_out(axes: Sequence[Axis], options: EditOptions) -> list[list[GridCell]]:
             [
                 GridCell(
                     across.apply(down.apply(options, row), value),
-                    across.label(value),
-                    down.label(row),
+                    (down.label(row), across.label(value)),
                 )
                 for value in across.values
             ]
             for row in down.values
         ]
-    cells = [GridCell(across.apply(options, value), across.label(value)) for value in across.values]
+    cells = [
+        GridCell(across.apply(options, value), (across.label(value),)) for value in across.values
+    ]
     return [cells[start : start + MAX_COLUMNS] for start in range(0, len(cells), MAX_COLUMNS)]
 
 

@@ -88,7 +88,7 @@ def save_sheet(sheet: PIL.Image.Image, path: Path) -> None:
 
 def cell_path(folder: Path, number: int, cell: GridCell) -> Path:
     """The file of one image of a grid: its number, its labels and its format."""
-    words = re.sub(r"[^\w.]+", "-", f"{cell.row} {cell.column}".strip())
+    words = re.sub(r"[^\w.]+", "-", " ".join(cell.label))
     return folder / f"{number:02} {words}.{cell.options.output_format}".replace(" ", "-")
 
 

@@ -61,7 +61,7 @@ def test_two_axes_are_rows_and_columns() -> None:
     axes = parse_axes(["my-style=0,1", "seed=1,2,3"], OPTIONS)
     rows = lay_out(axes, OPTIONS)
 
-    assert [[(cell.row, cell.column) for cell in row] for row in rows] == [
+    assert [[cell.label for cell in row] for row in rows] == [
         [("my-style 0", "seed 1"), ("my-style 0", "seed 2"), ("my-style 0", "seed 3")],
         [("my-style 1", "seed 1"), ("my-style 1", "seed 2"), ("my-style 1", "seed 3")],
     ]
