@@ -10,6 +10,7 @@ from pydantic import Field, IPvAnyNetwork, ValidationError, field_validator, mod
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from pipelines.api.load_options import Dtype, Offload
+from pipelines.files.installation import default_folder
 
 PREFIX = "QWEN_EDIT_"
 # Of the command line's clients, which may share their environment with the server.
@@ -43,8 +44,16 @@ class Settings(BaseSettings):
         description="Model: a directory, a name under weights/models, a hub id in the local cache, "
         "or `demo`; by default the first published model found, else `demo`",
     )
-    weights_dir: Path = Field(Path("weights"), description="Folder of models and LoRAs")
-    data_dir: Path = Field(Path("data"), description="Folder for jobs, inputs and outputs")
+    weights_dir: Path = Field(
+        default_factory=lambda: default_folder("weights"),
+        description="Folder of models and LoRAs; by default ./weights in a checkout, else in the "
+        "user's data directory",
+    )
+    data_dir: Path = Field(
+        default_factory=lambda: default_folder("data"),
+        description="Folder for jobs, inputs and outputs; by default ./data in a checkout, else in "
+        "the user's data directory",
+    )
     device: str = Field(
         "auto", description="auto, cpu, cuda, cuda:N, or several cuda:N for one worker each"
     )

@@ -4,7 +4,6 @@ import contextlib
 import os
 import re
 import shlex
-import sys
 import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 from pipelines.api.errors import InvalidParameter, LoraNotFound, ModelNotFound
 from pipelines.api.model_spec import DEMO_NAME, is_model_dir
 from pipelines.files.hub_cache import cached_snapshots
+from pipelines.files.installation import SHIPPED_WEIGHTS, default_folder
 
 LORA_SUFFIX = ".safetensors"
 DEMO_WARNING = (
@@ -19,11 +19,7 @@ DEMO_WARNING = (
     "else. For real images, fetch a published model (qwen-edit pull 2511), or name one with "
     "--model."
 )
-# Where the demo model lies in a checkout, and where an installed package has it.
-DEMO_PLACES = (
-    Path(__file__).parents[2] / "weights" / DEMO_NAME,
-    Path(sys.prefix) / "share" / "qwen-edit-server" / DEMO_NAME,
-)
+SHIPPED_DEMO = SHIPPED_WEIGHTS / DEMO_NAME
 _HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _HUB_FILE = re.compile(rf"({_HUB_ID.pattern})/((?:[\w. -]+/)*[\w. -]+\.safetensors)")
@@ -45,11 +41,15 @@ class ModelChoice:
 
 @dataclass(frozen=True, slots=True)
 class LoraEntry:
-    """A LoRA file under `weights/loras/`. `name` is what a request's `path` says."""
+    """A LoRA file. `name` is what a request's `path` says.
+
+    `is_shipped` marks one of the demo model's own that is not in the weights folder.
+    """
 
     name: str
     path: Path
     size_bytes: int
+    is_shipped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +69,21 @@ class HubLora:
 
 
 class Catalog:
-    """The models and LoRAs of one `weights/` folder, looked up anew on each call."""
+    """The models and LoRAs of one `weights/` folder, looked up on each call.
 
-    def __init__(self, weights_dir: Path) -> None:
+    `shipped_loras` is a folder of further LoRAs, those of the demo model; a file of the same name
+    in the weights folder wins.
+    """
+
+    def __init__(self, weights_dir: Path, *, shipped_loras: Path | None = None) -> None:
         self._weights_dir = weights_dir
         self._models = weights_dir / "models"
         self._loras = weights_dir / "loras"
-        # Another weights folder, a volume say, need not hold the demo model.
-        self._demo_places = (weights_dir / DEMO_NAME, *DEMO_PLACES)
+        self._shipped_loras = shipped_loras
+
+    def with_demo_loras(self) -> "Catalog":
+        """Return a catalog of the same folder that also finds the demo model's own LoRAs."""
+        return Catalog(self._weights_dir, shipped_loras=SHIPPED_WEIGHTS / "loras")
 
     def models(self) -> list[Path]:
         """The model directories under `weights/models/`, by name, nested `owner/repo` included."""
@@ -121,29 +128,28 @@ class Catalog:
         return ModelChoice(published[0].absolute(), why)
 
     def _demo(self, why: str) -> ModelChoice:
-        for path in self._demo_places:
+        # another weights folder, a volume say, need not hold the demo model
+        places = (self._weights_dir / DEMO_NAME, SHIPPED_DEMO)
+        for path in places:
             if is_model_dir(path):
                 return ModelChoice(path.absolute(), why, is_demo=True)
-        places = ", ".join(str(path) for path in self._demo_places)
         pull = "qwen-edit pull 2511"
-        # where it puts a model unless it is told
-        if self._weights_dir != Path("weights"):
+        if self._weights_dir != default_folder("weights"):
             pull += f" --weights-dir {shlex.quote(str(self._weights_dir))}"
         raise ModelNotFound(
-            f"There is no model to serve: none under {self._models}, and the demo model is in none "
-            f"of {places}. Fetch one with `{pull}`."
+            f"There is no model to serve: none under {self._models}, and no demo model in "
+            f"{' or '.join(map(str, places))}. Fetch one with `{pull}`."
         )
 
     def loras(self) -> list[LoraEntry]:
         """All LoRA files under `weights/loras/`, subfolders too, sorted by name."""
-        return sorted(
-            (
-                LoraEntry(str(path.relative_to(self._loras)), path, path.stat().st_size)
-                for path in self._loras.rglob(f"*{LORA_SUFFIX}")
-                if path.is_file()
-            ),
-            key=lambda entry: entry.name,
-        )
+        own = {
+            (name := str(path.relative_to(self._loras))): LoraEntry(name, path, path.stat().st_size)
+            for path in self._loras.rglob(f"*{LORA_SUFFIX}")
+            if path.is_file()
+        }
+        found = self._shipped() | own
+        return [found[name] for name in sorted(found)]
 
     def resolve_lora(self, reference: str) -> LoraEntry | RemoteLora | HubLora:
         """The local file for `reference`, or where it would have to be fetched from.
@@ -180,12 +186,24 @@ class Catalog:
 
     def _local_lora(self, reference: str) -> LoraEntry | None:
         self._check_inside(reference, "loras.path")
-        for name in (reference, reference + LORA_SUFFIX):
+        names = (reference, reference + LORA_SUFFIX)
+        for name in names:
             path = self._loras / name
             with contextlib.suppress(OSError):  # a name longer than a file system allows, say
                 if path.suffix == LORA_SUFFIX and path.is_file():
                     return LoraEntry(name, path, path.stat().st_size)
-        return None
+        shipped = self._shipped()
+        return next((shipped[name] for name in names if name in shipped), None)
+
+    def _shipped(self) -> dict[str, LoraEntry]:
+        if self._shipped_loras is None:
+            return {}
+        # in a checkout the folder also holds LoRAs of the user
+        files = self._shipped_loras.glob(f"{DEMO_NAME}-*{LORA_SUFFIX}")
+        return {
+            path.name: LoraEntry(path.name, path, path.stat().st_size, is_shipped=True)
+            for path in files
+        }
 
 
 def _hub_page(url: str) -> HubLora | None:

@@ -11,6 +11,7 @@ from rich.table import Table
 from pipelines.api.errors import EngineError
 from pipelines.files.architecture import PUBLISHED_CONFIG, linears_of, read_linears
 from pipelines.files.catalog import Catalog
+from pipelines.files.installation import default_folder
 from pipelines.files.lora_format.file import Linears
 from pipelines.files.lora_format.report import LoraReport, inspect_lora
 from server.cli.client import Client
@@ -39,7 +40,7 @@ def list_loras(context: typer.Context, server: Server = DEFAULT_SERVER, key: Key
 def inspect(
     file: Annotated[Path, typer.Argument(help="A .safetensors file", exists=True, dir_okay=False)],
     model: Annotated[str | None, typer.Option(help="Model to check it against")] = None,
-    weights_dir: Annotated[Path, typer.Option(help="Models and LoRAs")] = Path("weights"),
+    weights_dir: Annotated[Path | None, typer.Option(help="Models and LoRAs")] = None,
 ) -> None:
     """Say what a LoRA file is and whether it fits; exit code 1 when it does not. Needs no server.
 
@@ -47,7 +48,7 @@ def inspect(
     and, where it does not fit that, against the demo model.
     """
     try:
-        choices = _linears_of(model, weights_dir)
+        choices = _linears_of(model, weights_dir or default_folder("weights"))
         reports = {name: inspect_lora(file, linears, file.name) for name, linears in choices}
         model_name = next((name for name, report in reports.items() if report.fits), choices[0][0])
         report = reports[model_name]

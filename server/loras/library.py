@@ -121,10 +121,15 @@ class LoraLibrary:
         return path
 
     async def delete(self, name: str) -> None:
-        """Remove a LoRA from `weights/loras/`. Raises LoraNotFound."""
+        """Remove a LoRA from `weights/loras/`.
+
+        Raises LoraNotFound, and InvalidRequest for one that the package ships.
+        """
         entry = await asyncio.to_thread(self._catalog.resolve_lora, name)
         if not isinstance(entry, LoraEntry):
             raise LoraNotFound(f"There is no LoRA {name!r} under weights/loras.")
+        if entry.is_shipped:
+            raise InvalidRequest(f"{entry.name} belongs to the demo model and cannot be removed")
         await asyncio.to_thread(entry.path.unlink)
 
     def _find(self, reference: str) -> Path | None:

@@ -18,10 +18,10 @@ from demo_model.scenes import Backdrop, Pixels, Scene, Thing, draw
 from demo_model.styles import STYLES
 from pipelines.api.params import EditParams
 from pipelines.engine.pipeline import EditPipeline
-from pipelines.files.catalog import DEMO_PLACES
+from pipelines.files.catalog import SHIPPED_DEMO
 from pipelines.files.lora_format.report import inspect_lora
 
-DEMO = DEMO_PLACES[0]
+DEMO = SHIPPED_DEMO
 LORAS = DEMO.parent / "loras"
 SIZE = (256, 256)
 # Of six edits; the shares over many are on the model card.

@@ -9,7 +9,7 @@ from demo_model.__main__ import _parse_args
 from demo_model.report import END, START, write_card
 from demo_model.styles import STYLES
 from pipelines.api.errors import LoraInvalid
-from pipelines.files.catalog import DEMO_PLACES
+from pipelines.files.catalog import SHIPPED_DEMO
 from tests.lora_files import random_pairs, write_lora
 
 LINEARS = {"proj_out": (64, 64)}
@@ -66,6 +66,6 @@ def test_card_has_the_figures_that_the_plain_command_writes(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["demo_model", "judge"])
 
-    card = (DEMO_PLACES[0] / "README.md").read_text()
+    card = (SHIPPED_DEMO / "README.md").read_text()
 
     assert f"| recolor | 256×256 | {_parse_args().per_task} |" in card

@@ -35,7 +35,7 @@ def pull(
     name_here: Annotated[
         str | None, typer.Option("--name", help="What to call it here [its own name]")
     ] = None,
-    weights_dir: Annotated[Path | None, typer.Option(help="Models and LoRAs [weights]")] = None,
+    weights_dir: Annotated[Path | None, typer.Option(help="Models and LoRAs")] = None,
 ) -> None:
     """Fetch a published model or a LoRA into the weights folder; run it again to go on.
 

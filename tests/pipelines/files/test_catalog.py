@@ -7,7 +7,8 @@ import pytest
 
 from pipelines.api.errors import InvalidParameter, LoraNotFound, ModelNotFound
 from pipelines.api.model_spec import is_model_dir
-from pipelines.files.catalog import DEMO_PLACES, Catalog, HubLora, LoraEntry, RemoteLora
+from pipelines.files.catalog import SHIPPED_DEMO, Catalog, HubLora, LoraEntry, RemoteLora
+from pipelines.files.installation import SHIPPED_WEIGHTS
 from tests.fake_hub import OLDER, write_cache
 
 
@@ -40,7 +41,7 @@ def add_lora(weights: Path, name: str, data: bytes = b"1234") -> Path:
 def test_default_model_is_the_demo_that_came_with_the_code(catalog: Catalog) -> None:
     choice = catalog.resolve_model(None)
 
-    assert (choice.path, choice.is_demo) == (DEMO_PLACES[0], True)
+    assert (choice.path, choice.is_demo) == (SHIPPED_DEMO, True)
     assert is_model_dir(choice.path)
     assert "no published model lies under" in choice.why
 
@@ -52,9 +53,9 @@ def test_demo_model_in_the_weights_folder_wins(catalog: Catalog, weights: Path) 
 
 
 def test_missing_demo_model_is_said_with_what_to_do(
-    weights: Path, monkeypatch: pytest.MonkeyPatch
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.files.catalog.DEMO_PLACES", ())
+    monkeypatch.setattr("pipelines.files.catalog.SHIPPED_DEMO", tmp_path / "none")
 
     with pytest.raises(ModelNotFound, match="no model to serve") as refused:
         Catalog(weights).resolve_model(None)
@@ -244,6 +245,42 @@ def test_loras_are_listed_by_name_as_soon_as_they_are_there(
 
 def test_loras_are_none_when_the_folder_is_missing(tmp_path: Path) -> None:
     assert Catalog(tmp_path / "nowhere").loras() == []
+
+
+def test_demo_loras_are_found_from_any_weights_folder(catalog: Catalog, weights: Path) -> None:
+    add_lora(weights, "own.safetensors")
+
+    found = catalog.with_demo_loras()
+    mosaic = found.resolve_lora("demo-mosaic")
+
+    assert [(entry.name, entry.is_shipped) for entry in found.loras()] == [
+        ("demo-mosaic.safetensors", True),
+        ("demo-outline.safetensors", True),
+        ("demo-sepia.safetensors", True),
+        ("own.safetensors", False),
+    ]
+    assert isinstance(mosaic, LoraEntry)
+    assert mosaic.path == SHIPPED_WEIGHTS / "loras" / "demo-mosaic.safetensors"
+    assert catalog.loras() == [LoraEntry("own.safetensors", weights / "loras/own.safetensors", 4)]
+
+
+def test_own_lora_wins_over_a_demo_lora_of_the_same_name(catalog: Catalog, weights: Path) -> None:
+    own = add_lora(weights, "demo-mosaic.safetensors")
+    found = catalog.with_demo_loras()
+
+    entry = found.resolve_lora("demo-mosaic")
+
+    assert entry == LoraEntry("demo-mosaic.safetensors", own, 4)
+    assert entry in found.loras()
+
+
+def test_other_loras_beside_the_demo_models_are_not_shipped(weights: Path, tmp_path: Path) -> None:
+    add_lora(weights, "private.safetensors")
+    add_lora(weights, "demo-style.safetensors")
+
+    found = Catalog(tmp_path / "empty", shipped_loras=weights / "loras").loras()
+
+    assert [entry.name for entry in found] == ["demo-style.safetensors"]
 
 
 @pytest.mark.parametrize("url", ["https://host/x.safetensors", "HTTP://host/x"])

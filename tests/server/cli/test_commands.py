@@ -5,7 +5,7 @@ from pathlib import Path
 import PIL.Image
 import pytest
 
-from pipelines.files.catalog import DEMO_PLACES
+from pipelines.files.catalog import SHIPPED_DEMO
 from server.cli.client import parse_lora
 from tests.live_server import LiveServer, until
 from tests.lora_files import random_pairs, write_lora
@@ -140,7 +140,7 @@ def test_serve_says_that_the_port_is_taken(server: LiveServer, tmp_path: Path) -
 
 
 def test_loras_inspect_knows_the_loras_of_the_demo_model(tmp_path: Path) -> None:
-    path = DEMO_PLACES[0].parent / "loras" / "demo-mosaic.safetensors"
+    path = SHIPPED_DEMO.parent / "loras" / "demo-mosaic.safetensors"
 
     done = run("loras", "inspect", str(path), "--weights-dir", str(tmp_path))
 

@@ -13,6 +13,7 @@ import pytest
 from pipelines.api.errors import InvalidParameter, LoraInvalid, LoraNotFound
 from pipelines.files.architecture import linears_of
 from pipelines.files.catalog import Catalog
+from pipelines.files.installation import SHIPPED_WEIGHTS
 from server.errors import FetchFailed, InvalidRequest, PayloadTooLarge
 from server.loras.library import LoraLibrary
 from server.loras.store import LoraStore
@@ -91,6 +92,7 @@ def make_library(
     store_bytes: int = 2**30,
     tokens: Mapping[str, str] | None = None,
     in_use: frozenset[str] = frozenset(),
+    catalog: Catalog | None = None,
 ) -> LoraLibrary:
     (tmp_path / "weights" / "loras").mkdir(parents=True, exist_ok=True)
 
@@ -98,7 +100,7 @@ def make_library(
         return in_use
 
     return LoraLibrary(
-        Catalog(tmp_path / "weights"),
+        catalog or Catalog(tmp_path / "weights"),
         LoraStore(tmp_path / "store", max_bytes=store_bytes),
         Fetcher(LOOPBACK, offline=offline),
         max_bytes=max_bytes,
@@ -323,3 +325,12 @@ async def test_upload_is_proved_before_it_takes_its_place(tmp_path: Path) -> Non
 
     await library.delete("styles/new")
     assert not list(folder.rglob("*.safetensors"))
+
+
+async def test_lora_that_the_package_ships_is_not_removed(tmp_path: Path) -> None:
+    catalog = Catalog(tmp_path / "weights").with_demo_loras()
+    library = make_library(tmp_path, catalog=catalog)
+
+    with pytest.raises(InvalidRequest, match=r"demo-sepia\.safetensors belongs to the demo model"):
+        await library.delete("demo-sepia")
+    assert (SHIPPED_WEIGHTS / "loras" / "demo-sepia.safetensors").exists()
