@@ -71,8 +71,8 @@ def compare(
     architecture: Architecture, device: torch.device, dtype: torch.dtype, steps: int
 ) -> Comparison:
     """Build the model and run the edit through both loops. Raises ValueError for NaN latents."""
-    pipe = build(architecture, device, dtype)
-    pipeline = EditPipeline(pipe, architecture.spec, device)
+    model = build(architecture, device, dtype)
+    pipe, pipeline = model.pipe, EditPipeline(model, device)
     side = isqrt(architecture.spec.output_area)
     reference = PIL.Image.merge("RGB", [_gradient(side, turn) for turn in (0, 90, 180)])
     params = EditParams(

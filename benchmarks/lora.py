@@ -20,8 +20,8 @@ from diffusers import QwenImageEditPlusPipeline, QwenImageTransformer2DModel
 from safetensors.torch import save_file
 
 from benchmarks.figure import Figure
+from pipelines.api.families import QWEN_IMAGE_EDIT_PLUS
 from pipelines.engine.lora import LoraEngine, compose, read_lora
-from pipelines.files.architecture import PUBLISHED_CONFIG, linears_of
 
 CPU = torch.device("cpu")
 LAYERS = 60
@@ -66,7 +66,7 @@ def _switches(folder: Path, count: int, wanted: Callable[[str], bool]) -> list[F
     transformer = _transformer()
     linears = {
         name: shape
-        for name, shape in linears_of(dict(transformer.config)).items()
+        for name, shape in QWEN_IMAGE_EDIT_PLUS.linears(dict(transformer.config)).items()
         if name.startswith("transformer_blocks") and wanted(name)
     }
     assert len(linears) == count, (count, len(linears))
@@ -129,7 +129,7 @@ def _growth(folder: Path) -> list[Figure]:
     transformer = _transformer()
     linears = {
         name: shape
-        for name, shape in linears_of(dict(transformer.config)).items()
+        for name, shape in QWEN_IMAGE_EDIT_PLUS.linears(dict(transformer.config)).items()
         if "attn" in name
     }
     files = [_write(folder / f"growth-{rank}.safetensors", linears, rank) for rank in RANKS]
@@ -151,7 +151,7 @@ def _real_width(folder: Path) -> list[Figure]:
     """One published block at its real width, times 60: memory held and time to fold."""
     block = {
         name: shape
-        for name, shape in linears_of(PUBLISHED_CONFIG).items()
+        for name, shape in QWEN_IMAGE_EDIT_PLUS.linears({}).items()
         if name.startswith("transformer_blocks.0.")
     }
     path = _write(folder / "block.safetensors", block, rank=64, dtype=torch.bfloat16)

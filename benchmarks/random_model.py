@@ -20,13 +20,12 @@ from torch import nn
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from demo_model.random_weights import CHAT_TEMPLATE, build_tokenizer
-from pipelines.api.model_spec import DEMO_SPEC, ModelSpec
-from pipelines.engine.loading import ImageOnlyQwen2VLProcessor, pass_image_token_types
-
-# What the published files hold (2511 and 2509 alike), without the VAE's 126.9 million.
-PUBLISHED_TRANSFORMER_PARAMETERS = 20_430_401_088
-PUBLISHED_TEXT_ENCODER_PARAMETERS = 8_292_166_656
+from demo_model.random_weights import CHAT_TEMPLATE, DEMO_SPEC, build_tokenizer
+from pipelines.api.families import QWEN_IMAGE_EDIT_PLUS
+from pipelines.api.model_spec import ModelSpec
+from pipelines.engine import families
+from pipelines.engine.families.qwen_image_edit_plus import ImageOnlyQwen2VLProcessor
+from pipelines.engine.loading import LoadedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ class Architecture:
 
 
 PUBLISHED = Architecture(
-    spec=ModelSpec(name="published"),
+    spec=QWEN_IMAGE_EDIT_PLUS.spec,
     layers=60,
     heads=24,
     rope_axes=(16, 56, 56),
@@ -116,10 +115,10 @@ SMALL = Architecture(
 
 def build(
     architecture: Architecture, device: torch.device, dtype: torch.dtype, seed: int = 0
-) -> QwenImageEditPlusPipeline:
-    """The pipeline object with random weights in `dtype`, created on `device` itself.
+) -> LoadedModel:
+    """The model with random weights in `dtype`, created on `device` itself.
 
-    The text encoder gets the same hook for image positions as one that was loaded from files.
+    It is repaired in the same way as one that is loaded from files.
     """
     tokenizer = build_tokenizer()
     torch.manual_seed(seed)
@@ -127,7 +126,6 @@ def build(
         text_encoder = build_text_encoder(architecture, tokenizer).eval()
         transformer = build_transformer(architecture).eval()
         vae = build_vae(architecture).eval()
-    pass_image_token_types(text_encoder)
     pipe = QwenImageEditPlusPipeline(
         scheduler=_scheduler(),
         vae=vae,
@@ -139,7 +137,9 @@ def build(
         transformer=transformer,
     )
     pipe.set_progress_bar_config(disable=True)
-    return pipe
+    family = families.QWEN_IMAGE_EDIT_PLUS
+    family.repair(pipe)
+    return LoadedModel(pipe, family, architecture.spec)
 
 
 def build_transformer(architecture: Architecture) -> QwenImageTransformer2DModel:

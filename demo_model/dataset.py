@@ -14,12 +14,13 @@ from demo_model.instructions import Task
 from demo_model.scenes import Scene, as_image
 from demo_model.styles import paint_styled
 from demo_model.vae import still_images
+from pipelines.api.families import QWEN_IMAGE_EDIT_PLUS
 from pipelines.api.model_spec import ModelSpec
-from pipelines.api.sizes import PIXELS_PER_TOKEN, area_size
 
 # A scene, and the styles it is drawn in.
 Look = tuple[Scene, tuple[str, ...]]
 
+SIZES = QWEN_IMAGE_EDIT_PLUS.sizes
 IMAGES_PER_BATCH = 32
 PROMPTS_PER_BATCH = 128
 
@@ -80,8 +81,7 @@ def build_dataset(
         count: _edit_sets(pipe, edits, count, styles, weights, rows, small)
         for count in sorted({len(edit.sources) for edit in edits})
     }
-    grid = (1, size[1] // PIXELS_PER_TOKEN, size[0] // PIXELS_PER_TOKEN)
-    return Dataset(grid, latents, sets, strength)
+    return Dataset(SIZES.grid(*size), latents, sets, strength)
 
 
 @torch.no_grad()
@@ -94,7 +94,7 @@ def _encode_looks(
 ) -> tuple[Tensor, list[PIL.Image.Image]]:
     """The drawn scenes' packed latents, and their small images for the text encoder."""
     latents, small = [], []
-    condition_size = area_size(spec.condition_area, *size)
+    condition_size = SIZES.area_size(spec.condition_area, *size)
     for start in range(0, len(looks), IMAGES_PER_BATCH):
         batch = looks[start : start + IMAGES_PER_BATCH]
         images = [

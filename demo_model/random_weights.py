@@ -5,6 +5,7 @@ model from one; tests and benchmarks use them as they are.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,9 +20,22 @@ from torch import nn
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from pipelines.api.model_spec import DEMO_SPEC, ModelSpec, write_spec
-from pipelines.engine.loading import ImageOnlyQwen2VLProcessor
+from pipelines.api.families import QWEN_IMAGE_EDIT_PLUS
+from pipelines.api.model_spec import DEMO_NAME, ModelSpec
+from pipelines.engine.families.qwen_image_edit_plus import ImageOnlyQwen2VLProcessor
+from pipelines.files.spec_file import write_spec
 
+DEMO_SPEC = replace(
+    QWEN_IMAGE_EDIT_PLUS.spec,
+    name=DEMO_NAME,
+    # too small to carry places over from one size to another
+    reference_area=None,
+    condition_area=56 * 56,
+    output_area=256 * 256,
+    num_inference_steps=8,
+    true_cfg_scale=1.0,
+    can_write=False,
+)
 # Qwen's control tokens, in the order of their ids.
 SPECIAL_TOKENS = [
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>",

@@ -17,8 +17,7 @@ from demo_model.families import Edit, draw_additions, draw_family
 from demo_model.flow import Trainer
 from demo_model.instructions import Task
 from demo_model.replace_folder import new_folder
-from pipelines.api.model_spec import DEMO_SPEC
-from pipelines.engine.loading import load_components
+from pipelines.engine.loading import load_model
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +119,7 @@ def make_model(path: Path, recipe: Recipe = Recipe()) -> None:
 
 def _train_model(path: Path, recipe: Recipe) -> None:
     demo.build(path, layers=4, seed=SEED)
-    pipe = load_components(path, torch.float32)
+    pipe = load_model(path, torch.float32).pipe
     torch.manual_seed(SEED)
     pipe.vae = demo.new_vae()
     vae.train(pipe.vae, SEED, recipe.vae_steps)
@@ -138,7 +137,7 @@ def _train_model(path: Path, recipe: Recipe) -> None:
 
 def make_loras(model: Path, folder: Path) -> None:
     """Train the demo LoRAs on the model in `model` and write their files into `folder`."""
-    pipe = load_components(model, torch.float32)
+    pipe = load_model(model, torch.float32).pipe
     for lora in loras.DEMO_LORAS:
         trainer = Trainer(loras.with_adapter(pipe.transformer, SEED))
         stage = replace(LORA_STAGE, steps=lora.steps)
@@ -170,7 +169,7 @@ def run_stage(
         logger.info("drawing %d families at %d×%d", drawn.families, *drawn.size)
         data = build_dataset(
             pipe,
-            DEMO_SPEC,
+            demo.DEMO_SPEC,
             drawn.size,
             drawn.edits(),
             weights=stage.weights,

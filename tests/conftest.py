@@ -1,6 +1,7 @@
 """What many tests share: a tiny model in the published layout, images, LoRA files, a server."""
 
 import base64
+import dataclasses
 import functools
 import http.server
 import io
@@ -22,10 +23,11 @@ import PIL.Image
 import pytest
 from huggingface_hub import constants
 
-from pipelines.api.model_spec import ModelSpec
+from pipelines.api.families import QWEN_IMAGE_EDIT_PLUS
 from tests.live_server import LiveServer, live_server
 
-TINY_SPEC = ModelSpec(
+TINY_SPEC = dataclasses.replace(
+    QWEN_IMAGE_EDIT_PLUS.spec,
     name="tiny",
     reference_area=64 * 64,
     condition_area=56 * 56,

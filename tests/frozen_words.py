@@ -21,7 +21,7 @@ from demo_model import instructions, random_weights, scenes
 from pipelines.api.errors import EngineError
 from pipelines.api.params import EditParams, LoraRef
 from pipelines.api.sizes import SizeBounds
-from pipelines.engine import prompts
+from pipelines.engine.families.qwen_image_edit_plus import REWRITING
 from pipelines.files.catalog import Catalog
 from server.app import create_app
 from server.cli import app as commands
@@ -52,7 +52,7 @@ def gather() -> dict[str, Any]:
         "output formats": [*OutputFormat],
         "cookies": [COOKIE],
         "browser storage": sorted(BROWSER_STATES.values()),
-        "rewriting": _digest(prompts.INSTRUCTION),
+        "rewriting": _digest(REWRITING.instruction),
         "tokenizer": _digest(random_weights.build_tokenizer().backend_tokenizer.to_str()),
         "chat template": _digest(random_weights.CHAT_TEMPLATE),
         "phrases": {task: list(phrases) for task, phrases in instructions.PHRASES.items()},

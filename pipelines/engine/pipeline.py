@@ -1,5 +1,6 @@
 """One loaded model: parameters and images in, images out."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -8,15 +9,13 @@ from pathlib import Path
 
 import PIL.Image
 import torch
-from diffusers import QwenImageEditPlusPipeline
 
-from pipelines.api.errors import OutOfDeviceMemory
+from pipelines.api.errors import InvalidParameter, OutOfDeviceMemory
 from pipelines.api.load_options import Offload
 from pipelines.api.messages import Stage
-from pipelines.api.model_spec import ModelSpec, read_spec
 from pipelines.api.params import EditParams, LoraRef
-from pipelines.api.sizes import auto_size, token_size
 from pipelines.engine import denoise, loading, prompts
+from pipelines.engine.loading import LoadedModel
 from pipelines.engine.lora import LoraEngine
 
 
@@ -53,17 +52,18 @@ class EditPipeline:
 
     def __init__(
         self,
-        pipe: QwenImageEditPlusPipeline,
-        spec: ModelSpec,
+        model: LoadedModel,
         device: torch.device,
         offload: Offload = Offload.NONE,
     ) -> None:
-        self.spec = spec
+        self.spec = model.spec
         self.device = device
-        self._pipe = pipe
-        self._loras = LoraEngine(pipe.transformer, device, pipe.transformer.dtype)
+        self._model = model
+        self._pipe = model.pipe
+        transformer = model.pipe.transformer
+        self._loras = LoraEngine(transformer, device, transformer.dtype)
         # After the engine: offloading replaces the `forward` of each layer by one that calls it.
-        loading.place(pipe, device, offload)
+        loading.place(model.pipe, device, offload)
 
     @classmethod
     def load(
@@ -74,10 +74,8 @@ class EditPipeline:
         dtype: torch.dtype,
         offload: Offload = Offload.NONE,
     ) -> "EditPipeline":
-        """Load the model in `path`, a directory in the published layout. Raises ModelUnusable."""
-        device = torch.device(device)
-        spec = read_spec(path)
-        return cls(loading.load_components(path, dtype), spec, device, offload)
+        """Load the model in `path`, a folder in the published layout. Raises ModelUnusable."""
+        return cls(loading.load_model(path, dtype), torch.device(device), offload)
 
     @property
     def linears(self) -> dict[str, tuple[int, int]]:
@@ -102,14 +100,15 @@ class EditPipeline:
         on_progress: OnProgress = lambda progress: None,
         on_preview: OnPreview = lambda index, image: None,
     ) -> EditResult:
-        """Make `params.num_outputs` images from one to three RGB references.
+        """Make `params.num_outputs` images from RGB references.
 
         LoRA paths in `params` are local files here. `on_progress` is called at the start of each
         stage and after each step; what it raises ends the edit and leaves no trace in the next
         one. Raises InvalidParameter, LoraNotFound, LoraInvalid, OutOfDeviceMemory.
         """
+        self._check_references(references)
         stack = [(Path(lora.path), lora.scale) for lora in params.loras]
-        run = _Run(self, params, references, on_progress, on_preview)
+        run = _Run(self._model, self.device, params, references, on_progress, on_preview)
         try:
             with self._loras.active(stack):
                 return run.make()
@@ -121,35 +120,43 @@ class EditPipeline:
         finally:
             self._pipe.maybe_free_model_hooks()
 
+    def _check_references(self, references: Sequence[PIL.Image.Image]) -> None:
+        most = self._model.family.facts.max_references
+        if not 1 <= len(references) <= most:
+            raise InvalidParameter(
+                "images", f"must have 1 to {most} entries, got {len(references)}"
+            )
+
 
 class _Run:
-    """One edit on its way: prompt, encode, then denoise and decode for each output."""
+    """One edit in progress: prompt, encode, then denoise and decode for each output."""
 
     def __init__(
         self,
-        pipeline: EditPipeline,
+        model: LoadedModel,
+        device: torch.device,
         params: EditParams,
         references: Sequence[PIL.Image.Image],
         on_progress: OnProgress,
         on_preview: OnPreview,
     ) -> None:
-        self._pipe = pipeline._pipe
-        self._spec = pipeline.spec
-        self._device = pipeline.device
+        self._model = model
+        self._device = device
         self._params = params
         self._references = references
         self._on_progress = on_progress
         self._on_preview = on_preview
+        spec, sizes = model.spec, model.family.facts.sizes
         cfg_scale = params.true_cfg_scale
         self._result = EditResult(
-            params.num_inference_steps or self._spec.num_inference_steps,
-            self._spec.true_cfg_scale if cfg_scale is None else cfg_scale,
+            params.num_inference_steps or spec.num_inference_steps,
+            spec.true_cfg_scale if cfg_scale is None else cfg_scale,
             params.prompt,
         )
-        self._asked_size = params.size or auto_size(
-            self._spec.output_area, *references[-1].size, bounds=params.bounds
+        self._asked_size = params.size or sizes.auto_size(
+            spec.output_area, *references[-1].size, params.bounds
         )
-        self._size = token_size(*self._asked_size)
+        self._size = sizes.token_size(*self._asked_size)
 
     def make(self) -> EditResult:
         """Make all outputs."""
@@ -167,34 +174,41 @@ class _Run:
     def _prepare_prompt(self) -> None:
         result, limit = self._result, self._params.max_prompt_tokens
         if limit is not None:
-            result.prompt = prompts.cut_prompt(self._pipe, result.prompt, limit)
-        if not (self._params.extend_prompt and self._spec.can_write):
-            return
+            result.prompt = prompts.cut_prompt(self._model.pipe, result.prompt, limit)
+        if self._params.extend_prompt and self._model.spec.can_write:
+            self._extend_prompt()
+        prompts.check_length(self._model, "prompt", result.prompt)
+        prompts.check_length(self._model, "negative_prompt", self._params.negative_prompt or "")
+
+    def _extend_prompt(self) -> None:
         with self._stage(Stage.EXTEND, 0):
             extended = prompts.extend_prompt(
-                self._pipe,
-                result.prompt,
+                self._model,
+                self._result.prompt,
                 self._references,
-                self._spec,
                 on_token=lambda: self._report(Stage.EXTEND, 0),
             )
         if extended is not None:
-            result.prompt, result.is_extended = extended, True
+            self._result.prompt, self._result.is_extended = extended, True
 
     def _encode(self) -> denoise.Conditions:
-        pipe, references, spec = self._pipe, self._references, self._spec
-        positive = denoise.encode_prompt(pipe, self._result.prompt, references, spec)
+        pipe, family, spec = self._model.pipe, self._model.family, self._model.spec
+        images, area = self._references, spec.condition_area
+        positive = family.encode_prompt(pipe, self._result.prompt, images, area)
         negative = None
         if self._result.true_cfg_scale > 1:
             # The published recipe guides away from a blank prompt when none is given.
             blank = self._params.negative_prompt or " "
-            negative = denoise.encode_prompt(pipe, blank, references, spec)
-        area = spec.reference_area or self._size[0] * self._size[1]
-        encoded = denoise.encode_references(pipe, references, area)
-        return denoise.Conditions(positive, negative, encoded)
+            negative = family.encode_prompt(pipe, blank, images, area)
+        reference_area = spec.reference_area or math.prod(self._size)
+        references = family.encode_references(pipe, images, reference_area)
+        return denoise.Conditions(positive, negative, references)
 
     def _denoise(self, conditions: denoise.Conditions, index: int) -> torch.Tensor:
-        steps = self._result.num_inference_steps
+        """The latents of output `index`."""
+        pipe, family = self._model.pipe, self._model.family
+        steps, seed = self._result.num_inference_steps, self._params.seed + index
+        noise = family.starting_noise(pipe, self._size, seed, conditions.positive.dtype)
         count = self._params.num_previews if index == 0 else 0
         preview_steps = sorted({round(steps * (k + 1) / (count + 1)) for k in range(count)})
 
@@ -204,17 +218,17 @@ class _Run:
                 self._on_preview(preview_steps.index(step), self._decode(estimate()))
 
         return denoise.denoise(
-            self._pipe,
+            self._model,
+            family.schedule(pipe, steps, noise.shape[1]),
+            noise,
+            family.facts.sizes.grid(*self._size),
             conditions,
-            self._size,
-            steps=steps,
             cfg_scale=self._result.true_cfg_scale,
-            seed=self._params.seed + index,
             on_step=step_done,
         )
 
     def _decode(self, latents: torch.Tensor) -> PIL.Image.Image:
-        image = denoise.decode(self._pipe, latents, self._size)
+        image = self._model.family.decode(self._model.pipe, latents, self._size)
         return _crop_centred(image, self._asked_size)
 
     def _report(self, stage: Stage, step: int) -> None:
@@ -223,7 +237,7 @@ class _Run:
 
     @contextmanager
     def _stage(self, stage: Stage, step: int) -> Iterator[None]:
-        """Say that a stage begins, and add its seconds, the device's queued work included."""
+        """Report that a stage begins, and add its seconds, the device's queued work included."""
         self._report(stage, step)
         start = time.perf_counter()
         yield
@@ -234,6 +248,6 @@ class _Run:
 
 
 def _crop_centred(image: PIL.Image.Image, size: tuple[int, int]) -> PIL.Image.Image:
-    """The middle of the image: the model works in multiples of 16, the client gets its pixels."""
+    """The middle of an image of whole tokens, in exactly the size that was asked for."""
     left, top = (image.width - size[0]) // 2, (image.height - size[1]) // 2
     return image.crop((left, top, left + size[0], top + size[1]))

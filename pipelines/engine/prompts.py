@@ -1,7 +1,7 @@
-"""What is done to a prompt before it is encoded: cut to a length, or rewritten by the model itself.
+"""Prompts before they are encoded: cut to a length, rewritten by the model, checked.
 
 The text encoder is a whole vision-language model: it sees the images and can say the instruction
-in more words. Greedy decoding, so that the same seed gives the same image.
+in more words. Decoding is greedy, so the same seed gives the same image.
 """
 
 import time
@@ -10,54 +10,49 @@ from typing import Any
 
 import PIL.Image
 import torch
-from diffusers import QwenImageEditPlusPipeline
+from diffusers import DiffusionPipeline
 from transformers import StoppingCriteria, StoppingCriteriaList
 
-from pipelines.api.model_spec import ModelSpec
-from pipelines.api.sizes import area_size
+from pipelines.api.errors import InvalidParameter
+from pipelines.engine.loading import LoadedModel
 
 MAX_NEW_TOKENS = 256
 MAX_SECONDS = 30.0
-INSTRUCTION = (
-    "You prepare instructions for an image editor that cannot ask back. You see the pictures it "
-    "will work on; they are called Picture 1, Picture 2 and so on, in the order you see them. "
-    "Rewrite the user's instruction so that it says exactly what is meant, in the language the "
-    "user wrote in. Keep the intent. Text that shall appear in the picture stands in quotation "
-    "marks, letter by letter as the user gave it. With several pictures, say from which one each "
-    "element comes. People keep their face, hair, age and figure unless the user wants them "
-    "changed. Describe place, size, colour and style where the instruction or the pictures "
-    "determine them. Add no object, no style and no change that was not asked for. Answer with the "
-    "new instruction alone, in one paragraph of at most 120 words."
-)
 
 
-def cut_prompt(pipe: QwenImageEditPlusPipeline, prompt: str, max_tokens: int) -> str:
-    """The part of the prompt that is at most `max_tokens` of the model's own tokens long."""
+def cut_prompt(pipe: DiffusionPipeline, prompt: str, max_tokens: int) -> str:
+    """The beginning of the prompt that has at most `max_tokens` of the model's own tokens."""
     offsets = pipe.tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
     if len(offsets) <= max_tokens:
         return prompt
-    # Where the first token too many begins: a character of several tokens is left out whole.
+    # The start of the first token too many: a character of several tokens is left out whole.
     end: int = offsets[max_tokens][0]
     return prompt[:end].rstrip()
 
 
+def check_length(model: LoadedModel, field: str, prompt: str) -> None:
+    """Raise InvalidParameter when the prompt has more tokens than the model has positions for."""
+    count = len(model.pipe.tokenizer(prompt)["input_ids"])
+    allowed = model.family.facts.max_prompt_tokens
+    if count > allowed:
+        raise InvalidParameter(field, f"must have at most {allowed} tokens, got {count}")
+
+
 @torch.no_grad()
 def extend_prompt(
-    pipe: QwenImageEditPlusPipeline,
+    model: LoadedModel,
     prompt: str,
     images: Sequence[PIL.Image.Image],
-    spec: ModelSpec,
     on_token: Callable[[], None],
 ) -> str | None:
-    """The prompt in the model's own words, or None when it finds none in time.
+    """The prompt in the model's own words, or None when it finds no end within its limits.
 
     `on_token` is called after each token; what it raises ends the work.
     """
-    inputs = _chat_inputs(pipe, prompt, images, spec)
-    tokenizer = pipe.tokenizer
-    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    clock = _Clock(on_token)
-    tokens = pipe.text_encoder.generate(
+    inputs = _chat_inputs(model, prompt, images)
+    tokenizer = model.pipe.tokenizer
+    end = tokenizer.convert_tokens_to_ids(model.family.rewriting.end)
+    tokens = model.pipe.text_encoder.generate(
         **inputs,
         max_new_tokens=MAX_NEW_TOKENS,
         do_sample=False,
@@ -67,7 +62,7 @@ def extend_prompt(
         top_k=None,
         eos_token_id=end,
         pad_token_id=tokenizer.pad_token_id,
-        stopping_criteria=StoppingCriteriaList([clock]),
+        stopping_criteria=StoppingCriteriaList([_Clock(on_token)]),
     )[0, inputs["input_ids"].shape[1] :]
     if int(tokens[-1]) != end:
         # out of time or of tokens: half a sentence is worse than the user's own
@@ -76,19 +71,17 @@ def extend_prompt(
     return words or None
 
 
-def _chat_inputs(
-    pipe: QwenImageEditPlusPipeline,
-    prompt: str,
-    images: Sequence[PIL.Image.Image],
-    spec: ModelSpec,
-) -> Any:
-    sized = [image.resize(area_size(spec.condition_area, *image.size)) for image in images]
-    shown: list[dict[str, str]] = []
+def _chat_inputs(model: LoadedModel, prompt: str, images: Sequence[PIL.Image.Image]) -> Any:
+    pipe, rewriting, sizes = model.pipe, model.family.rewriting, model.family.facts.sizes
+    area = model.spec.condition_area
+    sized = [image.resize(sizes.area_size(area, *image.size)) for image in images]
+    content: list[dict[str, str]] = []
     for number in range(1, len(sized) + 1):
-        shown += [{"type": "text", "text": f"Picture {number}: "}, {"type": "image"}]
+        label = rewriting.image_label.format(number=number)
+        content += [{"type": "text", "text": label}, {"type": "image"}]
     messages = [
-        {"role": "system", "content": INSTRUCTION},
-        {"role": "user", "content": [*shown, {"type": "text", "text": prompt}]},
+        {"role": "system", "content": rewriting.instruction},
+        {"role": "user", "content": [*content, {"type": "text", "text": prompt}]},
     ]
     text = pipe.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     inputs = pipe.processor(text=[text], images=sized, return_tensors="pt")
@@ -96,7 +89,7 @@ def _chat_inputs(
 
 
 class _Clock(StoppingCriteria):  # type: ignore[misc]
-    """Tells of each token, and stops when the time is up."""
+    """Reports each token, and stops when the time is up."""
 
     def __init__(self, on_token: Callable[[], None]) -> None:
         self._on_token = on_token

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.api.errors import InvalidParameter, LoraNotFound, ModelNotFound
-from pipelines.api.model_spec import DEMO_NAME, is_model_dir
+from pipelines.api.model_spec import DEMO_NAME
 from pipelines.files.hub_cache import cached_snapshots
 from pipelines.files.installation import SHIPPED_WEIGHTS, default_folder
+from pipelines.files.model_index import is_model_dir
 
 LORA_SUFFIX = ".safetensors"
 DEMO_WARNING = (

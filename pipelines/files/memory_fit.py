@@ -7,16 +7,13 @@ estimates.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pipelines.api.families import QWEN_IMAGE_EDIT_PLUS
+
 GIB = 2**30
-# Qwen-Image-Edit-2509 and -2511: parameters of each component.
-PUBLISHED_PARAMETERS: Mapping[str, int] = {
-    "transformer": 20_430_401_088,
-    "text_encoder": 8_292_166_656,
-    "vae": 126_900_000,
-}
-# What an edit of 1024x1024 takes beside the weights: 59.7 GiB were reported at the peak for the
-# published model in bfloat16, of which 53.7 GiB are weights.
+# What an edit of 1024×1024 takes beside the weights: 59.7 GiB were reported at the peak for
+# Qwen-Image-Edit-2509 in bfloat16, of which 53.7 GiB are weights.
 WORKING_BYTES = 6 * GIB
+_MEASURED_PARAMETERS = sum(QWEN_IMAGE_EDIT_PLUS.parameters.values())
 # The largest layers and the ones that are being copied, where one layer at a time is on the device.
 LAYERS_BYTES = 2 * GIB
 # The worker itself, and the file that is being read.
@@ -66,5 +63,5 @@ def fits_on_cpu(parameters: Mapping[str, int], *, bytes_each: int, host_bytes: i
 
 def working_bytes(parameters: Mapping[str, int]) -> int:
     """What an edit takes beside the weights; a small model's share, at least 1 GiB."""
-    share = sum(parameters.values()) / sum(PUBLISHED_PARAMETERS.values())
+    share = sum(parameters.values()) / _MEASURED_PARAMETERS
     return max(GIB, int(WORKING_BYTES * min(share, 1.0)))

@@ -9,7 +9,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipelines.api.errors import EngineError
-from pipelines.files.architecture import PUBLISHED_CONFIG, linears_of, read_linears
+from pipelines.api.families import FAMILIES
+from pipelines.files.architecture import read_linears
 from pipelines.files.catalog import Catalog
 from pipelines.files.installation import default_folder
 from pipelines.files.lora_format.file import Linears
@@ -67,7 +68,7 @@ def _linears_of(model: str | None, weights_dir: Path) -> list[tuple[str, Linears
     choice = Catalog(weights_dir).resolve_model(model)
     own = (choice.path.name, read_linears(choice.path))
     if choice.is_demo and model is None:
-        return [("Qwen-Image-Edit-Plus", linears_of(PUBLISHED_CONFIG)), own]
+        return [*((family.title, family.linears({})) for family in FAMILIES.values()), own]
     return [own]
 
 

@@ -7,11 +7,13 @@ from pathlib import Path
 from huggingface_hub import constants
 
 from pipelines.api.errors import LoraInvalid, ModelNotFound, ModelUnusable
+from pipelines.api.families import QWEN_IMAGE_EDIT_PLUS
 from pipelines.api.load_options import Dtype
-from pipelines.api.model_spec import DEMO_NAME, INDEX_FILE, model_name
+from pipelines.api.model_spec import DEMO_NAME
 from pipelines.files.catalog import Catalog, ModelChoice
-from pipelines.files.memory_fit import GIB, PUBLISHED_PARAMETERS, Fit, fits_on_cpu, fits_on_gpu
+from pipelines.files.memory_fit import GIB, Fit, fits_on_cpu, fits_on_gpu
 from pipelines.files.model_files import ModelFiles, inspect_model
+from pipelines.files.model_index import INDEX_FILE, model_name
 from pipelines.files.safetensors_header import read_header
 from server.cli.advice import Pull, Serve
 from server.cli.checks import Check, State, cuda_index
@@ -49,7 +51,7 @@ def check_models(settings: Settings) -> Iterator[Check]:
 def check_fit(settings: Settings, torch: TorchReport, host: Host) -> Iterator[Check]:
     """Which model the memory holds in which way, by numbers; the served one, else the published."""
     served = _served_parameters(settings)
-    parameters = served or PUBLISHED_PARAMETERS
+    parameters = served or QWEN_IMAGE_EDIT_PLUS.parameters
     name = "this model" if served else "the published model"
     used = _used_gpus(settings, torch)
     fits = _fits(settings, parameters, used, host)

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Mapping
 
+from pipelines.api.families import FAMILIES
+
 # The first that matches; the marks are names of layers that only this family has.
 _FAMILIES = (
     ("Flux or HunyuanVideo", r"single_transformer_blocks|double_blocks|single_blocks"),
@@ -15,7 +17,7 @@ _FAMILIES = (
     ("Wan", r"blocks[._]\d+[._](self_attn|cross_attn)"),
     ("Z-Image or Lumina", r"(layers|noise_refiner)[._]\d+[._](attention|feed_forward)"),
     ("LTX-Video or PixArt", r"transformer_blocks[._]\d+[._](attn1|ff[._]net)"),
-    ("Qwen-Image", r"transformer_blocks[._]\d+[._](attn[._](add_[qkv]_proj|to_add)|(img|txt)_m)"),
+    *((family.lora_marks.name, family.lora_marks.pattern) for family in FAMILIES.values()),
     ("a text encoder", r"^(lora_te\d?_|text_encoder|te\d?\.)|self_attn[._][qkv]_proj"),
     ("a model with Qwen-Image's names", r"transformer_blocks[._]\d+[._]attn[._]to_[qkv]"),
 )

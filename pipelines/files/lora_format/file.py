@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.api.errors import LoraInvalid
+from pipelines.api.families import FAMILIES
+from pipelines.api.families import Linears as Linears
 from pipelines.files.lora_format.config import LoraConfig, read_config
 from pipelines.files.lora_format.family import guess_family
 from pipelines.files.safetensors_header import FLOAT_DTYPES, Header, TensorInfo, read_header
-
-Linears = Mapping[str, tuple[int, int]]
 
 # What trainers put before a module's name. What follows may be dotted or joined by underscores.
 PREFIXES = (
@@ -217,11 +217,13 @@ def _unmatched_message(name: str, header: Header, unmatched: Iterable[str], *, r
         return f"{name} is for the text encoder only; this engine applies LoRAs to the transformer."
     family = guess_family(header.shapes)
     guess = f" It looks like one for {family}." if family else ""
+    if reached and any(family == served.lora_marks.name for served in FAMILIES.values()):
+        guess = ""
     if reached == 0:
         return f"{name} is no LoRA for this model: no key names a layer of it ({first}).{guess}"
     return (
         f"{name} has {len(unmatched)} of {len(header.tensors)} tensors without a place in this "
-        f"model: {first}.{guess if family != 'Qwen-Image' else ''}"
+        f"model: {first}.{guess}"
     )
 
 

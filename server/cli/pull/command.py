@@ -12,8 +12,9 @@ from huggingface_hub import constants
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from pipelines.api.errors import EngineError, InvalidParameter, LoraNotFound
-from pipelines.api.model_spec import INDEX_FILE
+from pipelines.api.families import FAMILIES
 from pipelines.files.catalog import Catalog, HubLora, LoraEntry, RemoteLora
+from pipelines.files.model_index import INDEX_FILE
 from server.cli.console import err, print_error
 from server.cli.pull import lora, model
 from server.cli.pull.errors import PullRefused
@@ -23,7 +24,11 @@ from server.loras import hub_repository
 from server.loras.hub_repository import DamagedDownload, HubRepository
 from server.settings import Settings, SettingsError, read_settings
 
-SHORT_NAMES = {year: f"Qwen/Qwen-Image-Edit-{year}" for year in ("2509", "2511")}
+SHORT_NAMES = {
+    short: repository
+    for family in FAMILIES.values()
+    for short, repository in family.checkpoints.items()
+}
 FORMS = (
     "2509, 2511, OWNER/REPO, OWNER/REPO/FILE.safetensors, or the URL of a file or of a page of the "
     "hub"

@@ -13,7 +13,8 @@ from huggingface_hub import constants
 from rich.markup import escape
 
 from pipelines.api.errors import InvalidParameter, LoraInvalid, ModelUnusable
-from pipelines.files.architecture import PUBLISHED_CONFIG, linears_of, read_linears
+from pipelines.api.families import FAMILIES
+from pipelines.files.architecture import read_linears
 from pipelines.files.catalog import LORA_SUFFIX, Catalog, HubLora
 from pipelines.files.lora_format.config import METADATA_KEY, PEFT_CONFIG, PEFT_WEIGHTS
 from pipelines.files.lora_format.file import Linears
@@ -223,4 +224,5 @@ def _models(settings: Settings) -> Iterator[tuple[str, Linears]]:
             yield path.name, read_linears(path)
         except ModelUnusable:
             continue
-    yield "Qwen-Image-Edit-Plus", linears_of(PUBLISHED_CONFIG)
+    for family in FAMILIES.values():
+        yield family.title, family.linears({})

@@ -15,10 +15,10 @@ from typing import Any
 from rich.markup import escape
 
 from pipelines.api.errors import ModelUnusable
-from pipelines.api.model_spec import INDEX_FILE, read_object
 from pipelines.files.catalog import HubLora
 from pipelines.files.hub_cache import cached_snapshot
 from pipelines.files.model_files import components_of, inspect_model, needed_files
+from pipelines.files.model_index import INDEX_FILE, read_object
 from server.cli.console import err, out, shown_size
 from server.cli.pull.errors import PullRefused, check_space
 from server.cli.pull.origin import check_origin, holds_another, note_origin

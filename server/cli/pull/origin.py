@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipelines.api.model_spec import INDEX_FILE
+from pipelines.files.model_index import INDEX_FILE
 from server.cli.pull.errors import PullRefused
 
 NOTE = ".repository"

@@ -2,11 +2,12 @@
 
 import asyncio
 import base64
+import math
 
 import PIL.Image
 
+from pipelines.api.families import QWEN_IMAGE_EDIT_PLUS
 from pipelines.api.messages import Preview
-from pipelines.api.sizes import PIXELS_PER_TOKEN, token_size
 from server.contracts.openai.schemas import (
     CompletedEvent,
     Image,
@@ -81,11 +82,10 @@ async def completed(service: EditService, job: Job, output: Output) -> str:
 
 
 def usage(outputs: tuple[Output, ...]) -> Usage:
-    """What these outputs count: the model makes tokens of 16×16 pixels."""
-    tokens = 0
-    for output in outputs:
-        width, height = token_size(output.width, output.height)
-        tokens += (width // PIXELS_PER_TOKEN) * (height // PIXELS_PER_TOKEN)
+    """The tokens that these outputs count for, as the model makes them."""
+    sizes = QWEN_IMAGE_EDIT_PLUS.sizes
+    grids = [sizes.grid(*sizes.token_size(output.width, output.height)) for output in outputs]
+    tokens = sum(map(math.prod, grids))
     return Usage(output_tokens=tokens, total_tokens=tokens)
 
 

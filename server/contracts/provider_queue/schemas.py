@@ -13,6 +13,7 @@ from pydantic import (
     model_validator,
 )
 
+from pipelines.api.families import QWEN_IMAGE_EDIT_PLUS
 from pipelines.api.params import (
     CFG_RANGE,
     LORA_SCALE_RANGE,
@@ -25,7 +26,7 @@ from pipelines.api.params import (
     EditParams,
     LoraRef,
 )
-from pipelines.api.sizes import PIXELS_PER_TOKEN, SizeBounds, parse_size
+from pipelines.api.sizes import SizeBounds, parse_size
 from server.job import OutputFormat
 
 BOUNDS = SizeBounds(512, 2048)
@@ -183,8 +184,6 @@ class FalEditRequest(EditRequest):
 
 def _nearest(width: int, height: int) -> tuple[int, int]:
     """The nearest size that the model makes; the larger one where two are as near."""
-    half = PIXELS_PER_TOKEN // 2
-    return (
-        (width + half) // PIXELS_PER_TOKEN * PIXELS_PER_TOKEN,
-        (height + half) // PIXELS_PER_TOKEN * PIXELS_PER_TOKEN,
-    )
+    multiple = QWEN_IMAGE_EDIT_PLUS.sizes.pixels_per_token
+    half = multiple // 2
+    return (width + half) // multiple * multiple, (height + half) // multiple * multiple

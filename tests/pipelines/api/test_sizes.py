@@ -1,4 +1,4 @@
-"""Sizes: what a client may ask for, and what is taken when it asks for nothing."""
+"""Sizes that clients ask for, and sizes that a model family derives from an image."""
 
 import pytest
 from diffusers.pipelines.qwenimage.pipeline_qwenimage_edit_plus import calculate_dimensions
@@ -6,9 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.api.errors import InvalidParameter
-from pipelines.api.sizes import SizeBounds, area_size, auto_size, parse_size, token_size
+from pipelines.api.families import QWEN_IMAGE_EDIT_PLUS
+from pipelines.api.sizes import SizeBounds, SizeRules, parse_size
 
 BOUNDS = SizeBounds()
+RULES = SizeRules(pixels_per_token=16, area_multiple=32)
 PUBLISHED_AREA = 1024 * 1024
 
 sides = st.integers(16, 8000)
@@ -71,21 +73,21 @@ def test_bounds_contain_no_side_beyond_the_ends(size: tuple[int, int]) -> None:
 def test_area_size_equals_that_of_diffusers(area: int, width: int, height: int) -> None:
     theirs = calculate_dimensions(area, width / height)
 
-    assert area_size(area, width, height) == tuple(theirs[:2])
+    assert QWEN_IMAGE_EDIT_PLUS.sizes.area_size(area, width, height) == tuple(theirs[:2])
 
 
 @given(areas, sides, sides, bounds)
 def test_auto_size_lies_within_the_bounds(
     area: int, width: int, height: int, allowed: SizeBounds
 ) -> None:
-    assert auto_size(area, width, height, allowed) in allowed
+    assert RULES.auto_size(area, width, height, allowed) in allowed
 
 
 @given(areas, sides, sides, bounds)
 def test_auto_size_is_a_multiple_of_32(
     area: int, width: int, height: int, allowed: SizeBounds
 ) -> None:
-    assert [side % 32 for side in auto_size(area, width, height, allowed)] == [0, 0]
+    assert [side % 32 for side in RULES.auto_size(area, width, height, allowed)] == [0, 0]
 
 
 @given(areas, sides, sides, bounds)
@@ -95,7 +97,7 @@ def test_auto_size_keeps_the_aspect_up_to_rounding(
     widest = allowed.max_side / allowed.min_side
     wanted = min(max(width / height, 1 / widest), widest)
 
-    made_width, made_height = auto_size(area, width, height, allowed)
+    made_width, made_height = RULES.auto_size(area, width, height, allowed)
 
     # each side was rounded by at most 16
     assert (made_width - 16) / (made_height + 16) <= wanted
@@ -104,9 +106,9 @@ def test_auto_size_keeps_the_aspect_up_to_rounding(
 
 @given(width=sides, height=sides)
 def test_auto_size_turns_with_the_image(width: int, height: int) -> None:
-    turned = auto_size(PUBLISHED_AREA, height, width, BOUNDS)
+    turned = RULES.auto_size(PUBLISHED_AREA, height, width, BOUNDS)
 
-    assert auto_size(PUBLISHED_AREA, width, height, BOUNDS) == turned[::-1]
+    assert RULES.auto_size(PUBLISHED_AREA, width, height, BOUNDS) == turned[::-1]
 
 
 @pytest.mark.parametrize(
@@ -122,11 +124,11 @@ def test_auto_size_turns_with_the_image(width: int, height: int) -> None:
 def test_auto_size_has_about_the_area_unless_a_bound_cuts_it(
     image: tuple[int, int], expected: tuple[int, int]
 ) -> None:
-    assert auto_size(PUBLISHED_AREA, *image, BOUNDS) == expected
+    assert RULES.auto_size(PUBLISHED_AREA, *image, BOUNDS) == expected
 
 
 def test_auto_size_grows_a_small_area_to_the_smallest_side() -> None:
-    assert auto_size(256 * 256, 200, 100, BOUNDS) == (512, 256)
+    assert RULES.auto_size(256 * 256, 200, 100, BOUNDS) == (512, 256)
 
 
 @pytest.mark.parametrize(
@@ -136,4 +138,8 @@ def test_auto_size_grows_a_small_area_to_the_smallest_side() -> None:
 def test_token_size_is_the_next_multiple_of_16_above(
     size: tuple[int, int], expected: tuple[int, int]
 ) -> None:
-    assert token_size(*size) == expected
+    assert RULES.token_size(*size) == expected
+
+
+def test_grid_counts_rows_and_columns_of_whole_tokens() -> None:
+    assert RULES.grid(320, 256) == (1, 16, 20)

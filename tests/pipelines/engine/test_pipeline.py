@@ -1,5 +1,6 @@
 """Our step loop against the stock pipeline, and what an edit promises."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ from demo_model import random_weights as demo
 from pipelines.api.errors import InvalidParameter, ModelUnusable
 from pipelines.api.load_options import Offload
 from pipelines.api.messages import Stage
-from pipelines.api.model_spec import ModelSpec, read_spec
+from pipelines.api.model_spec import ModelSpec
 from pipelines.api.params import EditParams
 from pipelines.engine.pipeline import EditPipeline, Progress
+from pipelines.files.spec_file import read_spec
 from tests.conftest import TINY_SPEC, gradient
 
 PARAMS = EditParams(prompt="make the circle blue", seed=7, size=(256, 256))
@@ -182,10 +184,22 @@ def test_edit_left_at_a_step_leaves_no_trace_in_the_next_one(
     assert np.array_equal(before, edit(pipeline))
 
 
-def test_edit_refuses_a_prompt_with_too_many_tokens(pipeline: EditPipeline) -> None:
-    params = EditParams(prompt="é" * 3000, seed=1)
-    with pytest.raises(InvalidParameter, match=r"at most 2048 tokens, got \d+"):
+@pytest.mark.parametrize("field", ["prompt", "negative_prompt"])
+def test_edit_names_the_field_when_a_prompt_has_too_many_tokens(
+    pipeline: EditPipeline, field: str
+) -> None:
+    params = dataclasses.replace(PARAMS, **{field: "é" * 3000})
+
+    with pytest.raises(InvalidParameter, match=rf"^{field} must have at most 2048 tokens, got \d+"):
         pipeline.edit(params, [gradient()])
+
+
+@pytest.mark.parametrize("count", [0, 4])
+def test_edit_refuses_more_references_than_the_model_takes(
+    pipeline: EditPipeline, count: int
+) -> None:
+    with pytest.raises(InvalidParameter, match=f"^images must have 1 to 3 entries, got {count}$"):
+        pipeline.edit(PARAMS, [gradient()] * count)
 
 
 @pytest.mark.parametrize("offload", [Offload.GROUP, Offload.MODEL])
@@ -225,11 +239,13 @@ def test_published_folder_without_spec_file_gets_published_values(
     (folder / "model_index.json").write_text((tiny_model / "model_index.json").read_text())
     assert read_spec(folder) == ModelSpec(
         name="Qwen-Image-Edit-2511",
+        family="qwen_image_edit_plus",
         reference_area=1024 * 1024,
         condition_area=384 * 384,
         output_area=1024 * 1024,
         num_inference_steps=40,
         true_cfg_scale=4.0,
+        can_write=True,
     )
 
 

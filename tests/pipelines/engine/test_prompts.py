@@ -12,6 +12,7 @@ from demo_model import random_weights as demo
 from pipelines.api.messages import Stage
 from pipelines.api.params import EditParams
 from pipelines.engine import prompts
+from pipelines.engine.families.qwen_image_edit_plus import REWRITING
 from pipelines.engine.pipeline import EditPipeline, Progress
 from tests.conftest import TINY_SPEC, gradient
 
@@ -89,7 +90,7 @@ def test_model_sees_the_images_and_the_instruction(
     edit(writer)
 
     text = writer._pipe.tokenizer.decode(seen["input_ids"][0])
-    assert prompts.INSTRUCTION in text
+    assert REWRITING.instruction in text
     assert "Picture 1: <|vision_start|>" in text
     assert "Picture 2: <|vision_start|>" in text
     assert text.endswith(f"{WORDS}<|im_end|>\n<|im_start|>assistant\n")

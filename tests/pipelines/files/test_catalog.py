@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from pipelines.api.errors import InvalidParameter, LoraNotFound, ModelNotFound
-from pipelines.api.model_spec import is_model_dir
 from pipelines.files.catalog import SHIPPED_DEMO, Catalog, HubLora, LoraEntry, RemoteLora
 from pipelines.files.installation import SHIPPED_WEIGHTS
+from pipelines.files.model_index import is_model_dir
 from tests.fake_hub import OLDER, write_cache
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.files.memory_fit import GIB, PUBLISHED_PARAMETERS, fits_on_gpu
+from pipelines.api.families import QWEN_IMAGE_EDIT_PLUS
+from pipelines.files.memory_fit import GIB, fits_on_gpu
 from pipelines.files.model_files import inspect_model
 from server.cli.advice import Pull, Serve
 from server.cli.checks import Check, State
@@ -33,7 +34,7 @@ def test_way_that_fits_is_the_fastest_with_room_for_it(
     device_gib: int, host_gib: int, expected: str | None
 ) -> None:
     fits = fits_on_gpu(
-        PUBLISHED_PARAMETERS,
+        QWEN_IMAGE_EDIT_PLUS.parameters,
         bytes_each=2,
         device_bytes=device_gib * GIB,
         host_bytes=host_gib * GIB,

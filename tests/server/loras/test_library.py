@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.api.errors import InvalidParameter, LoraInvalid, LoraNotFound
-from pipelines.files.architecture import linears_of
+from pipelines.api.families import QWEN_IMAGE_EDIT_PLUS
 from pipelines.files.catalog import Catalog
 from pipelines.files.installation import SHIPPED_WEIGHTS
 from server.errors import FetchFailed, InvalidRequest, PayloadTooLarge
@@ -21,7 +21,9 @@ from server.net.fetch import Fetcher
 from tests.live_server import until
 from tests.lora_files import random_pairs, write_lora
 
-LINEARS = linears_of({"num_layers": 1, "num_attention_heads": 2, "attention_head_dim": 32})
+LINEARS = QWEN_IMAGE_EDIT_PLUS.linears(
+    {"num_layers": 1, "num_attention_heads": 2, "attention_head_dim": 32}
+)
 LOOPBACK = [ipaddress.ip_network("127.0.0.0/8")]
 
 

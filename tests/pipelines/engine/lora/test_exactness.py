@@ -8,10 +8,11 @@ import pytest
 import torch
 from diffusers import QwenImageTransformer2DModel
 
+from pipelines.api.families import QWEN_IMAGE_EDIT_PLUS
 from pipelines.api.load_options import Offload
 from pipelines.api.messages import Stage
 from pipelines.engine.pipeline import EditPipeline, Progress
-from pipelines.files.architecture import PUBLISHED_CONFIG, linears_of, read_linears
+from pipelines.files.architecture import read_linears
 from tests.conftest import gradient
 from tests.lora_files import PREFIXES, SUFFIXES, Linears, random_pairs, write_lora
 from tests.pipelines.engine.lora.conftest import MODULES, assert_exact, deltas, edit, edit_params
@@ -230,6 +231,5 @@ def test_layers_of_the_published_configuration_are_those_of_the_model() -> None:
         for name, layer in model.named_modules()
         if isinstance(layer, torch.nn.Linear)
     }
-    assert linears_of(PUBLISHED_CONFIG) == expected
-    assert linears_of({}) == expected
+    assert QWEN_IMAGE_EDIT_PLUS.linears({}) == expected
     assert len(expected) == 846

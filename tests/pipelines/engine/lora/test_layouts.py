@@ -66,7 +66,7 @@ def test_layout_is_read_as_diffusers_reads_it(
         down=down,
         up=up,
     )
-    stock = loading.load_components(tiny_model, torch.float32)
+    stock = loading.load_model(tiny_model, torch.float32).pipe
     stock.load_lora_weights(str(tmp_path), weight_name=path.name, adapter_name="a")
 
     theirs = {name: stock.transformer.get_submodule(name) for name in modules}

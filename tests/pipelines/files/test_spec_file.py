@@ -1,12 +1,17 @@
-"""What is read of a model's folder before anything is loaded, and how a wrong one is named."""
+"""The spec of a model's folder, read before anything is loaded."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
 from pipelines.api.errors import ModelUnusable
-from pipelines.api.model_spec import DEMO_SPEC, ModelSpec, is_model_dir, read_spec, write_spec
+from pipelines.api.families import QWEN_IMAGE_EDIT_PLUS
+from pipelines.files.model_index import is_model_dir
+from pipelines.files.spec_file import read_spec, write_spec
+
+PUBLISHED = dataclasses.replace(QWEN_IMAGE_EDIT_PLUS.spec, name="some-model")
 
 
 @pytest.fixture
@@ -20,7 +25,7 @@ def model(tmp_path: Path) -> Path:
 def test_spec_has_the_published_values_when_the_model_says_nothing(model: Path) -> None:
     spec = read_spec(model)
 
-    assert spec == ModelSpec("some-model")
+    assert spec == PUBLISHED
     assert (spec.num_inference_steps, spec.true_cfg_scale) == (40, 4.0)
     assert (spec.reference_area, spec.condition_area) == (1024 * 1024, 384 * 384)
 
@@ -28,13 +33,21 @@ def test_spec_has_the_published_values_when_the_model_says_nothing(model: Path) 
 def test_spec_takes_single_values_of_the_models_own(model: Path) -> None:
     (model / "qwen_edit.json").write_text('{"num_inference_steps": 8}')
 
-    assert read_spec(model) == ModelSpec("some-model", num_inference_steps=8)
+    assert read_spec(model) == dataclasses.replace(PUBLISHED, num_inference_steps=8)
 
 
 def test_written_spec_is_read_back(model: Path) -> None:
-    write_spec(model, DEMO_SPEC)
+    spec = dataclasses.replace(PUBLISHED, name="small", reference_area=None, can_write=False)
 
-    assert read_spec(model) == DEMO_SPEC
+    write_spec(model, spec)
+
+    assert read_spec(model) == spec
+
+
+def test_spec_file_leaves_the_family_to_the_index(model: Path) -> None:
+    write_spec(model, PUBLISHED)
+
+    assert "family" not in json.loads((model / "qwen_edit.json").read_text())
 
 
 def test_snapshot_in_the_hub_cache_has_the_name_of_its_repository(tmp_path: Path) -> None:
@@ -71,6 +84,7 @@ def test_folder_without_a_usable_index_is_named(
     ("own", "sentence"),
     [
         (json.dumps({"steps": 8, "cfg": 1}), "has unknown keys: cfg, steps"),
+        (json.dumps({"family": "another"}), "has unknown keys: family"),
         ("[1]", "must hold a JSON object"),
         ("{", "cannot be read"),
     ],

@@ -1,0 +1,11 @@
+"""Model families as far as they can be known without torch; one file per family."""
+
+from collections.abc import Mapping
+
+from pipelines.api.families.family import Linears, ModelFamily
+from pipelines.api.families.qwen_image_edit_plus import QWEN_IMAGE_EDIT_PLUS
+
+# The one place to register a family on this side; `pipelines.engine.families` has the other.
+FAMILIES: Mapping[str, ModelFamily] = {family.name: family for family in (QWEN_IMAGE_EDIT_PLUS,)}
+
+__all__ = ["FAMILIES", "QWEN_IMAGE_EDIT_PLUS", "Linears", "ModelFamily"]

@@ -1,0 +1,47 @@
+"""The torch-free half of a model family."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from pipelines.api.model_spec import ModelSpec
+from pipelines.api.sizes import SizeRules
+
+# Linear layers by name, each with its (out, in) features.
+Linears = Mapping[str, tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class LoraMarks:
+    """How a LoRA for the family is recognised.
+
+    `name` is what messages call the LoRA's base model, `pattern` a regular expression for layer
+    names that no other family has.
+    """
+
+    name: str
+    pattern: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFamily:
+    """A kind of model: what its folder holds, how sizes are counted, which layers LoRAs can change.
+
+    `pipeline_class` is the `_class_name` of the family's `model_index.json`, `weight_stems` the
+    file stem of each component with weights. `spec` has the published settings under a name that
+    means nothing. `linears` maps a transformer's `config.json` to its linear layers; a key that is
+    absent has its published value. `parameters` counts the numbers in each published component.
+    `checkpoints` maps short names to hub ids.
+    """
+
+    name: str
+    title: str
+    pipeline_class: str
+    weight_stems: Mapping[str, str]
+    spec: ModelSpec
+    sizes: SizeRules
+    max_references: int
+    max_prompt_tokens: int
+    linears: Callable[[Mapping[str, object]], Linears]
+    parameters: Mapping[str, int]
+    checkpoints: Mapping[str, str]
+    lora_marks: LoraMarks

@@ -1,0 +1,93 @@
+"""The torch half of a model family: the operations that differ, as one value."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import PIL.Image
+import torch
+from diffusers import DiffusionPipeline, SchedulerMixin
+
+from pipelines.api.families import ModelFamily
+
+# Width and height in pixels.
+Size = tuple[int, int]
+# Frames, rows and columns of an image's tokens.
+Grid = tuple[int, int, int]
+Images = Sequence[PIL.Image.Image]
+
+
+@dataclass(frozen=True, slots=True)
+class References:
+    """Encoded reference images.
+
+    latents: (1, tokens, channels), packed, the images one after another. grids: one per image.
+    """
+
+    latents: torch.Tensor
+    grids: tuple[Grid, ...]
+
+
+class Predict(Protocol):
+    """One forward of the transformer."""
+
+    def __call__(
+        self,
+        pipe: DiffusionPipeline,
+        latents: torch.Tensor,
+        timestep: torch.Tensor,
+        *,
+        grid: Grid,
+        prompt_embeds: torch.Tensor,
+        references: References,
+    ) -> torch.Tensor:
+        """The velocity at `latents`, in the same shape: (1, tokens, channels), packed.
+
+        timestep: (1,), from 1 (noise) to 0 (image). grid: the tokens of the output.
+        prompt_embeds: (1, tokens, width).
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Rewriting:
+    """How a text encoder that can write is asked to rewrite a prompt.
+
+    `instruction` is the system message, `image_label` the text before image `{number}`, `end` the
+    token that ends an answer.
+    """
+
+    instruction: str
+    image_label: str
+    end: str
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFamily:
+    """A kind of model on a device. Most operations take diffusers' pipeline object first.
+
+    pipeline_class: the diffusers class whose components are used; its `__call__` is not.
+    load_components: the components that replace those of `from_pretrained`, by name.
+    repair: corrects loaded components in place.
+    encode_prompt: a prompt and its images, resized to about an area in pixels, as
+    (1, tokens, width).
+    encode_references: the images, resized to about an area in pixels.
+    starting_noise: packed noise for an output size, a seed and a dtype, the same on every device.
+    schedule: a scheduler for a number of steps and of output tokens. It holds the state of one
+    run, so each run has its own.
+    guide: classifier-free guidance of a positive and a negative velocity at a scale.
+    decode: the image of a size that packed latents stand for.
+    """
+
+    facts: ModelFamily
+    pipeline_class: type[DiffusionPipeline]
+    load_components: Callable[[Path], dict[str, object]]
+    repair: Callable[[DiffusionPipeline], None]
+    encode_prompt: Callable[[DiffusionPipeline, str, Images, int], torch.Tensor]
+    encode_references: Callable[[DiffusionPipeline, Images, int], References]
+    starting_noise: Callable[[DiffusionPipeline, Size, int, torch.dtype], torch.Tensor]
+    schedule: Callable[[DiffusionPipeline, int, int], SchedulerMixin]
+    predict: Predict
+    guide: Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
+    decode: Callable[[DiffusionPipeline, torch.Tensor, Size], PIL.Image.Image]
+    rewriting: Rewriting
