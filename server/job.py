@@ -1,4 +1,4 @@
-"""A job: an edit somebody asked for, durable, and the states it goes through.
+"""A job: one requested edit, durable, and its life cycle.
 
 queued ──► running ──► succeeded | failed | canceled
   │ ▲         │
@@ -11,14 +11,14 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import TypedDict, Unpack
 
 from pipelines.api.params import EditParams
 from server.limits import MAX_IMAGE_BYTES
 
 
 class JobStatus(StrEnum):
-    """Where a job is. The last three are final."""
+    """The state of a job. The last three are final."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -28,7 +28,7 @@ class JobStatus(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether the job will never change again."""
+        """True for a job that never changes again."""
         return not TRANSITIONS[self]
 
 
@@ -52,8 +52,32 @@ class OutputFormat(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Submission:
+    """A requested edit, without its images.
+
+    `contract` and `endpoint` name the wire contract and the model ID of the request.
+    `max_image_bytes` limits each input image. `watermark` is drawn into the outputs. `quality` is
+    that of JPEG and WebP, None for the default. `webhook` is called when the job has ended, with
+    URLs under `base_url`, the server's address as the client knows it. `webhook_field` is the
+    client's name for the webhook in error messages; it is not stored.
+    """
+
+    contract: str
+    endpoint: str
+    params: EditParams
+    output_format: OutputFormat = OutputFormat.PNG
+    base64_output: bool = False
+    max_image_bytes: int = MAX_IMAGE_BYTES
+    watermark: str | None = None
+    quality: int | None = None
+    webhook: str | None = None
+    webhook_field: str = field(default="webhook", compare=False)
+    base_url: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Output:
-    """One finished image. `name` is its file's and the last part of its URL."""
+    """One finished image. `name` is its file name and the last part of its URL."""
 
     name: str
     content_type: str
@@ -66,39 +90,59 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class JobError:
-    """Why a job failed: a stable code and a sentence for people."""
+    """The reason why a job failed: a stable code and a message for people."""
 
     code: str
     message: str
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """One job as it stands on disk.
+class Outcome:
+    """The end of a job: its final status and the result.
 
-    `contract` and `endpoint` say which wire contract asked, and under which model id. `images`
-    has one entry per input image: the URL to fetch it from, or None when the request carried it;
-    one may have `max_image_bytes`. `watermark` is drawn into the outputs; `quality` is that of
-    JPEG and WebP, None for the usual one. `webhook` is told when the job has ended, with URLs under
-    `base_url`, the server's address as the client knew it. `used_prompt` is what the model was
-    given in the end, cut or rewritten.
-    Times are Unix seconds; `seconds` has the duration of each stage. `starts` counts how often it
-    was handed to a worker, `attempts` how often a worker died over it.
+    `seconds` holds the duration of each stage. `used_prompt` is the prompt that the model read,
+    truncated or rewritten.
     """
 
-    contract: str
-    endpoint: str
-    params: EditParams
+    status: JobStatus
+    error: JobError | None = None
+    outputs: tuple[Output, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    num_inference_steps: int | None = None
+    true_cfg_scale: float | None = None
+    used_prompt: str | None = None
+    is_prompt_extended: bool = False
+
+    @classmethod
+    def failed(cls, code: str, message: str) -> "Outcome":
+        """A failure."""
+        return cls(JobStatus.FAILED, JobError(code, message))
+
+
+class JobChanges(TypedDict, total=False):
+    """The fields of an unfinished job that can change."""
+
+    status: JobStatus
+    prepared_at: float
+    started_at: float
+    cancel_requested: bool
+    starts: int
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One job as stored on disk.
+
+    `images` has one entry per input image: its URL, or None when the request carried the image
+    itself. Times are Unix seconds. `starts` counts how often the job was handed to a worker,
+    `attempts` how often a worker died while it ran. `outcome` is None until the job has ended.
+    """
+
+    request: Submission
     images: tuple[str | None, ...]
     created_at: float
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    output_format: OutputFormat = OutputFormat.PNG
-    base64_output: bool = False
-    max_image_bytes: int = MAX_IMAGE_BYTES
-    watermark: str | None = None
-    quality: int | None = None
-    webhook: str | None = None
-    base_url: str = ""
     status: JobStatus = JobStatus.QUEUED
     prepared_at: float | None = None
     started_at: float | None = None
@@ -106,17 +150,30 @@ class Job:
     cancel_requested: bool = False
     starts: int = 0
     attempts: int = 0
-    num_inference_steps: int | None = None
-    true_cfg_scale: float | None = None
-    used_prompt: str | None = None
-    is_prompt_extended: bool = False
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    outputs: tuple[Output, ...] = ()
-    error: JobError | None = None
+    outcome: Outcome | None = None
 
-    def evolve(self, **changes: Any) -> "Job":
-        """This job with some fields changed. Raises ValueError for a transition that is none."""
-        status = changes.get("status", self.status)
+    @property
+    def error(self) -> JobError | None:
+        """The reason why the job failed."""
+        return self.outcome.error if self.outcome else None
+
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        """The finished images."""
+        return self.outcome.outputs if self.outcome else ()
+
+    def evolve(self, **changes: Unpack[JobChanges]) -> "Job":
+        """Return this job with some fields changed. Raises ValueError for a bad transition."""
+        self._check_transition(changes.get("status", self.status))
+        return dataclasses.replace(self, **changes)
+
+    def ended(self, outcome: Outcome, finished_at: float) -> "Job":
+        """Return this job with its outcome. Raises ValueError for a bad transition."""
+        self._check_transition(outcome.status)
+        return dataclasses.replace(
+            self, status=outcome.status, finished_at=finished_at, outcome=outcome
+        )
+
+    def _check_transition(self, status: JobStatus) -> None:
         if status != self.status and status not in TRANSITIONS[self.status]:
             raise ValueError(f"a {self.status} job cannot become {status}")
-        return dataclasses.replace(self, **changes)

@@ -11,7 +11,7 @@ from pipelines.api.errors import EngineError
 from pipelines.api.messages import Canceled, Done, Failed, OutputImage, Preview, Stage, Step
 from pipelines.api.params import EditParams
 from server.errors import ContentBlocked, JobTimeout, ServerError, WorkerLost
-from server.job import Job, JobError, JobStatus
+from server.job import Job, JobStatus, Outcome, Output
 from server.jobs.job_queue import JobProgress, JobQueue
 from server.limits import MAX_ATTEMPTS
 from server.loras.library import LoraLibrary
@@ -82,16 +82,16 @@ class Dispatcher:
             try:
                 await self._run(job)
             except (EngineError, ServerError) as exc:
-                await self._fail(job, JobError(exc.code, str(exc)))
+                await self._fail(job, exc)
             except WorkerDied as exc:
                 await self._retry(job, exc)
             except Exception:
                 logger.exception("job %s failed in the server", job.id)
-                await self._fail(job, JobError(ServerError.code, str(ServerError())))
+                await self._fail(job, ServerError())
 
     async def _run(self, job: Job) -> None:
         """Hand the job to a worker and see how it ends."""
-        params = await self._with_local_loras(job.params)
+        params = await self._with_local_loras(job.request.params)
         references = await self._inputs.read(job.id, len(job.images))
         images: list[OutputImage] = []
         async with self._time_limit(job.id):
@@ -115,7 +115,7 @@ class Dispatcher:
                         self._deliveries.add(delivery)
                         delivery.add_done_callback(self._deliveries.discard)
                     case Failed():
-                        await self._fail(job, JobError(event.code, event.message))
+                        await self._fail_with(job, event.code, event.message)
                     case Canceled():
                         await self._end_left_job(job)
 
@@ -126,9 +126,9 @@ class Dispatcher:
     async def _preload_next(self, running_id: str) -> None:
         """Have the next job's LoRAs read while this one runs."""
         upcoming = await self._queue.next_prepared()
-        if upcoming is not None and upcoming.params.loras:
+        if upcoming is not None and upcoming.request.params.loras:
             with contextlib.suppress(EngineError):  # its own run will say what is wrong
-                params = await self._with_local_loras(upcoming.params)
+                params = await self._with_local_loras(upcoming.request.params)
                 await self._executor.preload(running_id, params.loras)
 
     async def _with_local_loras(self, params: EditParams) -> EditParams:
@@ -156,61 +156,61 @@ class Dispatcher:
             watchdog.cancel()
 
     async def _deliver(self, job: Job, images: list[OutputImage], done: Done) -> None:
-        """Write the outputs and finish the job."""
+        """Turn a finished run into files and an outcome."""
         if self._blocks_unsafe and any(image.is_unsafe for image in images):
-            await self._fail(job, JobError(ContentBlocked.code, str(ContentBlocked())))
+            await self._fail(job, ContentBlocked())
             return
         started = time.perf_counter()
-        facts: dict[str, object] = {
-            "model": self._executor.model.model.name if self._executor.model else "unknown",
-            "steps": done.num_inference_steps,
-            "true_cfg_scale": done.true_cfg_scale,
-        }
-        if self._embed_prompt:
-            facts["prompt"] = job.params.prompt
         try:
-            outputs = [
-                await self._outputs.write(
-                    image.rgb,
-                    (image.width, image.height),
-                    job.output_format,
-                    seed=image.seed,
-                    facts=facts,
-                    watermark=job.watermark,
-                    quality=job.quality,
-                    is_unsafe=image.is_unsafe,
-                )
-                for image in images
-            ]
+            outputs = await self._write_outputs(job, images, done)
         except Exception as exc:
             logger.exception("the outputs of job %s cannot be written", job.id)
-            reason = f"The outputs cannot be written: {exc}"
-            await self._fail(job, JobError(ServerError.code, reason))
+            await self._fail(job, ServerError(f"The outputs cannot be written: {exc}"))
             return
-        prepared_at = job.prepared_at or job.created_at
-        seconds = {
-            "prepare": prepared_at - job.created_at,
-            "queued": max(0.0, (job.started_at or prepared_at) - prepared_at),
-            **{str(stage): value for stage, value in done.seconds.items()},
-            "deliver": time.perf_counter() - started,
-        }
-        await self._finish(
-            job,
+        seconds = _seconds(job, done, deliver_s=time.perf_counter() - started)
+        outcome = Outcome(
             JobStatus.SUCCEEDED,
-            outputs=tuple(outputs),
+            outputs=outputs,
             seconds=seconds,
             num_inference_steps=done.num_inference_steps,
             true_cfg_scale=done.true_cfg_scale,
             used_prompt=done.prompt,
             is_prompt_extended=done.is_extended,
         )
+        await self._finish(job, outcome)
+
+    async def _write_outputs(
+        self, job: Job, images: list[OutputImage], done: Done
+    ) -> tuple[Output, ...]:
+        request = job.request
+        facts: dict[str, object] = {
+            "model": self._executor.model.model.name if self._executor.model else "unknown",
+            "steps": done.num_inference_steps,
+            "true_cfg_scale": done.true_cfg_scale,
+        }
+        if self._embed_prompt:
+            facts["prompt"] = request.params.prompt
+        outputs = [
+            await self._outputs.write(
+                image.rgb,
+                (image.width, image.height),
+                request.output_format,
+                seed=image.seed,
+                facts=facts,
+                watermark=request.watermark,
+                quality=request.quality,
+                is_unsafe=image.is_unsafe,
+            )
+            for image in images
+        ]
+        return tuple(outputs)
 
     async def _end_left_job(self, job: Job) -> None:
         """Finish a job that the worker left as asked: by the client, or by the time limit."""
         if job.id in self._overdue:
             await self._fail(job, self._timeout_error())
         else:
-            await self._finish(job, JobStatus.CANCELED)
+            await self._finish(job, Outcome(JobStatus.CANCELED))
 
     async def _retry(self, job: Job, died: WorkerDied) -> None:
         """Put the job of a dead worker back once; end it when it was overdue or the second one."""
@@ -218,21 +218,34 @@ class Dispatcher:
         if job.id in self._overdue:
             await self._fail(job, self._timeout_error())
         elif job.attempts + 1 >= MAX_ATTEMPTS:
-            await self._fail(job, JobError(WorkerLost.code, f"{WorkerLost()} Last: {died}."))
+            await self._fail(job, WorkerLost(f"{WorkerLost()} Last: {died}."))
         else:
             await self._queue.requeue(job)
 
-    def _timeout_error(self) -> JobError:
-        limit = f"The job ran longer than the allowed {self._job_timeout_s:g} seconds."
-        return JobError(JobTimeout.code, limit)
+    def _timeout_error(self) -> JobTimeout:
+        return JobTimeout(f"The job ran longer than the allowed {self._job_timeout_s:g} seconds.")
 
-    async def _fail(self, job: Job, error: JobError) -> None:
-        logger.warning("job %s failed: %s: %s", job.id, error.code, error.message)
-        await self._finish(job, JobStatus.FAILED, error=error)
+    async def _fail(self, job: Job, exc: EngineError | ServerError) -> None:
+        await self._fail_with(job, exc.code, str(exc))
 
-    async def _finish(self, job: Job, status: JobStatus, **result: object) -> None:
+    async def _fail_with(self, job: Job, code: str, message: str) -> None:
+        logger.warning("job %s failed: %s: %s", job.id, code, message)
+        await self._finish(job, Outcome.failed(code, message))
+
+    async def _finish(self, job: Job, outcome: Outcome) -> None:
         self._overdue.discard(job.id)
         self._leaving.discard(job.id)
-        await self._queue.finish(job, status, **result)
+        await self._queue.finish(job, outcome)
         if not self._keep_inputs:
             await self._inputs.delete(job.id)
+
+
+def _seconds(job: Job, done: Done, *, deliver_s: float) -> dict[str, float]:
+    """The duration of each stage of a job, from submit to files."""
+    prepared_at = job.prepared_at or job.created_at
+    return {
+        "prepare": prepared_at - job.created_at,
+        "queued": max(0.0, (job.started_at or prepared_at) - prepared_at),
+        **{str(stage): value for stage, value in done.seconds.items()},
+        "deliver": deliver_s,
+    }

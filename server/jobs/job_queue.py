@@ -11,7 +11,7 @@ from functools import partial
 
 from pipelines.api.messages import Preview
 from server.errors import NotFound, QueueFull, ServerLost
-from server.job import Job, JobError, JobStatus
+from server.job import Job, JobStatus, Outcome
 from server.limits import MAX_STARTS
 from server.store import endings, jobs, webhooks
 from server.store.database import Database
@@ -66,14 +66,12 @@ class JobQueue:
         await self._database.write(webhooks.create_table)
         for job in await self._database.read(partial(jobs.with_status, status=JobStatus.RUNNING)):
             if job.cancel_requested:
-                await self._change(job, status=JobStatus.CANCELED, finished_at=self._clock())
+                await self.finish(job, Outcome(JobStatus.CANCELED))
             elif job.starts >= MAX_STARTS:
-                error = JobError(ServerLost.code, str(ServerLost()))
-                now = self._clock()
-                await self._change(job, status=JobStatus.FAILED, finished_at=now, error=error)
+                await self.finish(job, Outcome.failed(ServerLost.code, str(ServerLost())))
             else:
                 logger.info("job %s was interrupted and runs again", job.id)
-                await self._change(job, status=JobStatus.QUEUED)
+                await self._write(job, job.evolve(status=JobStatus.QUEUED))
         self._work.set()
         queued = await self._database.read(partial(jobs.with_status, status=JobStatus.QUEUED))
         return [job for job in queued if job.prepared_at is None]
@@ -102,7 +100,7 @@ class JobQueue:
         waiting = await self._database.write(insert)
         if waiting is not None:
             raise await self._full(waiting)
-        logger.info("job %s queued by %s %s", job.id, job.contract, job.endpoint)
+        logger.info("job %s queued by %s %s", job.id, job.request.contract, job.request.endpoint)
         self._work.set()
         return job
 
@@ -141,13 +139,13 @@ class JobQueue:
     async def lora_references(self) -> frozenset[str]:
         """The LoRAs that jobs which have not ended ask for."""
         unfinished = await self._database.read(jobs.unfinished)
-        return frozenset(lora.path for job in unfinished for lora in job.params.loras)
+        return frozenset(lora.path for job in unfinished for lora in job.request.params.loras)
 
     async def mark_prepared(self, job_id: str) -> JobStatus:
         """Say that all a queued job needs lies on this machine; give the status it has by now."""
         job = await self.get(job_id)
         if job.status is JobStatus.QUEUED:
-            job = await self._change(job, prepared_at=self._clock())
+            job = await self._write(job, job.evolve(prepared_at=self._clock()))
             self._work.set()
         return job.status
 
@@ -188,9 +186,9 @@ class JobQueue:
         self._wake_all()
         self._work.set()
 
-    async def finish(self, job: Job, status: JobStatus, **result: object) -> Job:
-        """Write how a job ended. A job that has ended already stays as it is."""
-        finished = await self._change(job, status=status, finished_at=self._clock(), **result)
+    async def finish(self, job: Job, outcome: Outcome) -> Job:
+        """Write the outcome of a job. A job that has already ended stays as it is."""
+        finished = await self._write(job, job.ended(outcome, self._clock()))
         self._forget_progress(job.id)
         self._wake(job.id)
         return finished
@@ -203,13 +201,10 @@ class JobQueue:
         job = await self.get(job_id)
         while not (job.status.is_final or job.cancel_requested):
             # again when the job changed meanwhile: claimed, requeued, finished
+            canceled = job.evolve(cancel_requested=True)
             if job.status is JobStatus.QUEUED:
-                now = self._clock()
-                job = await self._change(
-                    job, status=JobStatus.CANCELED, finished_at=now, cancel_requested=True
-                )
-            else:
-                job = await self._change(job, cancel_requested=True)
+                canceled = canceled.ended(Outcome(JobStatus.CANCELED), self._clock())
+            job = await self._write(job, canceled)
         return job
 
     async def delete(self, job_id: str) -> bool:
@@ -243,20 +238,19 @@ class JobQueue:
                 last = state
                 await changed.wait()
 
-    async def _change(self, job: Job, **changes: object) -> Job:
-        """Write `changes` if the job on disk still has the status it had; give what is on disk."""
-        wanted = job.evolve(**changes)
-        write = partial(endings.update, job=wanted, expected=[job.status])
+    async def _write(self, job: Job, changed: Job) -> Job:
+        """Store `changed` unless the status on disk is no longer that of `job`; return the row."""
+        write = partial(endings.update, job=changed, expected=[job.status])
         if not await self._database.write(write):
             return await self.get(job.id)
-        if wanted.status.is_final:
+        if changed.status.is_final:
             self.webhook_added.set()
-        if wanted.status != job.status:
-            logger.info("job %s %s", job.id, wanted.status)
+        if changed.status != job.status:
+            logger.info("job %s %s", job.id, changed.status)
             # the jobs behind it may have moved
             self._wake_all()
         self._wake(job.id)
-        return wanted
+        return changed
 
     def _forget_progress(self, job_id: str) -> None:
         self._progress.pop(job_id, None)

@@ -5,7 +5,7 @@ import logging
 
 from pipelines.api.errors import EngineError
 from server.errors import NotFound, ServerError
-from server.job import Job, JobError, JobStatus
+from server.job import Job, JobStatus, Outcome
 from server.jobs.job_queue import JobQueue
 from server.loras.library import LoraLibrary
 from server.media.inputs import InputStore
@@ -43,10 +43,10 @@ class Preparer:
                 # canceled and deleted while it waited here, or while its images came
                 await self._inputs.delete(job.id)
             except (EngineError, ServerError) as exc:
-                await self._fail(job, JobError(exc.code, str(exc)))
+                await self._fail(job, exc)
             except Exception:
                 logger.exception("job %s cannot be prepared", job.id)
-                await self._fail(job, JobError(ServerError.code, str(ServerError())))
+                await self._fail(job, ServerError())
 
     async def _prepare(self, job: Job) -> None:
         if (await self._queue.get(job.id)).status is JobStatus.QUEUED:
@@ -61,14 +61,14 @@ class Preparer:
             async with asyncio.TaskGroup() as group:
                 for index, url in enumerate(job.images):
                     if url is not None:
-                        fetch = self._inputs.fetch(job.id, index, url, job.max_image_bytes)
+                        fetch = self._inputs.fetch(job.id, index, url, job.request.max_image_bytes)
                         group.create_task(fetch)
-                for index, lora in enumerate(job.params.loras):
+                for index, lora in enumerate(job.request.params.loras):
                     group.create_task(self._loras.fetch(lora.path, f"loras/{index}/path"))
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from failures
 
-    async def _fail(self, job: Job, error: JobError) -> None:
-        logger.warning("job %s failed: %s: %s", job.id, error.code, error.message)
-        await self._queue.finish(job, JobStatus.FAILED, error=error)
+    async def _fail(self, job: Job, exc: EngineError | ServerError) -> None:
+        logger.warning("job %s failed: %s: %s", job.id, exc.code, exc)
+        await self._queue.finish(job, Outcome.failed(exc.code, str(exc)))
         await self._inputs.delete(job.id)

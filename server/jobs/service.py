@@ -4,16 +4,14 @@ import asyncio
 import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
 
 from pipelines.api.errors import EngineError
-from pipelines.api.params import MAX_REFERENCES, EditParams
+from pipelines.api.params import MAX_REFERENCES
 from server.errors import InvalidLora, InvalidRequest, NotFound, Unavailable
-from server.job import Job, Output, OutputFormat
+from server.job import Job, Output, Submission
 from server.jobs.dispatcher import Dispatcher
 from server.jobs.job_queue import JobQueue, JobState
 from server.jobs.preparer import Preparer
-from server.limits import MAX_IMAGE_BYTES
 from server.loras.library import LoraLibrary
 from server.media.inputs import InputStore
 from server.media.outputs import ROUTE, OutputStore
@@ -21,28 +19,6 @@ from server.store.jobs import JobFilter
 from server.workers.executor import Executor
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Submission:
-    """An edit as a contract understood it. `images` are references, or bytes of uploaded files.
-
-    `webhook_field` is what the client calls the webhook; `base_url` the server's address as it
-    knows it, for the URLs in what the webhook is told.
-    """
-
-    contract: str
-    endpoint: str
-    params: EditParams
-    images: Sequence[str | bytes]
-    output_format: OutputFormat
-    base64_output: bool = False
-    max_image_bytes: int = MAX_IMAGE_BYTES
-    watermark: str | None = None
-    quality: int | None = None
-    webhook: str | None = None
-    webhook_field: str = "webhook"
-    base_url: str = ""
 
 
 class EditService:
@@ -75,15 +51,16 @@ class EditService:
         # jobs that were deleted and that a worker may still have
         self._doomed: dict[str, asyncio.Task[None]] = {}
 
-    async def submit(self, submission: Submission) -> Job:
-        """Check what can be known now, and queue the job; it is on disk when this returns.
+    async def submit(self, submission: Submission, images: Sequence[str | bytes]) -> Job:
+        """Validate the request and queue the job, which is on disk when this returns.
 
+        `images` are references, or the bytes of uploaded files.
         Raises InvalidRequest, InvalidImage, InvalidLora, PayloadTooLarge, FetchFailed (offline),
-        QueueFull, Unavailable; then nothing was queued and nothing is left on disk.
+        QueueFull, Unavailable; then nothing is queued and nothing is left on disk.
         """
         if self._executor.failure is not None:
             raise Unavailable(f"No model is loaded: {self._executor.failure}")
-        _check_count(len(submission.images))
+        _check_count(len(images))
         if submission.webhook is not None:
             await self._check_address(submission.webhook, submission.webhook_field)
         await self._queue.check_room()
@@ -92,34 +69,17 @@ class EditService:
             for index, lora in enumerate(submission.params.loras)
         ]
         job_id = uuid.uuid4().hex
-        images = await self._inputs.store_inline(
-            job_id, submission.images, submission.max_image_bytes
-        )
-        is_prepared = all(loras_here) and all(url is None for url in images)
+        urls = await self._inputs.store_inline(job_id, images, submission.max_image_bytes)
+        is_prepared = all(loras_here) and all(url is None for url in urls)
         now = self._clock()
-        job = Job(
-            id=job_id,
-            contract=submission.contract,
-            endpoint=submission.endpoint,
-            params=submission.params,
-            images=images,
-            created_at=now,
-            prepared_at=now if is_prepared else None,
-            output_format=submission.output_format,
-            base64_output=submission.base64_output,
-            max_image_bytes=submission.max_image_bytes,
-            watermark=submission.watermark,
-            quality=submission.quality,
-            webhook=submission.webhook,
-            base_url=submission.base_url,
-        )
+        job = Job(submission, urls, now, id=job_id, prepared_at=now if is_prepared else None)
         try:
             await self._queue.submit(job)
         except BaseException:
             await self._inputs.delete(job_id)
             raise
         if self._log_prompts:
-            logger.info("job %s prompt: %r", job.id, job.params.prompt)
+            logger.info("job %s prompt: %r", job.id, submission.params.prompt)
         if not is_prepared:
             self._preparer.add(job)
         return job

@@ -114,7 +114,7 @@ def random_seed() -> int:
 
 def form_of_job(job: Job, images: Sequence[SlotImage | None]) -> Form:
     """The fields that would ask for this job again, its seed included."""
-    params = job.params
+    params = job.request.params
     size = "*".join(map(str, params.size)) if params.size else AUTO_SIZE
     is_preset = size in {value for _, value in PRESETS}
     loras = [LoraField(lora.path, lora.scale) for lora in params.loras]
@@ -131,7 +131,7 @@ def form_of_job(job: Job, images: Sequence[SlotImage | None]) -> Form:
         is_seed_locked=True,
         num_inference_steps=params.num_inference_steps,
         true_cfg_scale=params.true_cfg_scale,
-        output_format=job.output_format,
+        output_format=job.request.output_format,
         num_outputs=params.num_outputs,
     )
 

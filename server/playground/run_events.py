@@ -68,7 +68,7 @@ class RunEvents:
         return {
             **self._page_state.no_field_errors(),
             **self._begun(job, form),
-            self._page["seed"]: job.params.seed,
+            self._page["seed"]: job.request.params.seed,
             self._page["last"]: job.id,
             # where its progress is
             self._page["tabs"]: gr.Tabs(selected="result"),

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 from pipelines.api.params import EditParams
 from server.errors import NotFound
-from server.job import Job, OutputFormat
+from server.job import Job, OutputFormat, Submission
 from server.jobs.job_queue import JobState
-from server.jobs.service import EditService, Submission
+from server.jobs.service import EditService
 from server.playground.context import ENDPOINT, NAME
 from server.playground.form import Form
 from server.playground.images import ImageShelf, KeptImage
@@ -102,7 +102,8 @@ class Runner:
         base_url: str,
     ) -> Job:
         images = [base_url + image.route for image in kept]
-        return await self._service.submit(Submission(NAME, ENDPOINT, params, images, output_format))
+        submission = Submission(NAME, ENDPOINT, params, output_format)
+        return await self._service.submit(submission, images)
 
     async def _watch(self, job_id: str, changes: asyncio.Queue[JobState | None]) -> None:
         try:

@@ -109,7 +109,8 @@ def result(job: Job) -> str:
     """What became of an edit: each output with its seed, its download, and its use as input."""
     size = "×".join(map(str, (job.outputs[0].width, job.outputs[0].height)))
     took = (job.finished_at or 0) - (job.started_at or 0)
-    facts = [size, f"{job.num_inference_steps} steps", f"{took:.1f} s"]
+    steps = job.outcome.num_inference_steps if job.outcome else None
+    facts = [size, f"{steps} steps", f"{took:.1f} s"]
     cards = "".join(_output(job, index) for index in range(len(job.outputs)))
     return (
         f'<p class="qe-facts">{" · ".join(facts)}</p>'
@@ -188,7 +189,7 @@ def _cell(state: JobState, executor: ExecutorState) -> str:
 
 
 def _entry(job: Job) -> str:
-    prompt = job.params.prompt
+    prompt = job.request.params.prompt
     short = prompt if len(prompt) <= MAX_SHOWN_PROMPT else prompt[: MAX_SHOWN_PROMPT - 1] + "…"
     when = datetime.fromtimestamp(job.created_at).astimezone()
     buttons = [_button("settings", job.id, "Use these settings again")]
@@ -216,10 +217,10 @@ def _entry(job: Job) -> str:
 def _facts(job: Job) -> list[str]:
     loras = [
         f"{lora.path.rpartition('/')[2].removesuffix('.safetensors')} × {lora.scale:g}"
-        for lora in job.params.loras
+        for lora in job.request.params.loras
     ]
     count = len(job.outputs)
-    return [f"seed {job.params.seed}", *loras, *([f"{count} outputs"] if count > 1 else [])]
+    return [f"seed {job.request.params.seed}", *loras, *([f"{count} outputs"] if count > 1 else [])]
 
 
 def _bar(done: float | None, words: str) -> str:

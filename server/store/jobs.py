@@ -3,13 +3,12 @@
 import json
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from pipelines.api.params import EditParams
-from server.job import Job, JobError, JobStatus, Output, OutputFormat
+from server.job import Job, JobStatus, Outcome, Submission
 
 SCHEMA = (
     """
@@ -34,8 +33,10 @@ SCHEMA = (
     "CREATE INDEX IF NOT EXISTS jobs_by_contract ON jobs (contract, seq)",
 )
 
-_PARAMS = TypeAdapter(EditParams)
-_OUTPUTS = TypeAdapter(tuple[Output, ...])
+_SUBMISSION = TypeAdapter(Submission)
+_OUTCOME = TypeAdapter(Outcome)
+# Columns of their own, or not stored at all.
+_NOT_IN_REQUEST = {"contract", "endpoint", "webhook_field"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +63,8 @@ def insert(connection: sqlite3.Connection, job: Job) -> None:
         " VALUES (?, ?, ?, ?, ?, ?, ?)",
         (
             job.id,
-            job.contract,
-            job.endpoint,
+            job.request.contract,
+            job.request.endpoint,
             job.status,
             job.created_at,
             job.prepared_at,
@@ -106,7 +107,7 @@ def update(connection: sqlite3.Connection, job: Job, expected: Sequence[JobStatu
             job.finished_at,
             job.cancel_requested,
             job.attempts,
-            _dump_result(job),
+            _dump_result(job.outcome),
             job.id,
             *expected,
         ),
@@ -228,57 +229,36 @@ def _where(wanted: JobFilter) -> tuple[list[str], list[Any]]:
 
 
 def _dump_request(job: Job) -> str:
-    return json.dumps(
-        {
-            "params": _PARAMS.dump_python(job.params, mode="json"),
-            "images": job.images,
-            "output_format": job.output_format,
-            "base64_output": job.base64_output,
-            "max_image_bytes": job.max_image_bytes,
-            "watermark": job.watermark,
-            "quality": job.quality,
-            "webhook": job.webhook,
-            "base_url": job.base_url,
-        }
-    )
+    request = _SUBMISSION.dump_python(job.request, mode="json", exclude=_NOT_IN_REQUEST)
+    return json.dumps({**request, "images": job.images})
 
 
-def _dump_result(job: Job) -> str:
-    return json.dumps(
-        {
-            "num_inference_steps": job.num_inference_steps,
-            "true_cfg_scale": job.true_cfg_scale,
-            "used_prompt": job.used_prompt,
-            "is_prompt_extended": job.is_prompt_extended,
-            "seconds": dict(job.seconds),
-            "outputs": _OUTPUTS.dump_python(job.outputs, mode="json"),
-            "error": asdict(job.error) if job.error else None,
-        }
-    )
+def _dump_result(outcome: Outcome | None) -> str:
+    if outcome is None:
+        return "{}"
+    return json.dumps(_OUTCOME.dump_python(outcome, mode="json", exclude={"status"}))
 
 
 def _job(row: sqlite3.Row) -> Job:
     request: dict[str, Any] = json.loads(row["request"])
-    result: dict[str, Any] = json.loads(row["result"])
-    error = result.pop("error", None)
-    outputs = _OUTPUTS.validate_python(result.pop("outputs", ()))
+    images = tuple(request.pop("images"))
+    columns = {"contract": row["contract"], "endpoint": row["endpoint"]}
+    status = JobStatus(row["status"])
     return Job(
-        id=row["id"],
-        contract=row["contract"],
-        endpoint=row["endpoint"],
-        params=_PARAMS.validate_python(request.pop("params")),
-        images=tuple(request.pop("images")),
-        output_format=OutputFormat(request.pop("output_format")),
-        status=JobStatus(row["status"]),
+        request=_SUBMISSION.validate_python(request | columns),
+        images=images,
         created_at=row["created_at"],
+        id=row["id"],
+        status=status,
         prepared_at=row["prepared_at"],
         started_at=row["started_at"],
         finished_at=row["finished_at"],
         cancel_requested=bool(row["cancel_requested"]),
         starts=row["starts"],
         attempts=row["attempts"],
-        outputs=outputs,
-        error=JobError(**error) if error else None,
-        **request,
-        **result,
+        outcome=_outcome(status, row["result"]) if status.is_final else None,
     )
+
+
+def _outcome(status: JobStatus, result: str) -> Outcome:
+    return _OUTCOME.validate_python({**json.loads(result), "status": status})

@@ -50,12 +50,13 @@ def add_if_asked(connection: sqlite3.Connection, job: Job) -> bool:
 
     Meant for the transaction that ends the job: then neither is ever there without the other.
     """
-    if job.webhook is None or not job.status.is_final:
+    request = job.request
+    if request.webhook is None or not job.status.is_final:
         return False
     connection.execute(
         "INSERT OR IGNORE INTO webhooks (job_id, contract, url, next_at, state)"
         " VALUES (?, ?, ?, ?, ?)",
-        (job.id, job.contract, job.webhook, job.finished_at, DeliveryState.PENDING),
+        (job.id, request.contract, request.webhook, job.finished_at, DeliveryState.PENDING),
     )
     return True
 

@@ -9,9 +9,9 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from server.contracts.native.body import read_body, request_body
 from server.contracts.native.schemas import EditPage, EditView, edit_view
-from server.job import JobStatus
+from server.job import JobStatus, Submission
 from server.jobs.job_queue import JobState
-from server.jobs.service import EditService, Submission
+from server.jobs.service import EditService
 from server.store.jobs import JobFilter
 from server.web.problem import Problem
 from server.web.request import base_url, unless_hung_up
@@ -50,10 +50,10 @@ def _add_submit_and_list(routes: APIRouter, service: EditService, view: View) ->
                 NAME,
                 ENDPOINT,
                 body.params(),
-                [*body.images, *files],
                 body.output_format,
                 watermark=body.watermark,
-            )
+            ),
+            [*body.images, *files],
         )
         if wait:
             waited = await unless_hung_up(request, service.wait(job.id, wait))

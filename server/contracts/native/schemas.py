@@ -125,16 +125,17 @@ class EditPage(BaseModel):
 def edit_view(state: JobState, base: str) -> EditView:
     """The job as this contract shows it. `base` is the server's address as the client knows it."""
     job, progress = state.job, state.progress
-    steps = job.num_inference_steps
-    total = steps * job.params.num_outputs if steps else None
+    outcome = job.outcome
+    steps = outcome.num_inference_steps if outcome else None
+    total = steps * job.request.params.num_outputs if steps else None
     return EditView(
         id=job.id,
         status=job.status,
-        contract=job.contract,
-        model=job.endpoint,
-        prompt=job.params.prompt,
-        used_prompt=job.used_prompt,
-        seed=job.params.seed,
+        contract=job.request.contract,
+        model=job.request.endpoint,
+        prompt=job.request.params.prompt,
+        used_prompt=outcome.used_prompt if outcome else None,
+        seed=job.request.params.seed,
         position=state.position,
         stage=progress.stage if progress else None,
         step=progress.step if progress else total,
@@ -142,7 +143,7 @@ def edit_view(state: JobState, base: str) -> EditView:
         created_at=job.created_at,
         started_at=job.started_at,
         finished_at=job.finished_at,
-        seconds=dict(job.seconds),
+        seconds=dict(outcome.seconds) if outcome else {},
         outputs=_outputs(job, base),
         error=ErrorView(code=job.error.code, message=job.error.message) if job.error else None,
     )

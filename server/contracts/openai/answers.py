@@ -22,11 +22,12 @@ from server.media.outputs import encode
 
 async def images_response(service: EditService, job: Job, base: str) -> bytes:
     """The body for a succeeded job, as JSON. `base` is the server's address for the client."""
-    files = [] if not job.base64_output else [await service.read_output(o) for o in job.outputs]
+    request = job.request
+    files = [await service.read_output(o) for o in job.outputs] if request.base64_output else []
 
     def write() -> bytes:
         revised = _revised_prompt(job)
-        if job.base64_output:
+        if request.base64_output:
             data = [Image(b64_json=_base64(file), revised_prompt=revised) for file in files]
         else:
             data = [
@@ -36,7 +37,7 @@ async def images_response(service: EditService, job: Job, base: str) -> bytes:
         answer = ImagesResponse(
             created=round(job.finished_at or job.created_at),
             data=data,
-            output_format=job.output_format,
+            output_format=request.output_format,
             size=_size(job.outputs[0]),
             usage=usage(job.outputs),
         )
@@ -50,14 +51,14 @@ async def partial_image(job: Job, preview: Preview, now: float) -> str:
     """The data of an event with a preview, in the format of the outputs."""
 
     def write() -> str:
-        size = preview.width, preview.height
+        request, size = job.request, (preview.width, preview.height)
         image = PIL.Image.frombytes("RGB", size, preview.rgb)
-        file = encode(image, job.output_format, {"preview": preview.index}, job.quality)
+        file = encode(image, request.output_format, {"preview": preview.index}, request.quality)
         return PartialImageEvent(
             b64_json=_base64(file),
             created_at=round(now),
             size=f"{preview.width}x{preview.height}",
-            output_format=job.output_format,
+            output_format=request.output_format,
             partial_image_index=preview.index,
         ).model_dump_json()
 
@@ -73,7 +74,7 @@ async def completed(service: EditService, job: Job, output: Output) -> str:
             b64_json=_base64(file),
             created_at=round(job.finished_at or job.created_at),
             size=_size(output),
-            output_format=job.output_format,
+            output_format=job.request.output_format,
             usage=usage((output,)),
             revised_prompt=_revised_prompt(job),
         ).model_dump_json(exclude_none=True)
@@ -90,7 +91,7 @@ def usage(outputs: tuple[Output, ...]) -> Usage:
 
 
 def _revised_prompt(job: Job) -> str | None:
-    return job.used_prompt if job.is_prompt_extended else None
+    return job.outcome.used_prompt if job.outcome and job.outcome.is_prompt_extended else None
 
 
 def _base64(data: bytes) -> str:

@@ -17,8 +17,8 @@ from server.contracts.openai.schemas import (
     ModelView,
 )
 from server.contracts.openai.stream import EditStream
-from server.job import Job, JobStatus
-from server.jobs.service import EditService, Submission
+from server.job import Job, JobStatus, Submission
+from server.jobs.service import EditService
 from server.web.problem import Problem
 from server.web.request import base_url, unless_hung_up
 
@@ -60,11 +60,11 @@ def router(
                 contract=NAME,
                 endpoint=_endpoint(body),
                 params=body.params(shows_previews=shows_previews),
-                images=images,
                 output_format=body.output_format,
                 base64_output=body.stream or body.response_format == "b64_json",
                 quality=body.output_compression,
-            )
+            ),
+            images,
         )
         if body.stream:
             return EditStream(service, job, clock)

@@ -183,7 +183,10 @@ async def outcome(service: EditService, job: Job, base: str) -> tuple[int, Resul
 async def _result(service: EditService, job: Job, base: str) -> Result:
     urls = [await _url(service, job, output, base) for output in job.outputs]
     pairs = list(zip(job.outputs, urls, strict=True))
-    prompt = job.params.prompt if job.used_prompt is None else job.used_prompt
+    ended = job.outcome
+    used = ended.used_prompt if ended else None
+    prompt = job.request.params.prompt if used is None else used
+    is_extended = ended is not None and ended.is_prompt_extended
     return Result(
         request_id=job.id,
         outputs=[
@@ -196,7 +199,7 @@ async def _result(service: EditService, job: Job, base: str) -> Result:
             )
             for output, url in pairs
         ],
-        metadata=Metadata(prompt=prompt, prompt_extended=job.is_prompt_extended),
+        metadata=Metadata(prompt=prompt, prompt_extended=is_extended),
         images=[
             ImageItem(
                 url=url,
@@ -208,7 +211,7 @@ async def _result(service: EditService, job: Job, base: str) -> Result:
             )
             for output, url in pairs
         ],
-        seed=job.params.seed,
+        seed=job.request.params.seed,
         has_nsfw_concepts=[output.is_unsafe for output in job.outputs],
         prompt=prompt,
         timings=Timings(inference=_inference_s(job)),
@@ -216,11 +219,12 @@ async def _result(service: EditService, job: Job, base: str) -> Result:
 
 
 async def _url(service: EditService, job: Job, output: Output, base: str) -> str:
-    if not job.base64_output:
+    if not job.request.base64_output:
         return output_url(base, output)
     data = base64.b64encode(await service.read_output(output)).decode("ascii")
     return f"data:{output.content_type};base64,{data}"
 
 
 def _inference_s(job: Job) -> float:
-    return round(sum(job.seconds.get(stage, 0.0) for stage in INFERENCE_STAGES), 3)
+    seconds = job.outcome.seconds if job.outcome else {}
+    return round(sum(seconds.get(stage, 0.0) for stage in INFERENCE_STAGES), 3)

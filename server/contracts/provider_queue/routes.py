@@ -22,8 +22,8 @@ from server.contracts.provider_queue.answers import (
 from server.contracts.provider_queue.codes import NAME, REQUEST_ID_HEADER
 from server.contracts.provider_queue.schemas import WATERMARK, EditRequest, FalEditRequest
 from server.errors import InvalidRequest, NotFound, ServerError
-from server.job import Job, JobStatus, OutputFormat
-from server.jobs.service import EditService, Submission
+from server.job import Job, JobStatus, OutputFormat, Submission
+from server.jobs.service import EditService
 from server.web.request import base_url, unless_hung_up
 
 MOUNTS = ("/v1/queue", "/model/v1/queue")
@@ -155,7 +155,6 @@ class Endpoint:
             contract=NAME,
             endpoint=self._name,
             params=body.params(),
-            images=body.references(),
             output_format=output_format,
             base64_output=data_uris,
             max_image_bytes=MAX_IMAGE_BYTES,
@@ -165,7 +164,7 @@ class Endpoint:
             base_url=base_url(request, self._public_url),
         )
         try:
-            return await self._service.submit(submission)
+            return await self._service.submit(submission, body.references())
         except ServerError as exc:
             if exc.field and exc.field.startswith("images"):
                 exc.field = exc.field.replace("images", body.images_field, 1)

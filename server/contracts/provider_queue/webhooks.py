@@ -14,7 +14,7 @@ def webhook_format(service: EditService, *, public_url: str | None) -> WebhookFo
     """How fal's contract tells of a job. Unsigned: fal's own signature needs fal's key server."""
 
     async def body(job: Job) -> bytes:
-        return await webhook_body(service, job, public_url or job.base_url)
+        return await webhook_body(service, job, public_url or job.request.base_url)
 
     def headers(job_id: str, timestamp: int, body: bytes) -> dict[str, str]:
         return {"x-fal-webhook-request-id": job_id, "x-fal-webhook-timestamp": str(timestamp)}

@@ -47,7 +47,7 @@ def router(service: EditService, *, public_url: str | None) -> APIRouter:
 
     async def delete(prediction_id: str) -> bool:
         try:
-            if (await service.state(prediction_id)).job.contract != NAME:
+            if (await service.state(prediction_id)).job.request.contract != NAME:
                 return False
             await service.delete_any(prediction_id)
         except NotFound:
@@ -79,15 +79,15 @@ def _unix_seconds(moment: datetime.datetime | None) -> float | None:
 def _item(job: Job, base: str, include_inputs: bool) -> HistoryItem:
     item = HistoryItem.model_validate(listed(job, base).model_dump())
     if include_inputs:
-        params = job.params
+        params = job.request.params
         inputs = {
             "prompt": params.prompt,
             "images": [url or INLINE for url in job.images],
             "size": f"{params.size[0]}*{params.size[1]}" if params.size else None,
             "loras": [{"path": lora.path, "scale": lora.scale} for lora in params.loras],
             "seed": params.seed,
-            "output_format": job.output_format,
-            "enable_base64_output": job.base64_output,
+            "output_format": job.request.output_format,
+            "enable_base64_output": job.request.base64_output,
             "negative_prompt": params.negative_prompt,
             "num_inference_steps": params.num_inference_steps,
             "guidance_scale": params.true_cfg_scale,

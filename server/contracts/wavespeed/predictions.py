@@ -6,8 +6,8 @@ from server.contracts.wavespeed.codes import MODELS, NAME, BusinessCode
 from server.contracts.wavespeed.schemas import Envelope, Prediction, Status, SubmitRequest
 from server.contracts.wavespeed.views import prediction
 from server.errors import InvalidRequest
-from server.job import Job
-from server.jobs.service import EditService, Submission
+from server.job import Job, Submission
+from server.jobs.service import EditService
 from server.web.request import base_url
 
 
@@ -21,7 +21,8 @@ def router(service: EditService, *, public_url: str | None, sync_timeout_s: floa
         """Queue an edit; the answer comes before any image is fetched."""
         base = base_url(request, public_url)
         endpoint = request.url.path.partition("/api/v3/")[2]
-        job = await service.submit(_submission(body, endpoint, webhook, base))
+        submission = _submission(body, endpoint, webhook, base)
+        job = await service.submit(submission, body.references())
         if not body.enable_sync_mode:
             return await envelope(request, job)
         # A client that hangs up does not end the task: the wait alone is what it leaves.
@@ -68,7 +69,6 @@ def _submission(
         contract=NAME,
         endpoint=endpoint,
         params=body.params(),
-        images=body.references(),
         output_format=body.output_format,
         base64_output=body.enable_base64_output,
         webhook=webhook or None,

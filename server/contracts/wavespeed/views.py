@@ -14,7 +14,7 @@ async def prediction(service: EditService, job: Job, base: str) -> Prediction:
 
     `base` is the server's address as the client knows it.
     """
-    if not job.base64_output:
+    if not job.request.base64_output:
         return listed(job, base)
     outputs = [await service.read_output(output) for output in job.outputs]
     encoded = [base64.b64encode(output).decode("ascii") for output in outputs]
@@ -23,11 +23,12 @@ async def prediction(service: EditService, job: Job, base: str) -> Prediction:
 
 def listed(job: Job, base: str) -> Prediction:
     """The job with its outputs as URLs, whatever it asked for."""
-    inference = sum(job.seconds.get(stage, 0.0) for stage in ("encode", "denoise", "decode"))
+    seconds = job.outcome.seconds if job.outcome else {}
+    inference = sum(seconds.get(stage, 0.0) for stage in ("encode", "denoise", "decode"))
     total = (job.finished_at or job.created_at) - job.created_at
     return Prediction(
         id=job.id,
-        model=job.endpoint,
+        model=job.request.endpoint,
         outputs=[output_url(base, output) for output in job.outputs],
         urls=Urls(get=f"{base}/api/v3/predictions/{job.id}/result"),
         has_nsfw_contents=[output.is_unsafe for output in job.outputs],

@@ -17,7 +17,7 @@ def webhook_format(service: EditService, *, public_url: str | None, secret: str)
     """The bare prediction, signed with `secret`."""
 
     async def render(job: Job) -> bytes:
-        shown = await prediction(service, job, public_url or job.base_url)
+        shown = await prediction(service, job, public_url or job.request.base_url)
         return shown.model_dump_json().encode()
 
     def headers(job_id: str, timestamp: int, body: bytes) -> Mapping[str, str]:

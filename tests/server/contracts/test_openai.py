@@ -16,15 +16,15 @@ import openai
 import PIL.Image
 import pytest
 
-from pipelines.api.params import EditParams
 from server.contracts.openai.answers import images_response, usage
 from server.contracts.openai.problems import problem_of_job
 from server.contracts.openai.schemas import EditRequest
-from server.job import Job, JobError, JobStatus, Output, OutputFormat
+from server.job import JobError, JobStatus, Output
 from server.jobs.service import EditService
 from tests.conftest import as_base64, encoded, gradient
 from tests.live_server import LiveServer, live_server, until
 from tests.lora_files import random_pairs, write_lora
+from tests.make_job import make_job
 from tests.pipelines.engine.test_safety import build_classifier
 
 EDITS = "/v1/images/edits"
@@ -584,12 +584,9 @@ def test_tokens_are_those_the_model_made() -> None:
 
 @pytest.mark.parametrize("is_extended", [True, False])
 async def test_revised_prompt_is_there_when_the_model_rewrote_it(is_extended: bool) -> None:
-    ended = Job(
+    ended = make_job(
         contract="openai",
-        endpoint="images/edits",
-        params=EditParams(prompt="a", seed=1),
-        images=(None,),
-        created_at=1.0,
+        status=JobStatus.SUCCEEDED,
         outputs=(Output("a.png", "image/png", 1, 256, 256, 1),),
         used_prompt="a red ball",
         is_prompt_extended=is_extended,
@@ -666,16 +663,8 @@ def test_canceled_job_ends_its_answer_and_its_stream(server: LiveServer) -> None
     ],
 )
 def test_failed_job_is_400_for_its_input_and_500_else(code: str, status: int) -> None:
-    failed = Job(
-        contract="openai",
-        endpoint="images/edits",
-        params=EditParams(prompt="a", seed=1),
-        images=(None,),
-        created_at=1.0,
-        output_format=OutputFormat.PNG,
-        status=JobStatus.FAILED,
-        error=JobError(code, "images/1: broken"),
-    )
+    error = JobError(code, "images/1: broken")
+    failed = make_job(contract="openai", status=JobStatus.FAILED, error=error)
     problem = problem_of_job(failed)
     assert (problem.status, problem.field) == (status, "images/1")
 

@@ -29,6 +29,7 @@ from server.web.problem import Problem
 from tests.conftest import as_base64, encoded, gradient
 from tests.live_server import LiveServer, until
 from tests.lora_files import random_pairs, write_lora
+from tests.make_job import make_job
 
 PLAIN = "/v1/queue/qwen_image_edit_plus"
 FAL = "/v1/queue/fal-ai/qwen-image-edit-plus"
@@ -345,9 +346,9 @@ def a_job(state: JobStatus, code: str | None = None) -> Job:
     params = EditRequest(prompt="a", images=["x"], seed=5).params()
     error = JobError(code, f"It failed: {code}.") if code else None
     output = Output("0" * 32 + ".png", "image/png", 9, 512, 512, 5)
-    outputs = (output,) if state is JobStatus.SUCCEEDED else ()
-    return Job(
-        "provider_queue", "x", params, (None,), 1.0, status=state, error=error, outputs=outputs
+    result = {"error": error, "outputs": (output,) if state is JobStatus.SUCCEEDED else ()}
+    return make_job(
+        contract="provider_queue", params=params, status=state, **result if state.is_final else {}
     )
 
 

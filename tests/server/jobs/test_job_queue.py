@@ -9,11 +9,12 @@ import pytest
 
 from pipelines.api.params import EditParams, LoraRef
 from server.errors import NotFound, QueueFull
-from server.job import Job, JobError, JobStatus
+from server.job import Job, JobError, JobStatus, Outcome
 from server.jobs.job_queue import JobProgress, JobQueue, JobState
 from server.limits import MAX_STARTS
 from server.store import jobs
 from server.store.database import Database
+from tests.make_job import make_job
 
 # Bounds a wait that should end at once, so that a broken queue fails instead of hanging.
 PATIENCE_S = 60.0
@@ -46,18 +47,6 @@ async def queue(database: Database, clock: FakeClock) -> JobQueue:
     queue = JobQueue(database, max_waiting=3, clock=clock)
     await queue.open()
     return queue
-
-
-def make_job(**changes: Any) -> Job:
-    defaults: dict[str, Any] = {
-        "contract": "native",
-        "endpoint": "edits",
-        "params": EditParams(prompt="make it blue", seed=1),
-        "images": (None,),
-        "created_at": 900.0,
-        "prepared_at": 900.0,
-    }
-    return Job(**{**defaults, **changes})
 
 
 async def submit(queue: JobQueue, **changes: Any) -> Job:
@@ -149,7 +138,7 @@ async def test_finish_writes_how_the_job_ended(queue: JobQueue, clock: FakeClock
     job = await running(queue)
     clock.now = 1500.0
 
-    await queue.finish(job, JobStatus.FAILED, error=JobError("timeout", "Too long."))
+    await queue.finish(job, Outcome.failed("timeout", "Too long."))
 
     found = await queue.get(job.id)
     assert (found.status, found.finished_at) == (JobStatus.FAILED, 1500.0)
@@ -158,9 +147,9 @@ async def test_finish_writes_how_the_job_ended(queue: JobQueue, clock: FakeClock
 
 async def test_finish_of_a_job_that_has_ended_leaves_it_as_it_is(queue: JobQueue) -> None:
     job = await running(queue)
-    await queue.finish(job, JobStatus.CANCELED)
+    await queue.finish(job, Outcome(JobStatus.CANCELED))
 
-    answer = await queue.finish(job, JobStatus.SUCCEEDED)
+    answer = await queue.finish(job, Outcome(JobStatus.SUCCEEDED))
 
     assert answer.status is JobStatus.CANCELED
     assert await queue.get(job.id) == answer
@@ -223,7 +212,7 @@ async def test_retry_after_is_what_jobs_took_lately(
 ) -> None:
     job = await running(queue)
     clock.now += seconds
-    await queue.finish(job, JobStatus.SUCCEEDED)
+    await queue.finish(job, Outcome(JobStatus.SUCCEEDED))
     for _ in range(3):
         await submit(queue)
 
@@ -252,14 +241,14 @@ async def test_state_has_the_progress_of_a_running_job(queue: JobQueue) -> None:
 async def test_state_of_a_final_job_has_neither(queue: JobQueue) -> None:
     job = await running(queue)
     queue.report(job.id, JobProgress("denoise", 3, 40))
-    ended = await queue.finish(job, JobStatus.SUCCEEDED)
+    ended = await queue.finish(job, Outcome(JobStatus.SUCCEEDED))
 
     assert await queue.state(job.id) == JobState(ended, None, None)
 
 
 async def test_wait_gives_a_final_job_at_once(queue: JobQueue) -> None:
     job = await running(queue)
-    ended = await queue.finish(job, JobStatus.SUCCEEDED)
+    ended = await queue.finish(job, Outcome(JobStatus.SUCCEEDED))
 
     assert await soon(queue.wait(job.id)) == ended
 
@@ -270,7 +259,7 @@ async def test_wait_wakes_up_when_the_job_ends(queue: JobQueue) -> None:
     await settle(queue)
     queue.report(job.id, JobProgress("denoise", 1, 2))
 
-    ended = await queue.finish(job, JobStatus.SUCCEEDED)
+    ended = await queue.finish(job, Outcome(JobStatus.SUCCEEDED))
 
     assert await soon(asyncio.gather(*waiting)) == [ended, ended]
 
@@ -303,12 +292,12 @@ async def test_watch_gives_the_states_from_the_queue_to_the_end(queue: JobQueue)
     seen = [await soon(anext(states))]
     await queue.claim()
     seen.append(await soon(anext(states)))
-    await queue.finish(await queue.get(ahead.id), JobStatus.SUCCEEDED)
+    await queue.finish(await queue.get(ahead.id), Outcome(JobStatus.SUCCEEDED))
     claimed = await queue.claim()
     seen.append(await soon(anext(states)))
     queue.report(job.id, JobProgress("denoise", 1, 2))
     seen.append(await soon(anext(states)))
-    await queue.finish(claimed, JobStatus.SUCCEEDED)
+    await queue.finish(claimed, Outcome(JobStatus.SUCCEEDED))
     seen.append(await soon(anext(states)))
 
     assert [(state.job.status.value, state.position, state.progress) for state in seen] == [
@@ -338,7 +327,7 @@ async def test_watch_moves_up_when_a_job_ahead_fails_before_it_runs(queue: JobQu
     states = queue.watch(job.id)
     first = await soon(anext(states))
 
-    await queue.finish(ahead, JobStatus.FAILED, error=JobError("fetch_failed", "Gone."))
+    await queue.finish(ahead, Outcome.failed("fetch_failed", "Gone."))
 
     assert (first.position, (await soon(anext(states))).position) == (1, 0)
     await states.aclose()
@@ -357,7 +346,7 @@ async def test_watch_moves_back_when_a_job_ahead_is_requeued(queue: JobQueue) ->
 
 async def test_watch_of_a_final_job_gives_it_once(queue: JobQueue) -> None:
     job = await running(queue)
-    ended = await queue.finish(job, JobStatus.SUCCEEDED)
+    ended = await queue.finish(job, Outcome(JobStatus.SUCCEEDED))
 
     assert [state.job async for state in queue.watch(job.id)] == [ended]
 
@@ -403,7 +392,7 @@ async def test_cancel_of_a_running_job_is_noted_on_disk(queue: JobQueue) -> None
 
 async def test_cancel_leaves_a_final_job_as_it_is(queue: JobQueue) -> None:
     job = await running(queue)
-    ended = await queue.finish(job, JobStatus.SUCCEEDED)
+    ended = await queue.finish(job, Outcome(JobStatus.SUCCEEDED))
 
     assert await queue.cancel(job.id) == ended
     assert await queue.get(job.id) == ended
@@ -470,7 +459,7 @@ async def test_cancel_is_not_lost_when_the_worker_dies_at_the_same_time(queue: J
 async def test_delete_forgets_a_final_job_alone(queue: JobQueue) -> None:
     job = await running(queue)
     assert not await queue.delete(job.id)
-    await queue.finish(job, JobStatus.SUCCEEDED)
+    await queue.finish(job, Outcome(JobStatus.SUCCEEDED))
 
     assert await queue.delete(job.id)
     with pytest.raises(NotFound):
@@ -532,7 +521,7 @@ async def test_restart_ends_a_job_that_was_to_be_canceled(
 async def test_restart_leaves_final_jobs_as_they_are(
     queue: JobQueue, database: Database, clock: FakeClock
 ) -> None:
-    ended = await queue.finish(await running(queue), JobStatus.SUCCEEDED)
+    ended = await queue.finish(await running(queue), Outcome(JobStatus.SUCCEEDED))
 
     after, _ = await reopened(database, clock)
 
@@ -560,7 +549,7 @@ async def test_lora_references_are_those_of_unfinished_jobs(queue: JobQueue) -> 
         return EditParams(prompt="x", seed=1, loras=tuple(LoraRef(name) for name in names))
 
     await submit(queue, params=params("ended"))
-    await queue.finish(await queue.claim(), JobStatus.SUCCEEDED)
+    await queue.finish(await queue.claim(), Outcome(JobStatus.SUCCEEDED))
     await submit(queue, params=params("running", "both"))
     await queue.claim()
     await submit(queue, params=params("both", "waiting"))
@@ -577,7 +566,7 @@ async def test_search_gives_the_newest_first(queue: JobQueue) -> None:
 
 
 async def test_finished_before_gives_old_final_jobs(queue: JobQueue, clock: FakeClock) -> None:
-    old = await queue.finish(await running(queue), JobStatus.SUCCEEDED)
+    old = await queue.finish(await running(queue), Outcome(JobStatus.SUCCEEDED))
     await submit(queue)
 
     assert await queue.finished_before(clock.now + 1) == [old]
@@ -590,7 +579,7 @@ async def test_log_names_each_transition_and_no_prompt(
     caplog.set_level("INFO", logger="server.jobs.job_queue")
 
     job = await running(queue)
-    await queue.finish(job, JobStatus.SUCCEEDED)
+    await queue.finish(job, Outcome(JobStatus.SUCCEEDED))
 
     assert [record.message for record in caplog.records] == [
         f"job {job.id} queued by native edits",

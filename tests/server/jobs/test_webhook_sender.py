@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.api.params import EditParams
 from server.errors import FetchFailed, NotFound
 from server.job import Job, JobStatus
 from server.jobs.webhook_sender import (
@@ -22,6 +21,7 @@ from server.jobs.webhook_sender import (
 from server.store import webhooks
 from server.store.database import Database, T
 from server.store.webhooks import Delivery, DeliveryState
+from tests.make_job import make_job
 
 PATIENCE_S = 60.0
 
@@ -77,16 +77,7 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 
 
 def ended_job(url: str = "https://host/hook", contract: str = "wavespeed") -> Job:
-    return Job(
-        contract=contract,
-        endpoint="edits",
-        params=EditParams(prompt="make it blue", seed=1),
-        images=(None,),
-        created_at=900.0,
-        finished_at=1000.0,
-        webhook=url,
-        status=JobStatus.SUCCEEDED,
-    )
+    return make_job(contract=contract, webhook=url, status=JobStatus.SUCCEEDED, finished_at=1000.0)
 
 
 class Scene:

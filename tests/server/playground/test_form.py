@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipelines.api.errors import InvalidParameter
 from pipelines.api.params import EditParams, LoraRef
-from server.job import Job, OutputFormat
+from server.job import OutputFormat
 from server.playground.form import (
     AUTO_SIZE,
     FREE_SIZE,
@@ -22,6 +22,7 @@ from server.playground.form import (
     random_seed,
     values_of_form,
 )
+from tests.make_job import make_job
 
 FULL = Form(
     images=(SlotImage("/a/one.png", "one.png"), None, None),
@@ -146,11 +147,11 @@ def test_whatever_is_sent_is_read_or_refused(values: list[Any]) -> None:
 
 def test_job_gives_the_form_that_asks_for_it_again() -> None:
     params = FULL.params(lambda: 1)
-    job = Job("page", "edits", params, (None,), 0.0, output_format=OutputFormat.WEBP)
+    job = make_job(contract="page", params=params, output_format=OutputFormat.WEBP)
 
     form = form_of_job(job, [SlotImage("/kept/one.png", "one.png")])
 
     assert form.params(lambda: 1) == params
     assert form.is_seed_locked
     assert form.images[0] == SlotImage("/kept/one.png", "one.png")
-    assert form_of_job(Job("page", "edits", EditParams("a", 1), (None,), 0.0), []).size == AUTO_SIZE
+    assert form_of_job(make_job(contract="page"), []).size == AUTO_SIZE

@@ -1,20 +1,20 @@
 """The page's edits in the queue."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, cast
 
 import pytest
 
-from pipelines.api.params import EditParams
 from server.errors import NotFound, QueueFull
-from server.job import Job, JobStatus
+from server.job import Job, JobStatus, Submission
 from server.jobs.job_queue import JobProgress, JobState
-from server.jobs.service import EditService, Submission
+from server.jobs.service import EditService
 from server.playground import runner
 from server.playground.form import Form, SlotImage
 from server.playground.images import ImageShelf, KeptImage
 from server.playground.runner import Runner
+from tests.make_job import make_job
 
 
 class FakeService:
@@ -22,15 +22,15 @@ class FakeService:
 
     def __init__(self, room: int = 9) -> None:
         self.room = room
-        self.submitted: list[Submission] = []
+        self.submitted: list[tuple[Submission, Sequence[str | bytes]]] = []
         self.canceled: list[str] = []
         self.changes: dict[str, asyncio.Queue[JobState | None]] = {}
 
-    async def submit(self, submission: Submission) -> Job:
+    async def submit(self, submission: Submission, images: Sequence[str | bytes]) -> Job:
         if len(self.submitted) == self.room:
             raise QueueFull("full", retry_after_s=1)
-        self.submitted.append(submission)
-        return Job("page", "edits", submission.params, (), 0.0, id=str(len(self.submitted)))
+        self.submitted.append((submission, images))
+        return Job(submission, (), 0.0, id=str(len(self.submitted)))
 
     async def cancel(self, job_id: str) -> None:
         self.canceled.append(job_id)
@@ -68,16 +68,16 @@ def form(**changes: Any) -> Form:
 
 
 def state(job_id: str, step: int) -> JobState:
-    job = Job("page", "edits", EditParams("a", 1), (), 0.0, id=job_id, status=JobStatus.RUNNING)
+    job = make_job(id=job_id, status=JobStatus.RUNNING)
     return JobState(job, None, JobProgress("denoise", step, 8))
 
 
 async def test_submit_names_images_by_their_urls_in_order(service: FakeService) -> None:
     await runner_of(service).submit(form(), "http://here")
 
-    submission = service.submitted[0]
+    submission, images = service.submitted[0]
     assert submission.contract == "page"
-    assert submission.images == ["http://here/uploads/b.png", "http://here/uploads/c.png"]
+    assert images == ["http://here/uploads/b.png", "http://here/uploads/c.png"]
     assert submission.params.seed == 3
 
 

@@ -7,6 +7,7 @@ from server.job import Job, JobError, JobStatus, Output
 from server.jobs.job_queue import JobProgress, JobState
 from server.playground import views
 from server.workers.executor import ExecutorState
+from tests.make_job import make_job
 
 EVIL = "<img src=x onerror=alert(1)>\"'&"
 OUTPUT = Output("0" * 32 + ".png", "image/png", 10, 64, 48, 5)
@@ -15,7 +16,7 @@ READY = ExecutorState.READY
 
 def job(**changes: object) -> Job:
     params = EditParams(EVIL, 5, loras=(LoraRef(f"{EVIL}.safetensors"),))
-    return Job("page", "edits", params, (None,), 0.0).evolve(prepared_at=1.0, **changes)
+    return make_job(contract="page", params=params, **changes)
 
 
 def running(step: int, total: int, stage: str = "denoise") -> JobState:
@@ -27,7 +28,7 @@ def running(step: int, total: int, stage: str = "denoise") -> JobState:
     [
         (JobState(job(), 0, None), "Waiting: next in line"),
         (JobState(job(), 3, None), "Waiting: 3 ahead in the queue"),
-        (JobState(job().evolve(prepared_at=None), 0, None), "Fetching images and LoRAs…"),
+        (JobState(job(prepared_at=None), 0, None), "Fetching images and LoRAs…"),
         (JobState(job(status=JobStatus.RUNNING), None, None), "Starting…"),
         (running(2, 8), "Step 2 of 8"),
         (running(8, 8, "decode"), "Painting the image"),
@@ -63,7 +64,7 @@ def test_grid_counts_what_has_ended_and_the_steps_of_what_runs() -> None:
 
 def test_nothing_of_a_request_is_markup() -> None:
     failed = job(status=JobStatus.FAILED, error=JobError("a", EVIL))
-    done = job(status=JobStatus.RUNNING).evolve(status=JobStatus.SUCCEEDED, outputs=(OUTPUT,))
+    done = job(status=JobStatus.SUCCEEDED, outputs=(OUTPUT,))
     pieces = [
         views.history([failed, done], 2, shown_keys=True),
         views.grid([EVIL], [JobState(failed, None, None)], READY),
@@ -86,7 +87,7 @@ def test_head_says_that_the_demo_model_answers() -> None:
 
 def test_result_offers_each_output() -> None:
     outputs = (OUTPUT, OUTPUT)
-    done = job(status=JobStatus.RUNNING).evolve(status=JobStatus.SUCCEEDED, outputs=outputs)
+    done = job(status=JobStatus.SUCCEEDED, outputs=outputs)
 
     shown = views.result(done)
 

@@ -28,7 +28,7 @@ import asyncio, sys
 from functools import partial
 from pathlib import Path
 from pipelines.api.params import EditParams
-from server.job import Job
+from server.job import Job, Submission
 from server.store import jobs
 from server.store.database import Database
 
@@ -36,7 +36,8 @@ async def write_for_ever():
     database = Database(Path(sys.argv[1]))
     await database.write(jobs.create_table)
     while True:
-        job = Job("native", "edits", EditParams(prompt="x" * 5000, seed=1), (None,), 1.0)
+        params = EditParams(prompt="x" * 5000, seed=1)
+        job = Job(Submission("native", "edits", params), (None,), 1.0)
         await database.write(partial(jobs.insert, job=job))
         print(job.id, flush=True)
 

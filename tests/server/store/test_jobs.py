@@ -10,10 +10,11 @@ import pytest
 
 from pipelines.api.params import EditParams, LoraRef
 from pipelines.api.sizes import SizeBounds
-from server.job import Job, JobError, JobStatus, Output, OutputFormat
+from server.job import Job, JobError, JobStatus, Outcome, Output, OutputFormat
 from server.store import jobs
 from server.store.database import connect
 from server.store.jobs import JobFilter
+from tests.make_job import make_job
 
 FINAL = [status for status in JobStatus if status.is_final]
 
@@ -26,28 +27,23 @@ def connection(tmp_path: Path) -> Iterator[sqlite3.Connection]:
     connection.close()
 
 
-def make_job(**changes: Any) -> Job:
-    defaults: dict[str, Any] = {
-        "contract": "native",
-        "endpoint": "edits",
-        "params": EditParams(prompt="make it blue", seed=1),
-        "images": (None,),
-        "created_at": 100.0,
-        "prepared_at": 100.0,
-    }
-    return Job(**{**defaults, **changes})
-
-
 def insert(connection: sqlite3.Connection, **changes: Any) -> Job:
     job = make_job(**changes)
     jobs.insert(connection, job)
     return job
 
 
-def finish(connection: sqlite3.Connection, job: Job, status: JobStatus, **changes: Any) -> Job:
+def finish(
+    connection: sqlite3.Connection,
+    job: Job,
+    status: JobStatus,
+    *,
+    finished_at: float = 300.0,
+    **result: Any,
+) -> Job:
     if status is JobStatus.SUCCEEDED:
         job = claimed(connection, job)
-    ended = job.evolve(status=status, **changes)
+    ended = job.ended(Outcome(status, **result), finished_at)
     assert jobs.update(connection, ended, [job.status])
     return ended
 
@@ -108,16 +104,16 @@ def test_result_comes_back_with_every_field(connection: sqlite3.Connection) -> N
         Output("a.png", "image/png", 10, 256, 512, 3),
         Output("b.png", "image/png", 20, 256, 512, 4),
     )
-    ended = running.evolve(
-        status=JobStatus.SUCCEEDED,
-        finished_at=300.5,
-        cancel_requested=True,
-        attempts=1,
+    outcome = Outcome(
+        JobStatus.SUCCEEDED,
+        outputs=outputs,
+        seconds={"queued": 0.5, "denoise": 12.25},
         num_inference_steps=40,
         true_cfg_scale=4.0,
-        seconds={"queued": 0.5, "denoise": 12.25},
-        outputs=outputs,
+        used_prompt="a red cat",
+        is_prompt_extended=True,
     )
+    ended = running.evolve(cancel_requested=True, attempts=1).ended(outcome, 300.5)
 
     assert jobs.update(connection, ended, [JobStatus.RUNNING])
 
@@ -132,29 +128,25 @@ def test_error_comes_back(connection: sqlite3.Connection) -> None:
 
 
 def test_update_writes_every_field_that_can_change(connection: sqlite3.Connection) -> None:
-    # a field added to Job must be stored, or stand here as one that never changes
-    unchanging = {
-        "contract", "endpoint", "params", "images", "created_at", "id", "output_format",
-        "base64_output", "starts", "max_image_bytes", "watermark", "quality", "webhook",
-        "base_url",
-    }  # fmt: skip
-    changes = {
-        "status": JobStatus.FAILED,
-        "prepared_at": 1.0,
-        "started_at": 2.0,
-        "finished_at": 3.0,
-        "cancel_requested": True,
-        "attempts": 5,
-        "num_inference_steps": 6,
-        "true_cfg_scale": 7.0,
-        "used_prompt": "a red cat",
-        "is_prompt_extended": True,
-        "seconds": {"decode": 8.0},
-        "outputs": (Output("a", "b", 1, 2, 3, 4, True),),
-        "error": JobError("code", "message"),
-    }
-    assert {f.name for f in dataclasses.fields(Job)} == unchanging | set(changes)
-    changed = insert(connection).evolve(**changes)
+    # a new field of Job is stored, or listed here as one that never changes
+    unchanging = {"request", "images", "created_at", "id", "starts"}
+    changes = {"prepared_at": 1.0, "started_at": 2.0, "cancel_requested": True, "attempts": 5}
+    ending = {"status", "finished_at", "outcome"}
+    assert {f.name for f in dataclasses.fields(Job)} == unchanging | set(changes) | ending
+    outcome = Outcome(
+        JobStatus.FAILED,
+        JobError("code", "message"),
+        (Output("a", "b", 1, 2, 3, 4, True),),
+        {"decode": 8.0},
+        num_inference_steps=6,
+        true_cfg_scale=7.0,
+        used_prompt="a red cat",
+        is_prompt_extended=True,
+    )
+    assert all(
+        getattr(outcome, f.name) not in (f.default, {}, None) for f in dataclasses.fields(Outcome)
+    )
+    changed = insert(connection).evolve(**changes).ended(outcome, 3.0)
 
     jobs.update(connection, changed, [JobStatus.QUEUED])
 
@@ -314,7 +306,8 @@ def test_finished_before_gives_the_jobs_that_ended_earlier(connection: sqlite3.C
 def test_recent_run_seconds_is_none_when_nothing_has_succeeded(
     connection: sqlite3.Connection,
 ) -> None:
-    finish(connection, insert(connection), JobStatus.FAILED, started_at=1.0, finished_at=9.0)
+    claimed(connection, insert(connection))
+    finish(connection, insert(connection), JobStatus.FAILED, finished_at=9.0)
 
     assert jobs.recent_run_seconds(connection) is None
 
@@ -382,10 +375,13 @@ def test_search_gives_one_page_and_the_whole_number(
 @pytest.mark.parametrize("before", FINAL)
 @pytest.mark.parametrize("after", JobStatus)
 def test_final_job_never_changes_its_status(before: JobStatus, after: JobStatus) -> None:
-    ended = dataclasses.replace(make_job(), status=before)
+    ended = make_job(status=before)
     if after is before:
         assert ended.evolve(status=after) == ended
         return
 
     with pytest.raises(ValueError, match=f"a {before} job cannot become {after}"):
         ended.evolve(status=after)
+    if after.is_final:
+        with pytest.raises(ValueError, match=f"a {before} job cannot become {after}"):
+            ended.ended(Outcome(after), 1.0)

@@ -18,14 +18,13 @@ from hypothesis.stateful import (
     rule,
 )
 
-from pipelines.api.params import EditParams
-from server.job import Job, JobStatus
+from server.job import Job, JobStatus, Outcome
 from server.store import jobs
 from server.store.database import connect, transaction
 from server.store.jobs import JobFilter
+from tests.make_job import make_job
 
 ENDINGS = [JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELED]
-PARAMS = EditParams(prompt="x", seed=1)
 
 
 @dataclass
@@ -75,10 +74,7 @@ class JobTable(RuleBasedStateMachine):
     @rule(target=added, prepared=st.booleans())
     def insert(self, prepared: bool) -> str:
         moment = self.tick()
-        job = Job(
-            contract="native",
-            endpoint="edits",
-            params=PARAMS,
+        job = make_job(
             images=(None if prepared else "https://host/a.png",),
             created_at=moment,
             prepared_at=moment if prepared else None,
@@ -124,7 +120,7 @@ class JobTable(RuleBasedStateMachine):
     @rule(data=st.data(), ending=st.sampled_from(ENDINGS))
     def finish(self, data: st.DataObject, ending: JobStatus) -> None:
         job_id = data.draw(st.sampled_from(self.with_status(JobStatus.RUNNING)))
-        ended = self.on_disk(job_id).evolve(status=ending, finished_at=self.tick())
+        ended = self.on_disk(job_id).ended(Outcome(ending), self.tick())
 
         assert self.change(ended, JobStatus.RUNNING)
         self.model[job_id].status = ending
@@ -145,7 +141,7 @@ class JobTable(RuleBasedStateMachine):
     def cancel(self, job_id: str) -> None:
         job, known = self.on_disk(job_id), self.model[job_id]
         if known.status is JobStatus.QUEUED:
-            ended = job.evolve(status=JobStatus.CANCELED, finished_at=self.tick())
+            ended = job.ended(Outcome(JobStatus.CANCELED), self.tick())
             assert self.change(ended, JobStatus.QUEUED)
             known.status = JobStatus.CANCELED
         elif known.status is JobStatus.RUNNING:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from server.job import Job, JobStatus
+from server.job import Job, JobStatus, Outcome
 from server.store import endings, jobs, webhooks
 from server.store.database import connect, transaction
 from server.store.webhooks import Delivery, DeliveryState
-from tests.server.store.test_jobs import make_job
+from tests.make_job import make_job
 
 URL = "https://host/hook"
 FINAL = [status for status in JobStatus if status.is_final]
@@ -34,8 +34,7 @@ def running(connection: sqlite3.Connection, webhook: str | None = URL) -> Job:
 
 
 def end(connection: sqlite3.Connection, job: Job, status: JobStatus = JobStatus.FAILED) -> bool:
-    ended = job.evolve(status=status, finished_at=300.0)
-    return endings.update(connection, ended, [job.status])
+    return endings.update(connection, job.ended(Outcome(status), 300.0), [job.status])
 
 
 @pytest.mark.parametrize("status", FINAL)
