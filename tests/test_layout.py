@@ -1,12 +1,10 @@
-"""The layout of the code: layers, file lengths, pins, and what the documents must name."""
+"""The layout of the code: layers, file lengths, pins, and the table of folders."""
 
 import ast
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-
-from server.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[1]
 MAX_FILE_LINES = 300
@@ -30,13 +28,6 @@ def functions(path: Path) -> Iterator[tuple[str, int]]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node.name, (node.end_lineno or node.lineno) - node.lineno + 1
-
-
-def test_readme_shows_every_setting() -> None:
-    readme = read("README.md")
-    names = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
-
-    assert [name for name in names if name not in readme] == []
 
 
 def test_contributing_describes_every_folder_in_its_own_words() -> None:
