@@ -29,7 +29,8 @@ class FakeHub(http.server.ThreadingHTTPServer):
     token.
 
     `requests` records method and path of everything asked for, `ranges` the ranges. With `hold_at`,
-    the body of a longer file stops there until `released` is set.
+    the body of a longer file stops there until `released` is set. `break_at` has the connections of
+    the next large files end after so many bytes.
     """
 
     def __init__(self, repositories: Mapping[str, Mapping[str, bytes | Listed]]) -> None:
@@ -38,6 +39,7 @@ class FakeHub(http.server.ThreadingHTTPServer):
         self.requests: list[str] = []
         self.ranges: list[str] = []
         self.hold_at: int | None = None
+        self.break_at: list[int] = []
         self.released = threading.Event()
 
     @property
@@ -110,6 +112,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         if not with_body:
             return
+        if self.server.break_at and len(body) > self.server.break_at[0]:
+            body = body[: self.server.break_at.pop(0)]
+            self.close_connection = True
         hold_at = self.server.hold_at
         if hold_at is not None and len(body) > hold_at:
             self.wfile.write(body[:hold_at])

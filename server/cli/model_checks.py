@@ -20,9 +20,8 @@ from server.cli.checks import Check, State, cuda_index
 from server.cli.console import shown_size
 from server.cli.machine import Gpu, Host, TorchReport, free_disk
 from server.cli.pull.command import SHORT_NAMES
-from server.cli.pull.errors import PullRefused
-from server.cli.pull.model import PUBLISHER, model_folder
-from server.cli.pull.origin import NOTE
+from server.cli.pull.errors import PullError
+from server.cli.pull.model import PUBLISHER, model_folder, read_origin
 from server.settings import Settings
 
 PUBLISHED_GB = 57.7
@@ -120,13 +119,12 @@ def _mend(path: Path, settings: Settings) -> Pull | None:
         if not path.is_relative_to(models):
             return None
         here = str(path.relative_to(models))
-    note = path / NOTE
-    repository = note.read_text().strip() if note.is_file() else _repository_of(here)
+    repository = read_origin(path) or _repository_of(here)
     if repository is None:
         return None
     try:
         usual, own = (model_folder(repository, name, settings) for name in (None, here))
-    except PullRefused:
+    except PullError:
         return None
     short = {full: name for name, full in SHORT_NAMES.items()}.get(repository, repository)
     return Pull(short, None if own == usual else here)

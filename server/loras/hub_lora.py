@@ -1,76 +1,106 @@
-"""LoRAs from the Hugging Face hub, through its own library: endpoint, tokens, offline mode, cache.
+"""LoRAs on the Hugging Face hub and in its cache."""
 
-Everything here blocks; call it in a thread. HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE and HF_HUB_CACHE
-count.
-"""
-
+import asyncio
 from pathlib import Path, PurePosixPath
 
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
-from pipelines.api.errors import EngineError, LoraInvalid
-from pipelines.files.catalog import HubLora
+from pipelines.api.errors import LoraInvalid
+from pipelines.files.catalog import LORA_SUFFIX, HubLora
 from pipelines.files.hub_cache import cached_snapshot
 from pipelines.files.lora_format.config import METADATA_KEY, PEFT_CONFIG, PEFT_WEIGHTS
 from pipelines.files.safetensors_header import add_metadata
-from server.errors import FetchFailed, PayloadTooLarge, ServerError
+from server.errors import FetchFailed, PayloadTooLarge
 from server.loras import hub_repository
-from server.loras.hub_repository import HubFile, HubRepository, OnBytes
+from server.loras.hub_repository import HubError, HubFile, HubRepository
+from server.net.download import OnSize, ignore_size
 
-WEIGHT_SUFFIX = ".safetensors"
-# A PEFT configuration has a few kilobytes; a longer file would be read into memory as a whole.
+# A PEFT configuration has a few kilobytes; it is read into memory.
 MAX_CONFIG_BYTES = 1024 * 1024
 
 
+class LoraTooLarge(HubError):
+    """The file is larger than a LoRA may be."""
+
+
 def cached_file(lora: HubLora) -> Path | None:
-    """The file where it lies in the Hugging Face cache already; it is used there, never copied."""
+    """Return the file in the Hugging Face cache, to be used there; None without its PEFT config."""
     if lora.filename is not None:
         found = hub_repository.cached(lora.repo, lora.filename, lora.revision)
         files = [found] if found else []
     else:
         snapshot = cached_snapshot(lora.repo, lora.revision)
-        files = list(snapshot.rglob(f"*{WEIGHT_SUFFIX}")) if snapshot else []
-    if len(files) != 1 or not _is_whole(files[0]):
+        files = list(snapshot.rglob(f"*{LORA_SUFFIX}")) if snapshot else []
+    if len(files) != 1:
         return None
-    return files[0]
+    [path] = files
+    needs_config = path.name == PEFT_WEIGHTS and not path.with_name(PEFT_CONFIG).is_file()
+    return None if needs_config else path
 
 
-def download(
-    lora: HubLora, folder: Path, field: str, *, max_bytes: int, on_bytes: OnBytes | None = None
+async def download(
+    lora: HubLora, folder: Path, field: str, *, max_bytes: int, timeout_s: float
 ) -> Path:
-    """Bring the file into `folder`, going on where an earlier try ended.
+    """Fetch the LoRA into `folder`, resuming an earlier attempt.
 
-    What `on_bytes` raises ends it, as of `hub_repository.download`. Raises PayloadTooLarge before
-    the first byte, LoraInvalid, and FetchFailed with a sentence that says what to do.
+    Raises PayloadTooLarge before the first byte, LoraInvalid, and FetchFailed.
     """
     try:
-        repository = hub_repository.read_repository(lora.repo, lora.revision)
-        filename = lora.filename or only_weight_file(repository, field)
-        file = repository.file(filename)
-        if file is None:
-            raise FetchFailed(f"{field}: {lora.repo} has no file {filename}.", field=field)
-        if file.size_bytes > max_bytes:
-            raise PayloadTooLarge(
-                f"{field}: {lora.repo}/{filename} has more than the allowed "
-                f"{max_bytes / 2**20:.0f} MiB.",
-                field=field,
+        async with asyncio.timeout(timeout_s):
+            repository = await hub_repository.read_repository(lora.repo, lora.revision)
+            file = find_lora_file(repository, lora.filename, max_bytes)
+            return await fetch_lora(repository, file, folder)
+    except TimeoutError as exc:
+        message = f"{field}: {shown(lora)} took longer than {timeout_s:g} seconds."
+        raise FetchFailed(message, field=field) from exc
+    except LoraTooLarge as exc:
+        raise PayloadTooLarge(f"{field}: {exc}", field=field) from exc
+    except HubError as exc:
+        message = f"{field}: {exc}"
+        if isinstance(exc.__cause__, RepositoryNotFoundError | HFValidationError):
+            message += " A LoRA on this machine is named by its file under weights/loras."
+        raise FetchFailed(message, field=field) from exc
+
+
+def find_lora_file(repository: HubRepository, filename: str | None, max_bytes: int) -> HubFile:
+    """Return the file of this name, or the only LoRA of the repository.
+
+    Raises HubError, which lists what there is, and LoraTooLarge.
+    """
+    found = [file for file in repository.files if file.name.endswith(LORA_SUFFIX)]
+    listed = ", ".join(sorted(f"{repository.name}/{file.name}" for file in found))
+    if filename is not None:
+        found = [file for file in repository.files if file.name == filename]
+        if not found:
+            raise HubError(
+                f"{repository.name} has no file {filename}. It has: "
+                f"{listed or f'no {LORA_SUFFIX} file'}."
             )
-        return fetch_lora(repository, file, folder, on_bytes)
-    except (EngineError, ServerError):
-        raise
-    except Exception as exc:  # the library's errors have no common root
-        message = hub_repository.sentence(shown(lora), lora.repo, lora.revision, exc)
-        if isinstance(exc, RepositoryNotFoundError | HFValidationError):
-            message += " LoRAs on this machine are named by their file under weights/loras."
-        raise FetchFailed(f"{field}: {message}", field=field) from exc
+    if not found:
+        suffixes = sorted({Path(file.name).suffix for file in repository.files} - {""})
+        raise HubError(
+            f"{repository.name} has no {LORA_SUFFIX} file, only files of the kinds "
+            f"{', '.join(suffixes) or 'none'}."
+        )
+    if len(found) > 1:
+        raise HubError(
+            f"{repository.name} has {len(found)} {LORA_SUFFIX} files; name one of them: {listed}."
+        )
+    [file] = found
+    if file.size_bytes > max_bytes:
+        raise LoraTooLarge(
+            f"{repository.name}/{file.name} has {file.size_bytes / 2**20:.0f} MiB, more than the "
+            f"allowed {max_bytes / 2**20:.0f} MiB (QWEN_EDIT_MAX_LORA_MB)."
+        )
+    return file
 
 
-def fetch_lora(
-    repository: HubRepository, file: HubFile, folder: Path, on_bytes: OnBytes | None = None
+async def fetch_lora(
+    repository: HubRepository, file: HubFile, folder: Path, on_size: OnSize = ignore_size
 ) -> Path:
-    """A LoRA file in `folder`, with PEFT's configuration in it where one lies beside it.
+    """Fetch a LoRA into `folder`, and put its PEFT configuration into it where it has one.
 
-    Raises LoraInvalid for what is no safetensors file, and what `hub_repository.download` raises.
+    Raises LoraInvalid for an oversized configuration or no safetensors file, and HubError.
     """
     config = peft_config(repository, file)
     if config is not None and config.size_bytes > MAX_CONFIG_BYTES:
@@ -78,17 +108,17 @@ def fetch_lora(
             f"{repository.name}/{config.name} has {config.size_bytes} bytes; a PEFT configuration "
             f"has at most {MAX_CONFIG_BYTES}."
         )
-    path = hub_repository.bring(repository, file, folder, on_bytes)
+    path = await hub_repository.fetch_file(repository, file, folder, on_size)
     if config is not None:
         # alone, the weights lack alpha; a new file is written, so a linked one in the cache stays
-        text = hub_repository.bring(repository, config, folder)
-        add_metadata(path, METADATA_KEY, text.read_text())
+        text = await hub_repository.fetch_file(repository, config, folder)
+        await asyncio.to_thread(add_metadata, path, METADATA_KEY, text.read_text())
         text.unlink()
     return path
 
 
 def peft_config(repository: HubRepository, file: HubFile) -> HubFile | None:
-    """PEFT's configuration beside the file, where the file is PEFT's weights."""
+    """Return PEFT's configuration beside the file, where the file is PEFT's weights."""
     path = PurePosixPath(file.name)
     if path.name != PEFT_WEIGHTS:
         return None
@@ -96,24 +126,5 @@ def peft_config(repository: HubRepository, file: HubFile) -> HubFile | None:
 
 
 def shown(lora: HubLora) -> str:
-    """What messages call it: the repository, or the file in it."""
+    """Return the repository, or the file in it, as messages name it."""
     return lora.repo if lora.filename is None else f"{lora.repo}/{lora.filename}"
-
-
-def only_weight_file(repository: HubRepository, field: str) -> str:
-    """The one weight file of the repository. Raises FetchFailed, which lists them, if not one."""
-    names = [file.name for file in repository.files if file.name.endswith(WEIGHT_SUFFIX)]
-    if len(names) == 1:
-        return names[0]
-    if not names:
-        raise FetchFailed(f"{field}: {repository.name} has no {WEIGHT_SUFFIX} file.", field=field)
-    listed = ", ".join(f"{repository.name}/{name}" for name in sorted(names))
-    raise FetchFailed(
-        f"{field}: {repository.name} has {len(names)} weight files; name one of them: {listed}.",
-        field=field,
-    )
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether a cached file has its configuration beside it, where it needs one."""
-    return path.name != PEFT_WEIGHTS or path.with_name(PEFT_CONFIG).is_file()

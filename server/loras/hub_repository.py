@@ -1,56 +1,68 @@
-"""A repository on the Hugging Face hub: what it holds, and its files, each going on where it ended.
+"""Repositories on the Hugging Face hub: listed by its library, files resumed and verified.
 
-The hub's own library asks and downloads; it reads HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE itself.
-Its `hf_hub_download` begins every file anew after a kill (huggingface_hub issue 4196), hence its
-`http_get` here, which takes up a part. Everything blocks; call it in a thread.
+The library reads HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE and HF_HUB_CACHE. Its own downloads write to
+unique temporary names, so that none resumes after a kill (huggingface_hub issue 4196).
 """
 
+import asyncio
 import contextlib
-import errno
+import functools
 import hashlib
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Self
 
 import httpx2
 import huggingface_hub
 from huggingface_hub import constants, errors
-from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+from pipelines.files.hub_cache import cached_snapshot
+from server.net.daemon_thread import run_in_daemon_thread
+from server.net.download import (
+    BodyTooLarge,
+    Download,
+    OnSize,
+    file_size,
+    http_get,
+    ignore_size,
+    storage_message,
+)
 
 REQUEST_TIMEOUT_S = 30.0
 HASH_CHUNK_BYTES = 4 * 1024 * 1024
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-
-# Told each number of bytes that came, or that lay there already, before they are written.
-OnBytes = Callable[[int], None]
 
 
-class DamagedDownload(Exception):
-    """A file came with other content than the hub says, or the hub does not say it."""
+class HubError(Exception):
+    """The hub does not give what was asked for; the message says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """A file of a repository. `digest` is its SHA-256 where it is large, else git's hash of it."""
+    """A file of a repository.
+
+    `digest` is its SHA-256 where it is large, else git's hash of it; something else in a cache that
+    was copied without its links, where the size has to do.
+    """
 
     name: str
     size_bytes: int
     digest: str
 
     @property
-    def part_name(self) -> str:
-        """What its part is called: by content, so that another version is never gone on with."""
+    def partial_name(self) -> str:
+        """The name while it downloads: by content, so that no other version is resumed."""
         return f"{self.digest}-{self.name.replace('/', '--')}.part"
 
     def is_at(self, path: Path) -> bool:
-        """Whether the file at `path` is this one, by its content."""
+        """Return whether the file at `path` has this content; reads all of it."""
         if not path.is_file() or path.stat().st_size != self.size_bytes:
             return False
+        if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", self.digest):
+            return True
         is_sha256 = len(self.digest) == 64
         found = hashlib.sha256() if is_sha256 else hashlib.sha1(usedforsecurity=False)
         if not is_sha256:
@@ -70,15 +82,22 @@ class HubRepository:
     files: tuple[HubFile, ...]
 
     def file(self, name: str) -> HubFile | None:
-        """The file of this name."""
+        """Return the file of this name."""
         return next((file for file in self.files if file.name == name), None)
 
 
-def read_repository(name: str, revision: str | None = None) -> HubRepository:
-    """What the repository holds now. Raises what the library raises; see `sentence`."""
-    info = huggingface_hub.HfApi().model_info(
-        name, revision=revision, files_metadata=True, timeout=REQUEST_TIMEOUT_S
+async def read_repository(name: str, revision: str | None = None) -> HubRepository:
+    """List the repository's files. Raises HubError."""
+    ask = functools.partial(
+        huggingface_hub.HfApi().model_info,
+        name,
+        revision=revision,
+        files_metadata=True,
+        timeout=REQUEST_TIMEOUT_S,
     )
+    with hub_errors(name, name, revision):
+        # a server that stops does not wait for the hub's answer
+        info = await asyncio.wrap_future(run_in_daemon_thread(ask, "hub-list"))
     files = tuple(
         HubFile(
             file.rfilename,
@@ -88,159 +107,148 @@ def read_repository(name: str, revision: str | None = None) -> HubRepository:
         for file in info.siblings or ()
     )
     if any(not file.digest for file in files):
-        raise DamagedDownload(
-            f"it does not say what {name} must hold. Name another hub with HF_ENDPOINT."
+        raise HubError(
+            f"{constants.ENDPOINT} lists {name} without hashes, so no download could be verified. "
+            f"Name another hub with HF_ENDPOINT."
         )
     return HubRepository(name, info.sha or constants.DEFAULT_REVISION, files)
 
 
-def download(
-    repository: HubRepository, file: HubFile, parts: Path, on_bytes: OnBytes | None = None
-) -> Path:
-    """The file in the folder `parts`, whole and checked; the caller moves it to its place.
+def read_cached(name: str, revision: str | None = None) -> HubRepository | None:
+    """List what the Hugging Face cache has of the repository."""
+    snapshot = cached_snapshot(name, revision)
+    if snapshot is None:
+        return None
+    files = tuple(
+        # a link leads to a file that is named after its hash
+        HubFile(str(path.relative_to(snapshot)), path.stat().st_size, path.resolve().name)
+        for path in snapshot.rglob("*")
+        if path.is_file()
+    )
+    return HubRepository(name, snapshot.name, files)
 
-    What an earlier try left there is taken up. What `on_bytes` raises ends the download.
-    Raises DamagedDownload, and what the library raises; see `sentence`.
+
+async def fetch_file(
+    repository: HubRepository, file: HubFile, folder: Path, on_size: OnSize = ignore_size
+) -> Path:
+    """Return the verified file in `folder`: from the Hugging Face cache, else downloaded.
+
+    What an earlier attempt left in `folder` is resumed; the caller moves the file to its place.
+    Raises HubError.
     """
-    parts.mkdir(parents=True, exist_ok=True)
-    part = parts / file.part_name
-    if part.exists() and part.stat().st_size > file.size_bytes:
-        part.unlink()
-    there = part.stat().st_size if part.exists() else 0
-    if on_bytes is not None:
-        on_bytes(there)
-    with _disk_named(parts), part.open("ab") as target:
-        http_get(
-            huggingface_hub.hf_hub_url(repository.name, file.name, revision=repository.commit),
-            target,
-            resume_size=there,
-            headers=build_hf_headers(),
-            expected_size=file.size_bytes,
-            displayed_filename=file.name,
-            tqdm_class=partial(_Counter, on_bytes),  # type: ignore[arg-type]
-        )
-    if not file.is_at(part):
-        part.unlink()
-        raise DamagedDownload(f"{repository.name}/{file.name} came damaged. Fetch it again.")
-    return part
-
-
-def bring(
-    repository: HubRepository, file: HubFile, parts: Path, on_bytes: OnBytes | None = None
-) -> Path:
-    """The file in `parts`, as of `download`, from the Hugging Face cache where it lies there."""
-    found = cached(repository.name, file.name, repository.commit)
-    if found is None or not file.is_at(found):
-        return download(repository, file, parts, on_bytes)
-    part = parts / file.part_name
-    link(found, part)
-    if on_bytes is not None:
-        on_bytes(file.size_bytes)
-    return part
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / file.partial_name
+    with hub_errors(f"{repository.name}/{file.name}", repository.name, repository.commit):
+        found = cached(repository.name, file.name, repository.commit)
+        if found is not None and await asyncio.to_thread(file.is_at, found):
+            await asyncio.to_thread(link, found, partial)
+        else:
+            await _download(repository, file, partial, on_size)
+    on_size(file.size_bytes)
+    return partial
 
 
 def link(source: Path, target: Path) -> None:
-    """Put the file to its place by a hard link, which costs no room, or by a copy."""
+    """Put the file at `target` by a hard link, which takes no space, or by a copy."""
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     try:
         os.link(source.resolve(), target)
     except OSError:  # another disk
-        with _disk_named(target.parent):
-            shutil.copyfile(source, target)
+        shutil.copyfile(source, target)
 
 
-def bytes_to_come(repository: HubRepository, files: Sequence[HubFile], parts: Path) -> int:
-    """The room that these files still need on the disk of the folder `parts`, which exists.
+def missing_bytes(repository: HubRepository, files: Sequence[HubFile], folder: Path) -> int:
+    """Return the space that these files still need on the disk of `folder`, which exists.
 
-    What is there as a part needs no more, nor what is linked from the Hugging Face cache.
+    What has been received needs no more, nor what can be linked from the Hugging Face cache.
     """
-    needed = 0
+    device = folder.stat().st_dev
+    missing = 0
     for file in files:
-        part = parts / file.part_name
-        there = part.stat().st_size if part.is_file() else 0
         found = cached(repository.name, file.name, repository.commit)
-        if found is None or not _can_be_linked(found, file, parts):
-            needed += max(0, file.size_bytes - there)
-    return needed
+        is_linked = (
+            found is not None
+            and found.stat().st_dev == device
+            and found.stat().st_size == file.size_bytes
+        )
+        if not is_linked:
+            missing += max(0, file.size_bytes - file_size(folder / file.partial_name))
+    return missing
 
 
 def cached(repository: str, filename: str, revision: str | None) -> Path | None:
-    """The file where it lies in the Hugging Face cache already."""
+    """Return the file in the Hugging Face cache."""
     found = huggingface_hub.try_to_load_from_cache(repository, filename, revision=revision)
     return Path(found) if isinstance(found, str) else None
 
 
-def sentence(what: str, repository: str, revision: str | None, exc: Exception) -> str:
-    """What went wrong with `what`, and what to do, from an error of the library."""
+@contextlib.contextmanager
+def hub_errors(what: str, repository: str, revision: str | None) -> Iterator[None]:
+    """Turn the library's errors, which have no common root, into HubError."""
+    try:
+        yield
+    except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as exc:
+        raise HubError(_message(what, repository, revision, exc)) from exc
+
+
+async def _download(
+    repository: HubRepository, file: HubFile, partial: Path, on_size: OnSize
+) -> None:
+    damaged = f"{repository.name}/{file.name} was damaged on the way. Try again."
+    wanted = Download(
+        huggingface_hub.hf_hub_url(repository.name, file.name, revision=repository.commit),
+        partial,
+        max_bytes=file.size_bytes,
+        headers=build_hf_headers(),
+        is_immutable=True,
+        on_size=on_size,
+    )
+    if file_size(partial) > file.size_bytes:
+        partial.unlink()
+    try:
+        if not partial.exists() or file_size(partial) < file.size_bytes:
+            async with huggingface_hub.get_async_session() as client:
+                await http_get(client, wanted)
+    except BodyTooLarge as exc:
+        raise HubError(damaged) from exc
+    except httpx2.HTTPStatusError as exc:
+        huggingface_hub.hf_raise_for_status(exc.response)
+        raise
+    if not await asyncio.to_thread(file.is_at, partial):
+        partial.unlink()
+        raise HubError(damaged)
+
+
+def _message(what: str, repository: str, revision: str | None, exc: Exception) -> str:
+    hub = constants.ENDPOINT
     match exc:
         case errors.OfflineModeIsEnabled():
-            return f"{what} is not on this machine, and HF_HUB_OFFLINE forbids to fetch it."
+            return f"{what} is not on this machine, and HF_HUB_OFFLINE forbids downloads."
         case errors.GatedRepoError():
             return (
-                f"{repository} is gated: accept its terms on {constants.ENDPOINT}/{repository}, "
-                f"and set HF_TOKEN to a token from {constants.ENDPOINT}/settings/tokens."
+                f"{repository} is gated: accept its terms on {hub}/{repository}, and set HF_TOKEN "
+                f"to a token from {hub}/settings/tokens."
             )
         case errors.RepositoryNotFoundError() | errors.HFValidationError():
-            return (
-                f"{constants.ENDPOINT} has no repository {repository}, or it is private: then set "
-                f"HF_TOKEN."
-            )
+            return f"{hub} has no repository {repository}, or it is private: then set HF_TOKEN."
         case errors.RevisionNotFoundError():
             return f"{repository} has no revision {revision}."
         case errors.RemoteEntryNotFoundError():
             return f"{repository} has no file {what.removeprefix(repository + '/')}."
         case errors.HfHubHTTPError() if exc.response.status_code in (401, 403):
             return (
-                f"{constants.ENDPOINT} refuses {what} ({exc.response.status_code}): set HF_TOKEN "
-                f"to a token that may read it, or take out a wrong one."
+                f"{hub} refuses {what} ({exc.response.status_code}): set HF_TOKEN to a token that "
+                f"may read it, or remove a wrong one."
             )
         case httpx2.TransportError():
+            reason = str(exc) or type(exc).__name__
             return (
-                f"{constants.ENDPOINT} cannot be reached ({exc}): check the network, or name a "
-                f"mirror with HF_ENDPOINT."
+                f"{hub} cannot be reached ({reason}): check the network, or name a mirror with "
+                f"HF_ENDPOINT. What has been received is kept: try again to resume."
             )
-        case OSError() if exc.filename and exc.errno in DISK_FULL:
-            return (
-                f"{what} cannot be written: {exc.strerror}: {exc.filename}. What came is kept: "
-                f"make room and run it again, and it goes on from there."
-            )
-        case OSError() if exc.filename:
-            return f"{what} cannot be written: {exc.strerror}: {exc.filename}"
+        case OSError() if exc.strerror and not isinstance(exc, httpx2.HTTPError):
+            return storage_message(what, exc)
         case _:
             reason = str(exc).strip().split("\n")[0] or type(exc).__name__
-            return f"{what} cannot be fetched from {constants.ENDPOINT}: {reason}"
-
-
-@contextlib.contextmanager
-def _disk_named(folder: Path) -> Iterator[None]:
-    """Have the error of a full disk name the folder; a write knows of none, a copy its source."""
-    try:
-        yield
-    except OSError as exc:
-        if exc.errno in DISK_FULL:
-            exc.filename, exc.filename2 = str(folder), None
-        raise
-
-
-def _can_be_linked(path: Path, file: HubFile, folder: Path) -> bool:
-    """Whether `path` looks like the file, without reading it, and lies on the folder's disk."""
-    found = path.stat()
-    return found.st_size == file.size_bytes and found.st_dev == folder.stat().st_dev
-
-
-class _Counter:
-    """A progress bar as the library knows them, which only tells how many bytes came."""
-
-    def __init__(self, on_bytes: OnBytes | None, **_: Any) -> None:
-        self._on_bytes = on_bytes
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def update(self, count: int | float | None = 1) -> None:
-        if self._on_bytes is not None:
-            self._on_bytes(int(count or 0))
+            return f"{what} cannot be fetched from {hub}: {reason}"

@@ -17,8 +17,8 @@ from pipelines.files.lora_format.file import Linears, plan_lora
 from pipelines.files.safetensors_header import read_header
 from server.errors import InvalidRequest, PayloadTooLarge
 from server.loras import hub_lora as hub
-from server.loras.hub_downloads import HubDownloads
 from server.loras.store import LoraStore
+from server.net.download import Download, bearer
 from server.net.fetch import Fetcher
 
 
@@ -44,7 +44,6 @@ class LoraLibrary:
         self._catalog = catalog
         self._store = store
         self._fetcher = fetcher
-        self._hub_downloads = HubDownloads(max_bytes=max_bytes, timeout_s=timeout_s)
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
         self._tokens = tokens
@@ -144,19 +143,18 @@ class LoraLibrary:
         found = self._catalog.resolve_lora(reference)
         part = self._store.part(reference)
         if isinstance(found, HubLora):
-            folder = part.with_suffix(".hub")
-            return await self._hub_downloads.fetch(found, folder, field)
+            return await hub.download(
+                found,
+                part.with_suffix(".hub"),
+                field,
+                max_bytes=self._max_bytes,
+                timeout_s=self._timeout_s,
+            )
         if not isinstance(found, RemoteLora):
             raise LoraNotFound(f"The LoRA {reference!r} is not on this machine any more.")
-        host = urllib.parse.urlsplit(found.url).hostname or ""
-        await self._fetcher.download(
-            found.url,
-            part,
-            max_bytes=self._max_bytes,
-            timeout_s=self._timeout_s,
-            field=field,
-            token=self._tokens.get(host.lower()),
-        )
+        headers = bearer(self._tokens, found.url)
+        wanted = Download(found.url, part, self._max_bytes, headers)
+        await self._fetcher.download(wanted, timeout_s=self._timeout_s, field=field)
         return part
 
     async def _evict(self) -> None:

@@ -8,7 +8,6 @@ import http.cookiejar
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import httpcore2
@@ -16,11 +15,15 @@ import httpx2
 
 from server.errors import FetchFailed, InvalidRequest, PayloadTooLarge
 from server.net.addresses import AddressRefused, IpNetwork, PinnedTransport, check_address, resolve
+from server.net.download import (
+    STALL_TIMEOUT_S,
+    BodyTooLarge,
+    Download,
+    http_get,
+    storage_message,
+)
 
 MAX_REDIRECTS = 5
-# Without a byte for so long, the far side is taken for gone.
-STALL_TIMEOUT_S = 30.0
-DOWNLOAD_ATTEMPTS = 5
 # A submit waits for no name server longer than this; the address is checked again when used.
 RESOLVE_TIMEOUT_S = 2.0
 # Browsers and curl are let in where an unknown name is not.
@@ -58,84 +61,52 @@ class Fetcher:
         await self._client.aclose()
 
     async def read(self, url: str, *, max_bytes: int, timeout_s: float, field: str) -> bytes:
-        """The body at `url`. Raises FetchFailed, PayloadTooLarge, both with a whole sentence."""
+        """Return the body at `url`. Raises FetchFailed, PayloadTooLarge, both with the reason."""
         body = bytearray()
-        async with self._get(url, timeout_s, field, {}) as response:
-            async for chunk in _bounded(response, max_bytes, field):
+        async with self._send("GET", url, timeout_s, field) as response:
+            if response.status_code != 200:
+                message = f"{field}: {url} answered {response.status_code}."
+                raise FetchFailed(message, field=field)
+            async for chunk in response.aiter_bytes():
                 body += chunk
+                if len(body) > max_bytes:
+                    raise _too_large(url, max_bytes, field)
         return bytes(body)
 
-    async def download(
-        self,
-        url: str,
-        part: Path,
-        *,
-        max_bytes: int,
-        timeout_s: float,
-        field: str,
-        token: str | None = None,
-    ) -> None:
-        """Write the body at `url` into the file `part`, going on where an earlier try ended.
+    async def download(self, wanted: Download, *, timeout_s: float, field: str) -> None:
+        """Fetch a file, resuming what an earlier attempt left; `timeout_s` bounds all attempts.
 
-        What a broken connection, or a server that was killed, left in `part` is asked for no
-        second time, if the far side says that it is still the same. `token` goes to this host
-        alone, not along with a redirect. Raises FetchFailed, and PayloadTooLarge, after which
-        nothing is kept.
+        Raises FetchFailed, and PayloadTooLarge, after which nothing is kept.
         """
-        for attempt in range(DOWNLOAD_ATTEMPTS):
-            # compressed on the way, a range of it would be no range of the file
-            headers = {"Accept-Encoding": "identity", **_resume_headers(part)}
-            if token is not None:
-                headers["Authorization"] = f"Bearer {token}"
-            size_before = part.stat().st_size if part.exists() else 0
+        async with self._reported(wanted.url, timeout_s, field):
             try:
-                async with self._get(url, timeout_s, field, headers) as response:
-                    await _append(response, part, max_bytes, field)
-                return
-            except _RangeRefused:
-                # the whole file had come before, or another lies there now
-                part.unlink()
-            except PayloadTooLarge:
-                # no later try could end better
-                part.unlink(missing_ok=True)
-                _validator_path(part).unlink(missing_ok=True)
-                raise
-            except _Broken as exc:
-                has_grown = part.exists() and part.stat().st_size > size_before
-                if attempt + 1 == DOWNLOAD_ATTEMPTS or not has_grown:
-                    raise FetchFailed(str(exc), field=field) from exc
+                await http_get(self._client, wanted)
+            except BodyTooLarge as exc:
+                raise _too_large(wanted.url, wanted.max_bytes, field) from exc
+            except httpx2.HTTPStatusError as exc:
+                raise FetchFailed(f"{field}: {exc}.", field=field) from exc
             except OSError as exc:
-                raise FetchFailed(
-                    f"{field}: {url} cannot be stored on this server: {exc.strerror}. What came "
-                    f"is kept: the same request goes on from there.",
-                    field=field,
-                ) from exc
-
-    @asynccontextmanager
-    async def _get(
-        self, url: str, timeout_s: float, field: str, headers: Mapping[str, str]
-    ) -> AsyncIterator[httpx2.Response]:
-        """The response to a GET; `timeout_s` bounds the whole block. Raises FetchFailed."""
-        async with self._send("GET", url, timeout_s, field, headers=headers) as response:
-            if response.status_code == 416 and "Range" in headers:
-                raise _RangeRefused
-            if response.status_code not in ((200, 206) if "Range" in headers else (200,)):
-                status = response.status_code
-                raise FetchFailed(f"{field}: {url} answered {status}.", field=field)
-            yield response
+                message = f"{field}: {storage_message(wanted.url, exc)}"
+                raise FetchFailed(message, field=field) from exc
 
     @asynccontextmanager
     async def _send(
         self, method: str, url: str, timeout_s: float, field: str, **options: Any
     ) -> AsyncIterator[httpx2.Response]:
         """The response to a request; `timeout_s` bounds the whole block. Raises FetchFailed."""
+        async with (
+            self._reported(url, timeout_s, field),
+            self._client.stream(method, url, timeout=STALL_TIMEOUT_S, **options) as response,
+        ):
+            yield response
+
+    @asynccontextmanager
+    async def _reported(self, url: str, timeout_s: float, field: str) -> AsyncIterator[None]:
+        """Turn the errors of a request to `url` into FetchFailed; `timeout_s` bounds the block."""
         self.check_online(url, field)
         try:
-            async with (
-                asyncio.timeout(timeout_s),
-                self._client.stream(method, url, timeout=STALL_TIMEOUT_S, **options) as response,
-            ):
-                yield response
+            async with asyncio.timeout(timeout_s):
+                yield
         except TimeoutError as exc:
             raise FetchFailed(
                 f"{field}: {url} took longer than {timeout_s:g} seconds.", field=field
@@ -144,7 +115,7 @@ class Fetcher:
             raise FetchFailed(f"{field}: {url} is refused: {exc}", field=field) from exc
         except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as exc:
             reason = str(exc) or type(exc).__name__
-            raise _Broken(f"{field}: {url} cannot be fetched: {reason}", field=field) from exc
+            raise FetchFailed(f"{field}: {url} cannot be fetched: {reason}", field=field) from exc
 
     async def check_address(self, url: str, field: str) -> None:
         """Raise InvalidRequest for an address that `post` would refuse.
@@ -190,47 +161,6 @@ class Fetcher:
             )
 
 
-class _RangeRefused(Exception):
-    """The far side has nothing at the place where an earlier try ended."""
-
-
-class _Broken(FetchFailed):
-    """The connection broke: another try may succeed."""
-
-
-def _resume_headers(part: Path) -> dict[str, str]:
-    """What asks for the rest of a file, on condition that it has not changed."""
-    validator = _validator_path(part)
-    if not (part.exists() and part.stat().st_size and validator.exists()):
-        return {}
-    return {"Range": f"bytes={part.stat().st_size}-", "If-Range": validator.read_text()}
-
-
-async def _append(response: httpx2.Response, part: Path, max_bytes: int, field: str) -> None:
-    resumes = response.status_code == 206
-    validator = response.headers.get("etag") or response.headers.get("last-modified") or ""
-    if validator and not validator.startswith("W/"):
-        _validator_path(part).write_text(validator)
-    else:
-        _validator_path(part).unlink(missing_ok=True)
-    received = part.stat().st_size if resumes else 0
-    with part.open("ab" if resumes else "wb") as file:
-        async for chunk in _bounded(response, max_bytes, field, received):
-            await asyncio.to_thread(file.write, chunk)
-
-
-def _validator_path(part: Path) -> Path:
-    return part.with_name(part.name + ".etag")
-
-
-async def _bounded(
-    response: httpx2.Response, max_bytes: int, field: str, received: int = 0
-) -> AsyncIterator[bytes]:
-    async for chunk in response.aiter_bytes():
-        received += len(chunk)
-        if received > max_bytes:
-            raise PayloadTooLarge(
-                f"{field}: {response.url} has more than the allowed {max_bytes / 2**20:.0f} MiB.",
-                field=field,
-            )
-        yield chunk
+def _too_large(url: str, max_bytes: int, field: str) -> PayloadTooLarge:
+    message = f"{field}: {url} has more than the allowed {max_bytes / 2**20:.0f} MiB."
+    return PayloadTooLarge(message, field=field)

@@ -1,12 +1,12 @@
-"""`qwen-edit pull NAME`: which kind of thing NAME is, and every fault as a sentence."""
+"""`qwen-edit pull NAME`: find out whether NAME is a model or a LoRA, and fetch it."""
 
-import contextlib
+import asyncio
 import os
-from collections.abc import Iterator
+import signal
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated
 
-import httpx2
 import typer
 from huggingface_hub import constants
 from huggingface_hub.utils.tqdm import disable_progress_bars
@@ -17,11 +17,9 @@ from pipelines.files.catalog import Catalog, HubLora, LoraEntry, RemoteLora
 from pipelines.files.model_index import INDEX_FILE
 from server.cli.console import err, print_error
 from server.cli.pull import lora, model
-from server.cli.pull.errors import PullRefused
+from server.cli.pull.errors import PullError
 from server.errors import ServerError
-from server.loras import hub_lora as hub
-from server.loras import hub_repository
-from server.loras.hub_repository import DamagedDownload, HubRepository
+from server.loras.hub_repository import HubError, HubRepository, read_cached, read_repository
 from server.settings import Settings, SettingsError, read_settings
 
 SHORT_NAMES = {
@@ -42,96 +40,72 @@ def pull(
     ] = None,
     weights_dir: Annotated[Path | None, typer.Option(help="Models and LoRAs")] = None,
 ) -> None:
-    """Fetch a published model or a LoRA into the weights folder; run it again to go on.
+    """Fetch a published model or a LoRA into the weights folder; run it again to resume.
 
-    HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE count. What lies in the Hugging Face cache is taken
-    from there.
+    HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE apply. Files in the Hugging Face cache are used.
     """
     disable_progress_bars()
-    with _faults_said():
+    try:
         settings = read_settings(weights_dir=weights_dir)
-        found = _resolve(name, settings)
-        if isinstance(found, RemoteLora):
-            lora.pull_url(found.url, name_here, settings)
-        elif constants.HF_HUB_OFFLINE:
-            _pull_offline(found, name_here, settings)
-        else:
-            _pull_from_hub(found, name_here, settings)
+        asyncio.run(_until_interrupted(_pull(_resolve(name, settings), name_here, settings)))
+    except (PullError, HubError, EngineError, SettingsError) as exc:
+        message = str(exc)
+    except ServerError as exc:
+        message = str(exc).removeprefix(f"{exc.field}: ")
+    except OSError as exc:  # a full disk, say, or a folder that cannot be written
+        message = f"{exc.strerror}: {exc.filename}" if exc.filename else str(exc)
+    else:
+        return
+    print_error(message)
+    raise typer.Exit(1)
+
+
+async def _until_interrupted(work: Coroutine[None, None, None]) -> None:
+    task = asyncio.ensure_future(work)
+    # wakes the loop whichever thread takes the signal; the handler of asyncio.run does not
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, task.cancel)
+    try:
+        await task
+    except asyncio.CancelledError:
+        err.print("stopped; run the same command again to resume")
+        # asyncio.run would wait for threads that hash or copy files
+        os._exit(130)
+
+
+async def _pull(found: HubLora | RemoteLora, name_here: str | None, settings: Settings) -> None:
+    if isinstance(found, RemoteLora):
+        await lora.pull_url(found.url, name_here, settings)
+        return
+    if constants.HF_HUB_OFFLINE:
+        folder = model.model_folder(found.repo, name_here, settings)
+        if found.filename is None and model.is_complete(folder, found.repo, name_here):
+            model.say_complete(folder, is_new=False)
+            return
+        repository = _read_cached(found, settings)
+    else:
+        repository = await read_repository(found.repo, found.revision)
+    if found.filename is None and repository.file(INDEX_FILE):
+        await model.pull_model(repository, name_here, settings)
+    else:
+        await lora.pull_from_hub(repository, found.filename, name_here, settings)
 
 
 def _resolve(name: str, settings: Settings) -> HubLora | RemoteLora:
     try:
         found = Catalog(settings.weights_dir).resolve_lora(SHORT_NAMES.get(name, name))
     except (LoraNotFound, InvalidParameter):
-        raise PullRefused(f"{name!r} is nothing that can be fetched: give {FORMS}.") from None
+        raise PullError(f"{name!r} cannot be fetched: give {FORMS}.") from None
     if isinstance(found, LoraEntry):
-        raise PullRefused(f"{found.path} is there already; it is the LoRA {name!r}.")
+        raise PullError(f"{found.path} exists already; it is the LoRA {name!r}.")
     return found
 
 
-def _pull_offline(wanted: HubLora, name_here: str | None, settings: Settings) -> None:
-    """Take from the Hugging Face cache what HF_HUB_OFFLINE forbids to fetch."""
-    if wanted.filename is None and model.take_cached(wanted, name_here, settings):
-        return
-    cached = hub.cached_file(wanted)
-    if cached is None:
-        what = wanted.repo if wanted.filename is None else f"{wanted.repo}/{wanted.filename}"
-        raise PullRefused(
-            f"{what} is not whole in the Hugging Face cache ({constants.HF_HUB_CACHE}), and "
-            f"HF_HUB_OFFLINE forbids to fetch it. Set HF_HUB_OFFLINE=0, or copy the files into "
+def _read_cached(wanted: HubLora, settings: Settings) -> HubRepository:
+    repository = read_cached(wanted.repo, wanted.revision)
+    if repository is None:
+        raise PullError(
+            f"{wanted.repo} is not in the Hugging Face cache ({constants.HF_HUB_CACHE}), and "
+            f"HF_HUB_OFFLINE forbids downloads. Set HF_HUB_OFFLINE=0, or copy the files into "
             f"{settings.weights_dir} from another machine."
         )
-    lora.take_cached(cached, wanted, name_here, settings)
-
-
-def _pull_from_hub(wanted: HubLora, name_here: str | None, settings: Settings) -> None:
-    what = wanted.repo if wanted.filename is None else f"{wanted.repo}/{wanted.filename}"
-    try:
-        _pull_repository(wanted, name_here, settings)
-    except (httpx2.HTTPError, OSError, ValueError) as exc:  # the library's errors
-        message = hub_repository.sentence(what, wanted.repo, wanted.revision, exc)
-        goes_on = isinstance(exc, httpx2.TransportError)
-        raise PullRefused(f"{message} The same command goes on." if goes_on else message) from exc
-
-
-def _pull_repository(wanted: HubLora, name_here: str | None, settings: Settings) -> None:
-    repository = hub_repository.read_repository(wanted.repo, wanted.revision)
-    if wanted.filename is None and repository.file(INDEX_FILE):
-        model.pull_model(repository, name_here, settings)
-        return
-    filename = wanted.filename or _only_lora(repository)
-    lora.pull_from_hub(repository, filename, name_here, settings)
-
-
-def _only_lora(repository: HubRepository) -> str:
-    names = sorted(file.name for file in repository.files if file.name.endswith(".safetensors"))
-    if not names:
-        kinds = sorted({Path(file.name).suffix for file in repository.files} - {""})
-        raise PullRefused(
-            f"{repository.name} is neither a model in the published layout (it has no "
-            f"{INDEX_FILE}) nor a LoRA (it has no .safetensors file). It has files of the kinds "
-            f"{', '.join(kinds) or 'none'}."
-        )
-    if len(names) > 1:
-        listed = "\n".join(f"  qwen-edit pull '{repository.name}/{name}'" for name in names)
-        raise PullRefused(
-            f"{repository.name} has {len(names)} .safetensors files. Choose one:\n{listed}"
-        )
-    return names[0]
-
-
-@contextlib.contextmanager
-def _faults_said() -> Iterator[None]:
-    """An error becomes a sentence and exit code 1. Ctrl-C ends at once: parts are good to go on."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        err.print("stopped; the same command goes on from here")
-        # threads that download would otherwise be waited for
-        os._exit(130)
-    except (PullRefused, DamagedDownload, EngineError, ServerError, SettingsError) as exc:
-        print_error(str(exc))
-        raise typer.Exit(1) from exc
-    except OSError as exc:  # a full disk, say, or a folder that cannot be written
-        print_error(f"{exc.strerror}: {exc.filename}" if exc.filename else str(exc))
-        raise typer.Exit(1) from exc
+    return repository

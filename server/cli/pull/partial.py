@@ -1,4 +1,4 @@
-"""The folder where downloads wait until they are whole, one `pull` at a time."""
+"""The folder that holds downloads until they have been verified, used by one `pull` at a time."""
 
 import contextlib
 import fcntl
@@ -6,33 +6,41 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from server.cli.pull.errors import PullRefused
+from server.cli.console import shown_size
+from server.cli.machine import free_disk
+from server.cli.pull.errors import PullError
 
-PARTS = ".parts"
+PARTIAL = ".parts"
 LOCK = "lock"
 
 
 @contextlib.contextmanager
-def alone_in(parts: Path) -> Iterator[None]:
-    """Only one `pull` writes into this folder of parts. Raises PullRefused for a second one."""
-    parts.mkdir(parents=True, exist_ok=True)
-    fd = os.open(parts / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def exclusive(folder: Path) -> Iterator[None]:
+    """Lock the folder, created if needed. Raises PullError while another `pull` holds the lock."""
+    folder.mkdir(parents=True, exist_ok=True)
+    fd = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            message = f"another pull is fetching into {parts.parent}; wait for it."
-            raise PullRefused(message) from None
+            message = f"another pull is fetching into {folder.parent}; wait for it."
+            raise PullError(message) from None
         try:
             yield
         finally:
-            leave(parts)
+            (folder / LOCK).unlink(missing_ok=True)
+            # stays while it holds a download to resume
+            with contextlib.suppress(OSError):
+                folder.rmdir()
     finally:
         os.close(fd)
 
 
-def leave(parts: Path) -> None:
-    """Remove the folder of parts, unless another download's part waits in it to be gone on with."""
-    (parts / LOCK).unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        parts.rmdir()
+def check_space(folder: Path, needed_bytes: int, what: str) -> None:
+    """Raise PullError when the disk of `folder` has too little space."""
+    free = free_disk(folder)
+    if needed_bytes > free:
+        raise PullError(
+            f"{what} needs {shown_size(needed_bytes)} more, and the disk of {folder} has "
+            f"{shown_size(free)} free. Free some space, or name another folder with --weights-dir."
+        )

@@ -1,8 +1,7 @@
-"""How far a download is: a bar on a terminal, plain lines elsewhere."""
+"""Progress of downloads: a bar on a terminal, plain lines elsewhere."""
 
-import threading
-from types import TracebackType
-from typing import Self
+import contextlib
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.markup import escape
@@ -15,63 +14,34 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from server.cli.console import shown_size
+from server.cli.console import err, shown_size
 
-# Without a terminal, a line each time so much more of the whole has come.
+# Without a terminal, one line for each such share of the whole.
 LINE_SHARE = 0.1
 
 
-class Stopped(Exception):
-    """Another file failed; this one is left where it is."""
+@contextlib.contextmanager
+def byte_progress(
+    title: str, total: int | None, console: Console = err
+) -> Iterator[Callable[[str, int], None]]:
+    """Show progress during the block, which calls the result with a file and its bytes so far."""
+    text = TextColumn("{task.description}", markup=False)
+    columns = BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
+    sizes: dict[str, int] = {}
+    next_line = 0.0
 
+    def update(name: str, size: int) -> None:
+        nonlocal next_line
+        sizes[name] = size
+        done = sum(sizes.values())
+        bar.update(task, completed=done)
+        if bar.disable and total and done >= min(next_line, 1) * total:
+            next_line = done / total + LINE_SHARE
+            line = f"{title}: {shown_size(done)} of {shown_size(total)}"
+            console.print(escape(line), highlight=False, soft_wrap=True)
 
-class ByteProgress:
-    """Counts bytes of a download with several threads. Use it in a `with` block.
-
-    `total` is None where nobody says how much will come.
-    """
-
-    def __init__(self, title: str, total: int | None, console: Console) -> None:
-        self._title = title
-        self._total = total
-        self._console = console
-        self._bar: Progress | None = None
-        self._lock = threading.Lock()
-        self._stopped = threading.Event()
-        self._done = 0
-        self._next_line = 0.0
-
-    def __enter__(self) -> Self:
-        if self._console.is_terminal:
-            text = TextColumn("{task.description}", markup=False)
-            columns = BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
-            self._bar = Progress(text, *columns, console=self._console, transient=True)
-            self._bar.add_task(self._title, total=self._total)
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def add(self, count: int) -> None:
-        """So many bytes more have come. Raises Stopped after `stop`."""
-        if self._stopped.is_set():
-            raise Stopped
-        with self._lock:
-            self._done += count
-            if self._bar is not None:
-                self._bar.update(self._bar.task_ids[0], completed=self._done)
-            elif self._total and self._done >= self._next_line * self._total:
-                self._next_line = self._done / self._total + LINE_SHARE
-                shown = f"{shown_size(self._done)} of {shown_size(self._total)}"
-                self._console.print(escape(f"{self._title}: {shown}"), highlight=False)
-
-    def stop(self) -> None:
-        """Have the other threads end."""
-        self._stopped.set()
+    with Progress(
+        text, *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task(title, total=total)
+        yield update

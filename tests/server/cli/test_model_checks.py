@@ -13,7 +13,7 @@ from server.cli.advice import Pull, Serve
 from server.cli.checks import Check, State
 from server.cli.machine import Gpu
 from server.cli.model_checks import check_fit, check_models
-from server.cli.pull.origin import note_origin
+from server.cli.pull.model import note_origin
 from server.settings import Settings
 from tests.fake_hub import COMMIT
 from tests.server.cli.machines import BIG_HOST, gpu, torch_with

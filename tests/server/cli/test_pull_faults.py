@@ -9,10 +9,11 @@ from huggingface_hub import constants
 from rich.console import Console
 
 from pipelines.files.catalog import Catalog
-from server.cli.pull.errors import PullRefused, check_space
+from server.cli.pull.errors import PullError
 from server.cli.pull.lora import pull_url
-from server.cli.pull.partial import alone_in
-from server.cli.pull.progress import ByteProgress
+from server.cli.pull.partial import check_space, exclusive
+from server.cli.pull.progress import byte_progress
+from server.errors import FetchFailed
 from server.loras.hub_repository import HubFile
 from server.settings import read_settings
 from tests.fake_hub import PRIVATE_TOKEN, FakeHub
@@ -22,17 +23,23 @@ from tests.server.cli.command import run
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("nothing",), "'nothing' is nothing that can be fetched: give 2509, 2511, OWNER/REPO"),
-        (("../x",), "'../x' is nothing that can be fetched"),
+        (("nothing",), "'nothing' cannot be fetched: give 2509, 2511, OWNER/REPO"),
+        (("../x",), "'../x' cannot be fetched"),
         (
             ("owner/nothing",),
             "has no repository owner/nothing, or it is private: then set HF_TOKEN",
         ),
         (("someone/flux",), "someone/flux holds a FluxPipeline"),
-        (("someone/half",), "someone/half is not whole: vae/ is missing"),
+        (("someone/half",), "someone/half is not complete: vae/ is missing"),
         (("someone/gguf",), "files of the kinds .gguf, .md"),
-        (("owner/many",), "qwen-edit pull 'owner/many/sub/b.safetensors'"),
-        (("owner/many/c.safetensors",), "owner/many has no file c.safetensors. It has: a.safete"),
+        (
+            ("owner/many",),
+            "name one of them: owner/many/a.safetensors, owner/many/su",
+        ),
+        (
+            ("owner/many/c.safetensors",),
+            "has no file c.safetensors. It has: owner/many/a.safetensors, ",
+        ),
         (("owner/page",), "a.safetensors is no safetensors file (it looks like a web page)"),
         (("gated/style",), "gated/style is gated: accept its terms on http://127.0.0.1"),
         (("owner/style", "--name", "../x"), "--name '../x': a LoRA's name may have folders"),
@@ -82,22 +89,22 @@ def test_full_disk_is_not_blamed_on_the_hub(
     data = hub.repositories[repository][file]
     parts = weights / folder / ".parts"
     parts.mkdir(parents=True)
-    part = HubFile(file, len(data), hashlib.sha256(data).hexdigest()).part_name
+    part = HubFile(file, len(data), hashlib.sha256(data).hexdigest()).partial_name
     (parts / part).symlink_to("/dev/full")
 
     done = run("pull", name, **place)
 
     assert done.returncode == 1
-    assert f"{repository} cannot be written: No space left on device: {parts}. What" in done.stderr
-    assert "What came is kept: make room and run it again, and it goes on from" in done.stderr
+    assert f"{repository}/{file} cannot be stored: No space left on device. What" in done.stderr
+    assert "received is kept: free some space and try again to resume" in done.stderr
     assert hub.url not in done.stderr
     assert (parts / part).is_symlink()
 
 
-def test_fault_of_a_url_is_said_as_of_a_command_that_was_given_it(
+async def test_pull_of_a_url_fails_without_naming_a_field(
     tmp_path: Path, file_host: tuple[str, Path], lora: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not as of a field in a request to a server. The disk is full as in the test above."""
+    """The disk is full as in the test above."""
     address, folder = file_host
     (folder / "a.safetensors").write_bytes(lora)
     url, absent = f"{address}/a.safetensors", f"{address}/b.safetensors"
@@ -106,40 +113,37 @@ def test_fault_of_a_url_is_said_as_of_a_command_that_was_given_it(
     (parts / hashlib.sha256(url.encode()).hexdigest()).symlink_to("/dev/full")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
 
-    def message(url: str, **settings: bool) -> str:
+    async def message(url: str, **settings: bool) -> str:
         allowed = read_settings(weights_dir=tmp_path, allow_networks="127.0.0.0/8", **settings)
-        with pytest.raises(PullRefused) as caught:
-            pull_url(url, None, allowed)
+        with pytest.raises((PullError, FetchFailed)) as caught:
+            await pull_url(url, None, allowed)
         return str(caught.value)
 
-    assert message(absent) == f"{absent} answered 404."
-    assert message(url).startswith(
-        f"{url} cannot be written: No space left on device: {parts}. What"
+    assert await message(absent) == f"NAME: {absent} answered 404."
+    assert (await message(url)).startswith(
+        f"NAME: {url} cannot be stored: No space left on device. What"
     )
-    assert message(url, offline=True).startswith(
-        f"QWEN_EDIT_OFFLINE forbids to fetch {url}. Set QWEN_EDIT_OFFLINE=0, or copy the file into"
-    )
+    offline = f"HF_HUB_OFFLINE or QWEN_EDIT_OFFLINE forbids downloads, and so {url}. Unset it, or"
+    assert (await message(url, offline=True)).startswith(offline)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert message(url).startswith(
-        f"HF_HUB_OFFLINE forbids to fetch {url}. Set HF_HUB_OFFLINE=0, or"
-    )
+    assert (await message(url)).startswith(offline)
 
 
 def test_disk_without_room_is_said_before_anything_comes(tmp_path: Path) -> None:
-    with pytest.raises(PullRefused, match=r"Qwen/X needs 1000000000.0 GB more, and the disk of"):
+    with pytest.raises(PullError, match=r"Qwen/X needs 1000000000.0 GB more, and the disk of"):
         check_space(tmp_path / "weights" / "models", 10**18, "Qwen/X")
 
 
 def test_second_pull_into_the_same_folder_is_refused(tmp_path: Path) -> None:
     parts = tmp_path / "model" / ".parts"
-    with alone_in(parts), pytest.raises(PullRefused, match="another pull is fetching into"):
-        alone_in(parts).__enter__()
+    with exclusive(parts), pytest.raises(PullError, match="another pull is fetching into"):
+        exclusive(parts).__enter__()
     assert not parts.exists()
 
 
 def test_bar_is_drawn_on_a_terminal() -> None:
     terminal = io.StringIO()
     console = Console(file=terminal, force_terminal=True, width=100)
-    with ByteProgress("a model", 4_000_000, console) as progress:
-        progress.add(1_000_000)
+    with byte_progress("a model", 4_000_000, console) as update:
+        update("a file", 1_000_000)
     assert "1.0/4.0 MB" in terminal.getvalue()

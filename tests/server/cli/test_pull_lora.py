@@ -6,13 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from huggingface_hub.errors import OfflineModeIsEnabled
 
 from pipelines.files.lora_format.config import METADATA_KEY
 from pipelines.files.safetensors_header import read_header
-from server.cli.pull.errors import PullRefused
+from server.cli.pull.errors import PullError
 from server.cli.pull.lora import pull_from_hub
-from server.loras.hub_repository import HubFile, HubRepository
+from server.loras.hub_repository import HubError, HubFile, HubRepository
 from server.settings import read_settings
 from tests.fake_hub import COMMIT, FakeHub, write_cache
 from tests.lora_files import random_pairs, write_lora
@@ -63,7 +62,7 @@ def test_lora_comes_from_any_address(
 
     assert done.returncode == 0, done.stderr
     assert files_of(weights / "loras") == {"my style.safetensors": lora}
-    assert "say one, --name my-style" in nameless.stderr
+    assert "give one, --name my-style" in nameless.stderr
 
 
 def test_lora_for_a_model_that_is_here_is_kept(
@@ -78,7 +77,7 @@ def test_lora_for_a_model_that_is_here_is_kept(
 
     assert other.returncode == 1
     assert "tiny.safetensors does not fit this model" in other.stderr
-    assert "It was not kept. (Checked against Qwen-Image-Edit-Plus.)" in other.stderr
+    assert "not kept. (Checked against Qwen-Image-Edit-Plus, the demo model.)" in other.stderr
     assert fits.returncode == 0, fits.stderr
     assert "fits tiny" in fits.stdout
 
@@ -91,7 +90,7 @@ def test_file_that_is_there_is_not_overwritten(place: dict[str, str], weights: P
     done = run("pull", "owner/style", **place)
 
     assert done.returncode == 1
-    assert "style.safetensors is there already. Remove it" in done.stderr
+    assert "style.safetensors exists already. Remove it" in done.stderr
     assert path.read_bytes() == b"mine"
 
 
@@ -103,7 +102,7 @@ def test_file_that_is_too_large_for_a_lora_is_not_fetched(
     done = run("pull", "owner/checkpoint", **place, QWEN_EDIT_MAX_LORA_MB="1")
 
     assert done.returncode == 1
-    assert "has 2.1 MB: more than a LoRA may have (QWEN_EDIT_MAX_LORA_MB=1)" in done.stderr
+    assert "has 2 MiB, more than the allowed 1 MiB (QWEN_EDIT_MAX_LORA_MB)" in done.stderr
     assert not any("/resolve/" in request for request in hub.requests)
 
 
@@ -119,9 +118,9 @@ def test_lora_that_is_there_is_said_and_left(
     merged = run("pull", "owner/peft", **place)
 
     assert again.returncode == 0, again.stderr
-    assert "style.safetensors was there already, whole, " in again.stdout
+    assert "style.safetensors exists already and is complete, " in again.stdout
     assert merged.returncode == 1
-    assert "peft.safetensors is there already. Remove it" in merged.stderr
+    assert "peft.safetensors exists already. Remove it" in merged.stderr
     assert files_of(weights) == before
     assert not any("/resolve/" in request for request in hub.requests)
 
@@ -170,11 +169,11 @@ def test_lora_is_taken_from_the_cache_when_offline(
 
     assert [command.returncode for command in first] == [0, 0], first
     assert [command.returncode for command in again] == [0, 1]
-    assert "style.safetensors was there already" in again[0].stdout
+    assert "style.safetensors exists already" in again[0].stdout
     assert hub.requests == []
 
 
-def test_part_that_is_there_needs_no_room_again(tmp_path: Path) -> None:
+async def test_part_that_is_there_needs_no_room_again(tmp_path: Path) -> None:
     """More is there than any disk has free: without it the room is refused, with it the hub fails.
 
     The tests run offline, so that asking the hub ends at once.
@@ -182,15 +181,15 @@ def test_part_that_is_there_needs_no_room_again(tmp_path: Path) -> None:
     settings = read_settings(weights_dir=tmp_path, max_lora_mb=2**24)
     file = HubFile("a.safetensors", 2**43, "0" * 64)
     repository = HubRepository("owner/style", COMMIT, (file,))
-    with pytest.raises(PullRefused, match=r"a\.safetensors needs 8796\.1 GB more"):
-        pull_from_hub(repository, file.name, None, settings)
+    with pytest.raises(PullError, match=r"a\.safetensors needs 8796\.1 GB more"):
+        await pull_from_hub(repository, file.name, None, settings)
 
     parts = tmp_path / "loras" / ".parts"
     parts.mkdir()
-    (parts / file.part_name).touch()
-    os.truncate(parts / file.part_name, file.size_bytes - 1)
-    with pytest.raises(OfflineModeIsEnabled):
-        pull_from_hub(repository, file.name, None, settings)
+    (parts / file.partial_name).touch()
+    os.truncate(parts / file.partial_name, file.size_bytes - 1)
+    with pytest.raises(HubError, match="HF_HUB_OFFLINE forbids downloads"):
+        await pull_from_hub(repository, file.name, None, settings)
 
 
 def test_configuration_that_is_too_large_for_one_is_not_fetched(

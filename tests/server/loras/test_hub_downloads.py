@@ -1,8 +1,8 @@
-"""LoRAs on their way from a hub: bounded in size and time, canceled, and gone on with."""
+"""Downloads of LoRAs from a hub: bounded in size and time, canceled and resumed."""
 
 import asyncio
-import threading
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,21 +11,20 @@ from huggingface_hub import constants
 from pipelines.api.errors import LoraInvalid
 from pipelines.files.catalog import HubLora
 from server.errors import FetchFailed, PayloadTooLarge
-from server.loras.hub_downloads import HubDownloads
+from server.loras.hub_lora import download
+from server.loras.hub_repository import HubFile
 from tests.fake_hub import FakeHub, fake_hub
 from tests.live_server import until
 from tests.lora_files import write_raw
 from tests.server.loras.test_library import make_library
 
 MIB = 2**20
-# The hub's library writes so much at a time.
-CHUNK_BYTES = 10 * MIB
 LARGE = HubLora("owner/large", "large.safetensors")
 
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A safetensors file of three chunks, each of other bytes."""
+    """A safetensors file whose MiB all differ."""
     size = 25 * MIB
     header = {"x": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}
     data = bytes(number % 251 for number in range(size // MIB)) * MIB
@@ -43,15 +42,17 @@ def hub(large: bytes, monkeypatch: pytest.MonkeyPatch, hub_cache: Path) -> Itera
         yield running
 
 
-def downloads(*, max_bytes: int = 2**30, timeout_s: float = 30) -> HubDownloads:
-    return HubDownloads(max_bytes=max_bytes, timeout_s=timeout_s)
+def fetch(
+    folder: Path, *, lora: HubLora = LARGE, field: str = "f", timeout_s: float = 30
+) -> Coroutine[None, None, Path]:
+    return download(lora, folder, field, max_bytes=2**30, timeout_s=timeout_s)
 
 
-async def held_download(hub: FakeHub, downloads: HubDownloads, folder: Path) -> asyncio.Task[Path]:
-    """A download of which one chunk is on disk, and the second is on its way."""
-    hub.hold_at = CHUNK_BYTES + MIB
-    task = asyncio.create_task(downloads.fetch(LARGE, folder, "f"))
-    await asyncio.to_thread(until, lambda: sizes(folder) == [CHUNK_BYTES])
+async def held_download(hub: FakeHub, folder: Path) -> asyncio.Task[Path]:
+    """A download of which some MiB are on disk, and the rest is held back."""
+    hub.hold_at = 10 * MIB
+    task = asyncio.create_task(fetch(folder))
+    await asyncio.to_thread(until, lambda: any(size >= 8 * MIB for size in sizes(folder)))
     return task
 
 
@@ -59,59 +60,75 @@ def sizes(folder: Path) -> list[int]:
     return [path.stat().st_size for path in folder.glob("*.part")]
 
 
-def writes(folder: Path) -> bool:
-    """Whether a thread still writes into the folder."""
-    return any(thread.name == f"hub-{folder.name}" for thread in threading.enumerate())
-
-
-async def test_next_fetch_waits_for_the_thread_of_a_canceled_one_and_goes_on(
+async def test_fetch_after_a_canceled_one_resumes(
     hub: FakeHub, tmp_path: Path, large: bytes
 ) -> None:
-    both = downloads()
-    canceled = await held_download(hub, both, tmp_path)
+    canceled = await held_download(hub, tmp_path)
     canceled.cancel()
     with pytest.raises(asyncio.CancelledError):
         await canceled
-    asked = len(hub.requests)
-
-    following = asyncio.create_task(both.fetch(LARGE, tmp_path, "f"))
-    await asyncio.wait([following], timeout=0.2)
-    asked_meanwhile = len(hub.requests) - asked
+    [received] = sizes(tmp_path)
     hub.hold_at = None
     hub.released.set()
-    path = await following
 
-    assert asked_meanwhile == 0
-    assert hub.ranges == [f"bytes={CHUNK_BYTES}-"]
+    path = await fetch(tmp_path)
+
+    assert hub.ranges == [f"bytes={received}-"]
     assert path.read_bytes() == large
 
 
-async def test_canceled_download_writes_no_more_than_what_was_under_way(
+async def test_canceled_download_ends_at_once_and_keeps_what_was_received(
     hub: FakeHub, tmp_path: Path
 ) -> None:
-    canceled = await held_download(hub, downloads(), tmp_path)
+    """The hub sends nothing more: only a cancel that waits for no byte ends here in time."""
+    canceled = await held_download(hub, tmp_path)
     canceled.cancel()
-    await asyncio.wait([canceled])
 
+    async with asyncio.timeout(10):
+        await asyncio.wait([canceled])
+
+    assert canceled.cancelled()
+    assert not hub.released.is_set()
+    # all that the hub had sent, up to what its own buffers and the network hold
+    [received] = sizes(tmp_path)
     hub.released.set()
-    await asyncio.to_thread(until, lambda: not writes(tmp_path))
+    assert 8 * MIB <= received <= 10 * MIB
+    assert sizes(tmp_path) == [received]
 
-    assert sizes(tmp_path) == [CHUNK_BYTES]
 
-
-async def test_download_that_takes_too_long_is_ended_with_a_sentence(
+async def test_download_that_takes_too_long_fails_with_the_limit(
     hub: FakeHub, tmp_path: Path
 ) -> None:
     hub.hold_at = MIB
     with pytest.raises(FetchFailed) as caught:
         async with asyncio.timeout(60):
-            await downloads(timeout_s=0.5).fetch(LARGE, tmp_path, "loras/0/path")
+            await fetch(tmp_path, field="loras/0/path", timeout_s=0.5)
 
-    hub.released.set()
-    await asyncio.to_thread(until, lambda: not writes(tmp_path))
-    sentence = "loras/0/path: owner/large/large.safetensors took longer than 0.5 seconds."
-    assert str(caught.value) == sentence
+    message = "loras/0/path: owner/large/large.safetensors took longer than 0.5 seconds."
+    assert str(caught.value) == message
     assert caught.value.field == "loras/0/path"
+
+
+async def test_download_resumes_by_itself_when_the_connection_breaks(
+    hub: FakeHub, tmp_path: Path, large: bytes
+) -> None:
+    hub.break_at = [3 * MIB, 5 * MIB]
+
+    path = await fetch(tmp_path)
+
+    assert hub.ranges == [f"bytes={3 * MIB}-", f"bytes={8 * MIB}-"]
+    assert path.read_bytes() == large
+
+
+async def test_damaged_download_is_discarded(hub: FakeHub, tmp_path: Path, large: bytes) -> None:
+    digest = hashlib.sha256(large).hexdigest()
+    part = tmp_path / HubFile("large.safetensors", len(large), digest).partial_name
+    part.write_bytes(b"other bytes")
+
+    with pytest.raises(FetchFailed, match=r"large\.safetensors was damaged on the way"):
+        await fetch(tmp_path)
+
+    assert not part.exists()
 
 
 @pytest.mark.parametrize("reference", ["owner/large", "owner/large/large.safetensors"])
@@ -123,8 +140,10 @@ async def test_file_over_the_size_limit_is_refused_before_its_first_byte(
     with pytest.raises(PayloadTooLarge) as caught:
         await library.fetch(reference, "loras/0/path")
 
-    sentence = "loras/0/path: owner/large/large.safetensors has more than the allowed 1 MiB."
-    assert str(caught.value) == sentence
+    assert str(caught.value) == (
+        "loras/0/path: owner/large/large.safetensors has 25 MiB, more than the allowed 1 MiB "
+        "(QWEN_EDIT_MAX_LORA_MB)."
+    )
     assert not any("/resolve/" in request for request in hub.requests)
     assert not any(path.is_file() for path in (tmp_path / "store").rglob("*"))
 
@@ -136,5 +155,5 @@ async def test_configuration_that_is_too_large_for_one_is_refused(
     hub.repositories = {"owner/peft": files}
 
     with pytest.raises(LoraInvalid, match=r"adapter_config\.json has 1048577 bytes"):
-        await downloads().fetch(HubLora("owner/peft"), tmp_path, "f")
+        await fetch(tmp_path, lora=HubLora("owner/peft"))
     assert not any("/resolve/" in request for request in hub.requests)

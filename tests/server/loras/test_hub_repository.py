@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from server.loras.hub_repository import HubFile, HubRepository, bytes_to_come
+from server.loras.hub_repository import HubFile, HubRepository, missing_bytes
 from tests.fake_hub import COMMIT, git_digest, write_cache
 
 
@@ -20,8 +20,8 @@ def test_room_is_needed_for_what_is_neither_a_part_nor_linked_from_the_cache(
     write_cache(hub_cache, "owner/x", {"linked": bytes(500), "other": bytes(7)})
     linked, other, fresh = (HubFile(name, 500, name) for name in ("linked", "other", "fresh"))
     repository = HubRepository("owner/x", COMMIT, (linked, other, fresh))
-    (tmp_path / fresh.part_name).write_bytes(bytes(200))
+    (tmp_path / fresh.partial_name).write_bytes(bytes(200))
 
-    assert bytes_to_come(repository, [linked], tmp_path) == 0
-    assert bytes_to_come(repository, [fresh], tmp_path) == 300
-    assert bytes_to_come(repository, [linked, other, fresh], tmp_path) == 800
+    assert missing_bytes(repository, [linked], tmp_path) == 0
+    assert missing_bytes(repository, [fresh], tmp_path) == 300
+    assert missing_bytes(repository, [linked, other, fresh], tmp_path) == 800

@@ -184,7 +184,7 @@ async def test_full_disk_is_said_and_the_next_request_goes_on(tmp_path: Path, ho
     await library.fetch(url, "loras/0/path")
 
     assert failed.value.field == "loras/0/path"
-    assert f"{url} cannot be stored on this server: No space left on device" in str(failed.value)
+    assert f"{url} cannot be stored: No space left on device" in str(failed.value)
     assert (await library.path(url)).read_bytes() == host.files["/a.safetensors"]
 
 
