@@ -2,13 +2,14 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import constants
 
 from pipelines.api.errors import LoraInvalid, ModelNotFound, ModelUnusable
 from pipelines.api.families import QWEN_IMAGE_EDIT_PLUS
-from pipelines.api.load_options import Dtype
+from pipelines.api.load_options import Dtype, Offload
 from pipelines.api.model_spec import DEMO_NAME
 from pipelines.files.catalog import Catalog, ModelChoice
 from pipelines.files.memory_fit import GIB, Fit, fits_on_cpu, fits_on_gpu
@@ -47,36 +48,70 @@ def check_models(settings: Settings) -> Iterator[Check]:
             yield Check("found", state, f"{model_name(path)} in {path.parent}: {_describe(files)}")
 
 
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """The ways to hold one model: the served one, or the published one when none is served."""
+
+    parameters: Mapping[str, int]
+    is_served: bool
+    on_gpu: bool
+    fits: tuple[Fit, ...]
+
+    @property
+    def name(self) -> str:
+        return "this model" if self.is_served else "the published model"
+
+    @property
+    def fastest(self) -> Fit | None:
+        """The first way with enough memory for it."""
+        return next((fit for fit in self.fits if fit.fits), None)
+
+
 def check_fit(settings: Settings, torch: TorchReport, host: Host) -> Iterator[Check]:
-    """Which model the memory holds in which way, by numbers; the served one, else the published."""
+    """Whether memory holds the served model, or the published one, and in which ways."""
+    plan = _plan(settings, torch, host)
+    for fit in plan.fits:
+        state = State.OK if fit.fits else State.NOTE
+        yield Check("memory", state, f"{plan.name}: {_message(fit, on_gpu=plan.on_gpu)}")
+    yield from _check_choice(plan, settings.offload)
+    if plan.on_gpu and plan.fastest and not plan.is_served:
+        yield _check_disk(settings)
+
+
+def _plan(settings: Settings, torch: TorchReport, host: Host) -> _Plan:
     served = _served_parameters(settings)
     parameters = served or QWEN_IMAGE_EDIT_PLUS.parameters
-    name = "this model" if served else "the published model"
     used = _used_gpus(settings, torch)
-    fits = _fits(settings, parameters, used, host)
-    for fit in fits:
-        state = State.OK if fit.fits else State.NOTE
-        yield Check("memory", state, f"{name}: {_message(fit, on_gpu=bool(used))}")
-    chosen = next(fit for fit in fits if not used or fit.offload == settings.offload)
-    works = next((fit for fit in fits if fit.fits), None)
-    state = State.STOP if served else State.NOTE
-    if works is None:
-        message = f"{name} does not fit this machine. On a GPU, {_needs(parameters)}"
-        yield Check("memory", state, message, Serve({"model": DEMO_NAME}) if served else None)
+    return _Plan(parameters, bool(served), bool(used), _fits(settings, parameters, used, host))
+
+
+def _check_choice(plan: _Plan, offload: Offload) -> Iterator[Check]:
+    """What is wrong with the way that the settings choose; nothing when it fits on a GPU."""
+    chosen = next(fit for fit in plan.fits if not plan.on_gpu or fit.offload == offload)
+    state = State.STOP if plan.is_served else State.NOTE
+    advice: Serve | None = None
+    if plan.fastest is None:
+        message = f"{plan.name} does not fit this machine. On a GPU, {_needs(plan.parameters)}"
+        advice = Serve({"model": DEMO_NAME})
     elif not chosen.fits:
-        message = f"{name} fits with --offload {works.offload}, not with {chosen.offload}"
-        do = Serve({"offload": works.offload}) if served else None
-        yield Check("memory", state, message, do)
-    elif not used:
-        message = f"{name} would run on the CPU: with the published one an edit takes hours"
-        yield Check("memory", State.NOTE, message)
-    if served is None and works is not None and used:
-        free = free_disk(settings.weights_dir) / 1e9
-        message = (
-            f"the published model has {PUBLISHED_GB} GB to fetch; {free:.1f} GB of disk are free"
-        )
-        enough = free > PUBLISHED_GB
-        yield Check("disk", State.OK if enough else State.NOTE, message, PULL if enough else None)
+        usable = plan.fastest.offload
+        message = f"{plan.name} fits with --offload {usable}, not with {chosen.offload}"
+        advice = Serve({"offload": usable})
+    elif not plan.on_gpu:
+        state = State.NOTE
+        message = f"{plan.name} would run on the CPU: with the published one an edit takes hours"
+    else:
+        return
+    yield Check("memory", state, message, advice if plan.is_served else None)
+
+
+def _check_disk(settings: Settings) -> Check:
+    """Whether the disk has room for the published model."""
+    free = free_disk(settings.weights_dir) / 1e9
+    message = f"the published model has {PUBLISHED_GB} GB to fetch; {free:.1f} GB of disk are free"
+    if free > PUBLISHED_GB:
+        return Check("disk", State.OK, message, PULL)
+    return Check("disk", State.NOTE, message)
 
 
 def check_loras(settings: Settings) -> Check:
