@@ -172,6 +172,11 @@ class Settings(BaseSettings):
             return False
 
     @property
+    def blocks_unsafe(self) -> bool:
+        """Whether outputs that the safety checker calls unsafe are withheld."""
+        return self.safety_checker is not None and self.safety_mode is SafetyMode.BLOCK
+
+    @property
     def devices(self) -> tuple[str, ...]:
         """One entry per worker."""
         return tuple(part.strip() for part in self.device.split(",") if part.strip())

@@ -1,11 +1,12 @@
-"""The parts that live as long as the server: settings to parts, each handed what it needs."""
+"""Settings to components: builds what lives as long as the server, and starts nothing."""
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipelines.files.catalog import Catalog, ModelChoice
-from server.contracts import provider_queue, wavespeed
+from server.contracts import CONTRACTS
 from server.job import Job
 from server.jobs.dispatcher import Dispatcher
 from server.jobs.job_queue import JobQueue
@@ -19,122 +20,105 @@ from server.media.outputs import OutputStore
 from server.media.uploads import UploadStore
 from server.net.fetch import Fetcher
 from server.playground import PageContext, Playground
-from server.settings import SafetyMode, Settings
+from server.settings import Settings
 from server.store.database import Database
 from server.web.auth import KeyCheck
+from server.web.contract import Services
 from server.workers.executor import Executor
 from server.workers.local_pool import LocalPool
 from server.workers.local_process import WORKER_COMMAND, WorkerOptions
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """What lives as long as the server."""
+class Components:
+    """Everything that lives as long as the server; the contracts see its `services` alone."""
 
-    settings: Settings
-    choice: ModelChoice
-    catalog: Catalog
+    services: Services
     database: Database
     fetcher: Fetcher
     inputs: InputStore
-    outputs: OutputStore
-    uploads: UploadStore
-    library: LoraLibrary
-    queue: JobQueue
     executor: Executor
     preparer: Preparer
     dispatcher: Dispatcher
-    service: EditService
     webhooks: WebhookSender
-    webhook_secret: str
     keys: KeyCheck
     playground: Playground | None
 
     def end_streams(self) -> None:
-        """End what would hold the server up for as long as a client listens."""
-        self.queue.close()
+        """End the streams that would delay a stop for as long as a client listens."""
+        self.services.queue.close()
         if self.playground is not None:
             self.playground.close()
 
 
-def build_parts(
+def choose_model(settings: Settings) -> tuple[Catalog, ModelChoice]:
+    """Return the model to serve, and log it prominently. Raises ModelNotFound."""
+    catalog = Catalog(settings.weights_dir)
+    choice = catalog.resolve_model(settings.model)
+    if choice.is_demo:
+        catalog = catalog.with_demo_loras()
+        logger.warning("MODEL: the demo model (%s). %s", choice.why, choice.warning)
+    else:
+        logger.info("MODEL: %s, %s", choice.path, choice.why)
+    return catalog, choice
+
+
+def build_components(
     settings: Settings,
     choice: ModelChoice,
     catalog: Catalog,
     *,
     worker_command: Sequence[str] = WORKER_COMMAND,
-) -> Parts:
-    """Make the parts and hand each what it needs; nothing is started."""
+) -> Components:
+    """Build every component; nothing is started."""
     data = settings.data_dir
     database = Database(data / "jobs.sqlite3")
     queue = JobQueue(database, max_waiting=settings.max_waiting_jobs, clock=time.time)
     fetcher = Fetcher(settings.allow_networks, offline=settings.offline)
     outputs = OutputStore(data / "outputs")
-    uploads = UploadStore(
-        data / "uploads", database, keep_s=settings.keep_uploads_h * 3600, clock=time.time
-    )
-    inputs = InputStore(
-        data / "inputs",
-        fetcher,
-        own_file=lambda url: outputs.path_of_url(url) or uploads.path_of_url(url),
-        fetch_timeout_s=settings.fetch_timeout_s,
-    )
+    uploads = _build_uploads(settings, database)
+    inputs = _build_inputs(settings, fetcher, outputs, uploads)
     executor = LocalPool(_worker_options(settings, choice, worker_command))
     library = _build_library(settings, catalog, fetcher, executor, queue)
     preparer = Preparer(queue, inputs, library)
-    dispatcher = Dispatcher(
-        queue,
-        executor,
-        inputs,
-        library,
-        outputs,
-        job_timeout_s=settings.job_timeout_s,
-        keep_inputs=settings.keep_inputs,
-        embed_prompt=settings.embed_prompt,
-        blocks_unsafe=settings.safety_mode is SafetyMode.BLOCK,
-    )
-    service = EditService(
+    dispatcher = _build_dispatcher(settings, queue, executor, inputs, library, outputs)
+    edits = EditService(
         queue, dispatcher, preparer, executor, inputs, library, outputs,
         check_address=fetcher.check_address,
         clock=time.time,
         log_prompts=settings.log_prompts,
     )  # fmt: skip
     secret = settings.webhook_secret or read_or_create_secret(data / "webhook_secret")
-    webhooks = _build_webhooks(settings, database, fetcher, queue, service, secret)
+    services = Services(
+        settings, choice, catalog, edits, queue, executor, library, outputs, uploads,
+        webhook_secret=secret,
+        clock=time.time,
+    )  # fmt: skip
+    webhooks = _build_webhooks(services, database, fetcher)
     keys = KeyCheck(settings.all_api_keys())
-    page = PageContext(settings, choice, catalog, service, executor, outputs, uploads, fetcher)
+    page = PageContext(settings, choice, catalog, edits, executor, outputs, uploads, fetcher)
     playground = Playground(page, keys) if settings.page else None
-    return Parts(
-        settings, choice, catalog, database, fetcher, inputs, outputs, uploads, library, queue,
-        executor, preparer, dispatcher, service, webhooks, secret, keys, playground,
+    return Components(
+        services, database, fetcher, inputs, executor, preparer, dispatcher, webhooks, keys,
+        playground,
     )  # fmt: skip
 
 
-def _build_webhooks(
-    settings: Settings,
-    database: Database,
-    fetcher: Fetcher,
-    queue: JobQueue,
-    service: EditService,
-    secret: str,
-) -> WebhookSender:
-    async def find_job(job_id: str) -> Job:
-        return (await service.state(job_id)).job
+def _build_uploads(settings: Settings, database: Database) -> UploadStore:
+    folder, keep_s = settings.data_dir / "uploads", settings.keep_uploads_h * 3600
+    return UploadStore(folder, database, keep_s=keep_s, clock=time.time)
 
-    return WebhookSender(
-        database,
+
+def _build_inputs(
+    settings: Settings, fetcher: Fetcher, outputs: OutputStore, uploads: UploadStore
+) -> InputStore:
+    return InputStore(
+        settings.data_dir / "inputs",
         fetcher,
-        {
-            wavespeed.NAME: wavespeed.webhook_format(
-                service, public_url=settings.public_url, secret=secret
-            ),
-            provider_queue.NAME: provider_queue.webhook_format(
-                service, public_url=settings.public_url
-            ),
-        },
-        added=queue.webhook_added,
-        find_job=find_job,
-        clock=time.time,
+        own_file=lambda url: outputs.path_of_url(url) or uploads.path_of_url(url),
+        fetch_timeout_s=settings.fetch_timeout_s,
     )
 
 
@@ -171,4 +155,39 @@ def _build_library(
         tokens=settings.download_tokens,
         linears=lambda: executor.model.linears if executor.model else None,
         in_use=queue.lora_references,
+    )
+
+
+def _build_dispatcher(
+    settings: Settings,
+    queue: JobQueue,
+    executor: Executor,
+    inputs: InputStore,
+    library: LoraLibrary,
+    outputs: OutputStore,
+) -> Dispatcher:
+    return Dispatcher(
+        queue,
+        executor,
+        inputs,
+        library,
+        outputs,
+        job_timeout_s=settings.job_timeout_s,
+        keep_inputs=settings.keep_inputs,
+        embed_prompt=settings.embed_prompt,
+        blocks_unsafe=settings.blocks_unsafe,
+    )
+
+
+def _build_webhooks(services: Services, database: Database, fetcher: Fetcher) -> WebhookSender:
+    async def find_job(job_id: str) -> Job:
+        return (await services.edits.state(job_id)).job
+
+    return WebhookSender(
+        database,
+        fetcher,
+        {each.name: each.webhook(services) for each in CONTRACTS if each.webhook is not None},
+        added=services.queue.webhook_added,
+        find_job=find_job,
+        clock=services.clock,
     )

@@ -31,7 +31,7 @@ from server.playground.access import COOKIE
 from server.playground.layout import BROWSER_STATES
 from server.settings import Settings
 from server.store import jobs, uploads, webhooks
-from server.wiring import build_parts
+from server.wiring import build_components
 
 ROOT = Path(__file__).parents[1]
 
@@ -76,11 +76,11 @@ def _wire_words() -> dict[str, list[str]]:
             data_dir=Path(folder), weights_dir=ROOT / "weights", model="demo", page=False
         )
         catalog = Catalog(settings.weights_dir)
-        parts = build_parts(settings, catalog.resolve_model("demo"), catalog)
-        document = create_app(parts).openapi()
-        parts.inputs.close()
-        parts.outputs.close()
-        parts.database.close()
+        components = build_components(settings, catalog.resolve_model("demo"), catalog)
+        document = create_app(components).openapi()
+        components.inputs.close()
+        components.services.outputs.close()
+        components.database.close()
     words = {
         f"{method} {path}": sorted(parameter["name"] for parameter in found.get("parameters", ()))
         for path, methods in document["paths"].items()

@@ -10,13 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines.api.load_options import Dtype, Offload
-from server.app import VERSION
 from server.cli import checks, model_checks
 from server.cli.advice import Options, Serve, command, together
 from server.cli.checks import SET_KEYS, Check, State
 from server.cli.console import out
 from server.cli.machine import Host, TorchReport, ask_torch, read_host
 from server.settings import Settings, SettingsError, read_settings
+from server.version import VERSION
 
 COLORS = {State.OK: "green", State.NOTE: "yellow", State.STOP: "red"}
 

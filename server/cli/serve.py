@@ -16,11 +16,12 @@ import uvicorn
 from pipelines.api.errors import ModelNotFound
 from pipelines.api.load_options import Dtype, Offload
 from pipelines.files.catalog import Catalog, ModelChoice
-from server.app import VERSION, choose_model, create_app, lock_data_folder
+from server.app import create_app
 from server.cli.console import print_error
 from server.settings import Settings, SettingsError, read_settings
-from server.store.database import DataFolderInUse
-from server.wiring import build_parts
+from server.store.database import DataFolderInUse, DataFolderLock
+from server.version import VERSION
+from server.wiring import build_components, choose_model
 from server.workers.local_process import WORKER_COMMAND
 
 # What a client may still be sent after SIGTERM before its connection is cut, in seconds.
@@ -59,7 +60,7 @@ def serve(
 
 def run_server(settings: Settings, *, worker_command: Sequence[str] = WORKER_COMMAND) -> None:
     """Serve until a signal. Raises DataFolderInUse, ModelNotFound before anything is started."""
-    lock = lock_data_folder(settings.data_dir)
+    lock = DataFolderLock(settings.data_dir)
     try:
         catalog, choice = choose_model(settings)
         asyncio.run(_serve(settings, catalog, choice, worker_command))
@@ -70,9 +71,9 @@ def run_server(settings: Settings, *, worker_command: Sequence[str] = WORKER_COM
 async def _serve(
     settings: Settings, catalog: Catalog, choice: ModelChoice, worker_command: Sequence[str]
 ) -> None:
-    parts = build_parts(settings, choice, catalog, worker_command=worker_command)
+    components = build_components(settings, choice, catalog, worker_command=worker_command)
     config = uvicorn.Config(
-        create_app(parts),
+        create_app(components),
         host=settings.host,
         port=settings.port,
         log_level="warning",
@@ -84,7 +85,7 @@ async def _serve(
     scheme = "https" if settings.tls_cert else "http"
     address = f"{scheme}://{settings.host}:{sock.getsockname()[1]}"
     logging.getLogger(__name__).info("qwen-edit-server %s listens on %s", VERSION, address)
-    await StoppableServer(config, parts.end_streams).serve(sockets=[sock])
+    await StoppableServer(config, components.end_streams).serve(sockets=[sock])
 
 
 class StoppableServer(uvicorn.Server):

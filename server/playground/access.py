@@ -21,14 +21,13 @@ class Access:
     """Lets the requests of the page's own browser through, where keys are set with a cookie."""
 
     keys: KeyCheck
-    public_url: str | None
 
     def check_origin(self, request: Request) -> None:
         """Refuse what another web page has a browser send. Raises HTTPException."""
         origin = request.headers.get("origin")
         if origin is None:
             return
-        own = {request.headers.get("host", ""), _host(base_url(request, self.public_url))}
+        own = {request.headers.get("host", ""), _host(base_url(request))}
         if _host(origin) not in own:
             raise HTTPException(403, f"This page takes no requests from {origin[:200]}.")
 
@@ -50,7 +49,7 @@ class Access:
             return self.ask(wrong=True)
         # ./ and not /: behind a proxy the page may have a prefix
         answer = RedirectResponse("./", 303)
-        is_secure = base_url(request, self.public_url).startswith("https://")
+        is_secure = base_url(request).startswith("https://")
         answer.set_cookie(
             COOKIE,
             self.keys.token(key),

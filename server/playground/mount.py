@@ -58,7 +58,7 @@ class Playground:
 
     def __init__(self, parts: PageContext, keys: KeyCheck) -> None:
         self._parts = parts
-        self._access = Access(keys, parts.settings.public_url)
+        self._access = Access(keys)
         self._app: FastAPI | None = None
         self._failure: str | None = None
         self._is_installed = importlib.util.find_spec("gradio") is not None

@@ -45,7 +45,7 @@ class PageState:
 
     def base_url(self, request: gr.Request) -> str:
         """The server's address as this browser knows it."""
-        return base_url(request.request, self.parts.settings.public_url)
+        return base_url(request.request)
 
     def no_field_errors(self) -> Updates:
         """Take every sentence off the fields."""

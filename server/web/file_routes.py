@@ -1,4 +1,4 @@
-"""Outputs and uploads under their own URLs. A name is the key: clients fetch them without one."""
+"""Outputs and uploads under their own URLs. Their unguessable names stand in for a key."""
 
 from pathlib import Path
 
@@ -6,37 +6,35 @@ from fastapi import APIRouter
 from fastapi.responses import FileResponse
 
 from server.errors import NotFound
-from server.media import outputs as output_files
-from server.media import uploads as upload_files
+from server.media import outputs, uploads
 from server.media.images import media_type
-from server.media.outputs import OutputStore
-from server.media.uploads import UploadStore
+from server.web.contract import Services
 
 
-def router(outputs: OutputStore, uploads: UploadStore) -> APIRouter:
-    """The routes; they need no key."""
+def router(services: Services) -> APIRouter:
+    """Return the routes; they require no key."""
     routes = APIRouter(include_in_schema=False)
 
-    @routes.api_route(f"{output_files.ROUTE}/{{name}}", methods=["GET", "HEAD"])
+    @routes.api_route(f"{outputs.ROUTE}/{{name}}", methods=["GET", "HEAD"])
     def get_output(name: str) -> FileResponse:
-        """A finished image."""
-        path = outputs.path(name)
+        """Return a finished image."""
+        path = services.outputs.path(name)
         if path is None:
             raise NotFound(f"There is no output {name}; outputs expire after a while.")
-        return _answer(path, f"image/{path.suffix[1:]}")
+        return _file_response(path, f"image/{path.suffix[1:]}")
 
-    @routes.api_route(f"{upload_files.ROUTE}/{{name}}", methods=["GET", "HEAD"])
+    @routes.api_route(f"{uploads.ROUTE}/{{name}}", methods=["GET", "HEAD"])
     def get_upload(name: str) -> FileResponse:
-        """An uploaded file. What is no image is no page or script either."""
-        path = uploads.path(name)
+        """Return an uploaded file; one that is not an image is never served as a page or script."""
+        path = services.uploads.path(name)
         if path is None:
             raise NotFound(f"There is no upload {name}; uploads expire after a while.")
-        return _answer(path, media_type(path) or "application/octet-stream")
+        return _file_response(path, media_type(path) or "application/octet-stream")
 
     return routes
 
 
-def _answer(path: Path, content_type: str) -> FileResponse:
+def _file_response(path: Path, content_type: str) -> FileResponse:
     return FileResponse(
         path,
         media_type=content_type,

@@ -1,6 +1,6 @@
-"""What is done to every request and response, as plain ASGI.
+"""Plain ASGI middleware for every request and response.
 
-Starlette's function middleware would stand between an event stream and its client.
+Starlette's function middleware would buffer between an event stream and its client.
 """
 
 import ipaddress
@@ -15,9 +15,42 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server.errors import PayloadTooLarge, WrongHost
 from server.web.problem import Problem, problem_of
 
+# Key in the state of a request's scope.
+BASE_URL = "base_url"
+
+
+class BaseUrl:
+    """Resolves the server's URL as the client knows it; `base_url(request)` reads it.
+
+    A configured public URL wins; else the proxy's X-Forwarded headers, else the Host header.
+    """
+
+    def __init__(self, app: ASGIApp, public_url: str | None) -> None:
+        self._app = app
+        self._public_url = public_url
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Store the URL in the request's state."""
+        if scope["type"] == "http":
+            scope.setdefault("state", {})[BASE_URL] = self._public_url or _seen_url(scope)
+        await self._app(scope, receive, send)
+
+
+def _seen_url(scope: Scope) -> str:
+    headers = Headers(scope=scope)
+    scheme = _first(headers.get("x-forwarded-proto")) or scope["scheme"]
+    host = _first(headers.get("x-forwarded-host")) or headers.get("host", "")
+    prefix = _first(headers.get("x-forwarded-prefix")) or ""
+    return f"{scheme}://{host}{prefix}".rstrip("/")
+
+
+def _first(header: str | None) -> str | None:
+    """Return the first value of a header that each proxy on the way appends to."""
+    return header.split(",")[0].strip() if header else None
+
 
 class ModelHeader:
-    """Whatever model id a provider's path names, `x-qwen-edit-model` says which model answers."""
+    """Names the loaded model in `x-qwen-edit-model`, whichever model id the request named."""
 
     def __init__(self, app: ASGIApp, model_name: Callable[[], str]) -> None:
         self._app = app
@@ -35,11 +68,11 @@ class ModelHeader:
 
 
 class OwnHost:
-    """Answers on this machine's own names alone, where nobody needs a key.
+    """Refuses foreign Host headers where no key is needed.
 
-    A web page may have its own name lead to 127.0.0.1; the browser then takes this server for the
-    page's, and the page could read and send whatever it likes (DNS rebinding). An address cannot
-    be made to lead elsewhere, so all addresses pass.
+    A web page may point its own name at 127.0.0.1; the browser then takes this server for the
+    page's own, and the page could read and send anything (DNS rebinding). An IP address cannot be
+    pointed elsewhere, so every address passes.
     """
 
     def __init__(
@@ -48,20 +81,20 @@ class OwnHost:
         public_url: str | None,
         render: Callable[[str, Problem], JSONResponse],
     ) -> None:
-        """The host of `public_url` is one of the names. `render` is asked with the path."""
+        """Accept the host of `public_url` as well. `render` receives the request's path."""
         self._app = app
         self._public_host = urllib.parse.urlsplit(public_url or "").hostname
         self._render = render
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 403 where the Host header has a foreign name."""
+        """Answer 403 when the Host header is a foreign name."""
         host = Headers(scope=scope).get("host", "") if scope["type"] == "http" else ""
         if not host or self._is_own(host):
             await self._app(scope, receive, send)
             return
         error = WrongHost(
-            f"This server does not answer as {host[:80]!r}. Ask for it by its address, or set "
-            f"QWEN_EDIT_PUBLIC_URL to the URL that a proxy gives it."
+            f"This server does not answer to the host {host[:80]!r}. Use its IP address, or set "
+            f"QWEN_EDIT_PUBLIC_URL to the URL that its proxy serves."
         )
         await self._render(scope["path"], problem_of(error))(scope, receive, send)
 
@@ -80,7 +113,7 @@ class OwnHost:
 
 
 class BodyLimit:
-    """Refuses a body that is too large, in the shape of the contract it is for.
+    """Refuses a body that is too large, in the shape of the path's contract.
 
     FastAPI has such a limit too, but answers a declared length in plain text.
     """
@@ -91,13 +124,13 @@ class BodyLimit:
         max_bytes: Callable[[str], int],
         render: Callable[[str, Problem], JSONResponse],
     ) -> None:
-        """`max_bytes` and `render` are asked with the request's path."""
+        """`max_bytes` and `render` receive the request's path."""
         self._app = app
         self._max_bytes = max_bytes
         self._render = render
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 413 before the body is read where its length is declared, else when it is met."""
+        """Answer 413: before the body is read if its length is declared, else while it arrives."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -108,18 +141,17 @@ class BodyLimit:
             message = await receive()
             received += len(message.get("body", b""))
             if received > allowed:
-                # FastAPI lets an HTTPException through its parsing of the body, and no other
-                raise HTTPException(PayloadTooLarge.status, _sentence("more", allowed))
+                # the only exception that FastAPI lets through its parsing of the body
+                raise HTTPException(PayloadTooLarge.status, _refusal("more", allowed))
             return message
 
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isdigit() and int(declared) > allowed:
-            came = f"{int(declared) / 2**20:.0f} MiB"
-            error = PayloadTooLarge(_sentence(came, allowed))
+            error = PayloadTooLarge(_refusal(f"{int(declared) / 2**20:.0f} MiB", allowed))
             await self._render(scope["path"], problem_of(error))(scope, receive, send)
         else:
             await self._app(scope, receive_counted, send)
 
 
-def _sentence(came: str, allowed: int) -> str:
-    return f"The request has {came}; at most {allowed / 2**20:.0f} MiB are allowed."
+def _refusal(received: str, allowed: int) -> str:
+    return f"The request has {received}; at most {allowed / 2**20:.0f} MiB are allowed."

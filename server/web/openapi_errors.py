@@ -1,19 +1,18 @@
-"""The OpenAPI document, with the errors as the contracts really shape them."""
+"""The OpenAPI document, with errors in the shape of each contract."""
 
 from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI
 
+from server.web.contract import JsonSchema
+
 # FastAPI declares its own validation error for every operation; no contract answers like that.
 _UNUSED_SCHEMAS = ("HTTPValidationError", "ValidationError")
 
 
-def describe_errors(app: FastAPI, error_schema: Callable[[str], dict[str, Any]]) -> None:
-    """Give each operation, as its default answer, the error of the contract its path belongs to.
-
-    `error_schema` is asked with the path.
-    """
+def describe_errors(app: FastAPI, error_schema: Callable[[str], JsonSchema]) -> None:
+    """Declare each operation's default response as `error_schema(path)`."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:

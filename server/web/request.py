@@ -1,4 +1,4 @@
-"""What the contracts want to know of a client's HTTP request beyond its body."""
+"""Facts about a client's HTTP request beyond its body."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -6,24 +6,22 @@ from typing import TypeVar
 
 from fastapi import Request
 
+from server.web.middleware import BASE_URL
+
 T = TypeVar("T")
 
 
-def base_url(request: Request, public_url: str | None) -> str:
-    """The address under which the client reached this server, without a slash at the end.
+def base_url(request: Request) -> str:
+    """Return the server's URL as the client knows it, without a trailing slash.
 
-    A configured public URL wins; else what a proxy says of itself, else the Host header.
+    The `BaseUrl` middleware resolves it once per request.
     """
-    if public_url is not None:
-        return public_url
-    scheme = _first(request.headers.get("x-forwarded-proto")) or request.url.scheme
-    host = _first(request.headers.get("x-forwarded-host")) or request.headers.get("host", "")
-    prefix = _first(request.headers.get("x-forwarded-prefix")) or ""
-    return f"{scheme}://{host}{prefix}".rstrip("/")
+    url: str = request.scope["state"][BASE_URL]
+    return url
 
 
 async def unless_hung_up(request: Request, result: Awaitable[T]) -> T | None:
-    """Wait for `result`; None as soon as the client closes its connection.
+    """Wait for `result`, or return None as soon as the client closes its connection.
 
     The request's body must have been read before.
     """
@@ -40,8 +38,3 @@ async def unless_hung_up(request: Request, result: Awaitable[T]) -> T | None:
 async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _first(header: str | None) -> str | None:
-    """The first value of a header that each proxy on the way appends to."""
-    return header.split(",")[0].strip() if header else None

@@ -1,6 +1,6 @@
 """`/v1/edits`: submit, list, look, follow, cancel, delete."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -13,29 +13,27 @@ from server.job import JobStatus, Submission
 from server.jobs.job_queue import JobState
 from server.jobs.service import EditService
 from server.store.jobs import JobFilter
-from server.web.problem import Problem
+from server.web.contract import Services
 from server.web.request import base_url, unless_hung_up
 
 NAME = "native"
 ENDPOINT = "edits"
 MAX_WAIT_S = 600.0
 
-View = Callable[[Request, JobState], EditView]
 
-
-def router(service: EditService, *, public_url: str | None) -> APIRouter:
-    """The routes of this contract."""
+def router(services: Services) -> APIRouter:
+    """Return the routes under `/v1/edits`."""
     routes = APIRouter(prefix="/v1", tags=["native"])
-
-    def view(request: Request, state: JobState) -> EditView:
-        return edit_view(state, base_url(request, public_url))
-
-    _add_submit_and_list(routes, service, view)
-    _add_single_edit(routes, service, view)
+    _add_submit_and_list(routes, services.edits)
+    _add_single_edit(routes, services.edits)
     return routes
 
 
-def _add_submit_and_list(routes: APIRouter, service: EditService, view: View) -> None:
+def _view(request: Request, state: JobState) -> EditView:
+    return edit_view(state, base_url(request))
+
+
+def _add_submit_and_list(routes: APIRouter, service: EditService) -> None:
     @routes.post("/edits", status_code=201, openapi_extra=request_body())
     async def create_edit(
         request: Request, wait: Annotated[float, Query(ge=0, le=MAX_WAIT_S)] = 0
@@ -58,7 +56,7 @@ def _add_submit_and_list(routes: APIRouter, service: EditService, view: View) ->
         if wait:
             waited = await unless_hung_up(request, service.wait(job.id, wait))
             job = waited or await service.cancel(job.id)
-        return view(request, await service.state_of(job))
+        return _view(request, await service.state_of(job))
 
     @routes.get("/edits")
     async def list_edits(
@@ -70,18 +68,18 @@ def _add_submit_and_list(routes: APIRouter, service: EditService, view: View) ->
         """The jobs of every contract, newest first."""
         wanted = JobFilter(statuses=tuple(status) if status else None)
         jobs, total = await service.search(wanted, limit=limit, offset=offset)
-        items = [view(request, await service.state_of(job)) for job in jobs]
+        items = [_view(request, await service.state_of(job)) for job in jobs]
         return EditPage(items=items, total=total, limit=limit, offset=offset)
 
 
-def _add_single_edit(routes: APIRouter, service: EditService, view: View) -> None:
+def _add_single_edit(routes: APIRouter, service: EditService) -> None:
     async def found(edit_id: str) -> JobState:
         return await service.state(edit_id)
 
     @routes.get("/edits/{edit_id}")
     async def get_edit(request: Request, state: Annotated[JobState, Depends(found)]) -> EditView:
         """One job as it is now."""
-        return view(request, state)
+        return _view(request, state)
 
     @routes.get("/edits/{edit_id}/events", response_class=EventSourceResponse)
     async def stream_edit(
@@ -89,7 +87,7 @@ def _add_single_edit(routes: APIRouter, service: EditService, view: View) -> Non
     ) -> AsyncIterator[ServerSentEvent]:
         """The job as it is now and after each change, the last event being its end."""
         async for update in service.watch(state.job.id):
-            yield ServerSentEvent(event="edit", data=view(request, update))
+            yield ServerSentEvent(event="edit", data=_view(request, update))
 
     @routes.delete(
         "/edits/{edit_id}",
@@ -102,28 +100,5 @@ def _add_single_edit(routes: APIRouter, service: EditService, view: View) -> Non
             await service.delete(state.job)
             return Response(status_code=204)
         job = await service.cancel(state.job.id)
-        answer = view(request, await service.state_of(job))
+        answer = _view(request, await service.state_of(job))
         return JSONResponse(answer.model_dump(mode="json"), 202)
-
-
-ERROR_SCHEMA = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {
-            "type": "object",
-            "required": ["code", "message", "field"],
-            "properties": {
-                "code": {"type": "string"},
-                "message": {"type": "string"},
-                "field": {"type": ["string", "null"]},
-            },
-        }
-    },
-}
-
-
-def render(problem: Problem) -> JSONResponse:
-    """An error in this contract's shape."""
-    error = {"code": problem.code, "message": problem.message, "field": problem.field}
-    return JSONResponse({"error": error}, problem.status, headers=problem.headers)

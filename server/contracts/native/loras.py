@@ -1,21 +1,25 @@
 """The LoRAs of this server, in the native contract: list, look into, upload, delete."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Annotated
 
 from fastapi import APIRouter, File, Form, Response, UploadFile
 from pydantic import BaseModel, ConfigDict
 
 from pipelines.api.errors import LoraNotFound
+from pipelines.files.architecture import read_linears
 from pipelines.files.catalog import Catalog, LoraEntry
 from pipelines.files.lora_format.file import Linears
 from pipelines.files.lora_format.report import inspect_lora
 from server.errors import NotFound
-from server.loras.library import LoraLibrary
+from server.settings import Settings
+from server.web.contract import Services
 
 ROUTE = "/v1/loras"
 CHUNK_BYTES = 1024 * 1024
+# Room for the other parts of a form beside the file in it.
+FORM_BYTES = 64 * 1024
 
 
 class LoraItem(BaseModel):
@@ -53,21 +57,16 @@ class LoraView(BaseModel):
     metadata: Mapping[str, str]
 
 
-def router(library: LoraLibrary, catalog: Catalog, linears: Callable[[], Linears]) -> APIRouter:
-    """The routes. `linears` gives the linear layers of the model that answers."""
+def router(services: Services) -> APIRouter:
+    """Return the routes under `/v1/loras`."""
     routes = APIRouter(prefix=ROUTE, tags=["native"])
+    catalog, library = services.catalog, services.library
 
     def report(entry: LoraEntry) -> LoraView:
-        return LoraView.model_validate(inspect_lora(entry.path, linears(), entry.name))
+        return LoraView.model_validate(inspect_lora(entry.path, _linears(services), entry.name))
 
     def found(name: str) -> LoraEntry:
-        try:
-            entry = catalog.resolve_lora(name)
-        except LoraNotFound as exc:
-            raise NotFound(str(exc)) from exc
-        if not isinstance(entry, LoraEntry):
-            raise NotFound(f"There is no LoRA {name!r} under weights/loras.")
-        return entry
+        return _find(catalog, name)
 
     @routes.get("")
     def list_loras() -> LoraList:
@@ -99,6 +98,27 @@ def router(library: LoraLibrary, catalog: Catalog, linears: Callable[[], Linears
         return Response(status_code=204)
 
     return routes
+
+
+def body_limits(settings: Settings) -> Mapping[str, int]:
+    """Allow the upload of a LoRA the size that the operator set."""
+    return {ROUTE: settings.max_lora_mb * 2**20 + FORM_BYTES}
+
+
+def _linears(services: Services) -> Linears:
+    """Return the linear layers of the loaded model, or read those of the one being loaded."""
+    loaded = services.executor.model
+    return loaded.linears if loaded else read_linears(services.choice.path)
+
+
+def _find(catalog: Catalog, name: str) -> LoraEntry:
+    try:
+        entry = catalog.resolve_lora(name)
+    except LoraNotFound as exc:
+        raise NotFound(str(exc)) from exc
+    if not isinstance(entry, LoraEntry):
+        raise NotFound(f"There is no LoRA {name!r} under weights/loras.")
+    return entry
 
 
 async def _chunks(file: UploadFile) -> AsyncIterator[bytes]:

@@ -15,12 +15,12 @@ from pipelines.api.params import (
     STEPS_RANGE,
 )
 from pipelines.api.sizes import SizeBounds
-from pipelines.files.catalog import Catalog, ModelChoice
 from server.job import JobStatus, OutputFormat
-from server.jobs.job_queue import JobQueue
 from server.limits import MAX_IMAGE_BYTES
 from server.media.images import FORMATS, MAX_ASPECT, MAX_PIXELS, MIN_SIDE
-from server.workers.executor import Executor, ExecutorState
+from server.version import VERSION
+from server.web.contract import Services
+from server.workers.executor import ExecutorState
 
 
 class ModelName(BaseModel):
@@ -104,39 +104,37 @@ class Capabilities(BaseModel):
     can_extend_prompts: bool
 
 
-def health_router(queue: JobQueue, executor: Executor, choice: ModelChoice) -> APIRouter:
-    """`/health`, which is open to all: it names the model, and no path."""
+def health_router(services: Services) -> APIRouter:
+    """Return `/health`, which requires no key: it names the model but no path."""
     routes = APIRouter(tags=["status"])
 
     @routes.get("/health")
     async def health() -> Health:
         """Whether jobs can be run. Always 200: the status says it."""
-        model = _model_view(executor, choice)
+        model = _model_view(services)
         return Health(
-            status=executor.state,
+            status=services.executor.state,
             model=ModelName.model_validate(model, from_attributes=True),
-            waiting=await queue.count(JobStatus.QUEUED),
-            running=await queue.count(JobStatus.RUNNING),
-            error=executor.failure,
+            waiting=await services.queue.count(JobStatus.QUEUED),
+            running=await services.queue.count(JobStatus.RUNNING),
+            error=services.executor.failure,
         )
 
     return routes
 
 
-def capabilities_router(
-    executor: Executor, catalog: Catalog, choice: ModelChoice, *, version: str
-) -> APIRouter:
-    """`/v1/capabilities`."""
+def capabilities_router(services: Services) -> APIRouter:
+    """Return `/v1/capabilities`."""
     routes = APIRouter(tags=["status"])
 
     @routes.get("/v1/capabilities")
     def capabilities() -> Capabilities:
         """The model, what a request may ask for, and the LoRAs found."""
-        loaded = executor.model
+        loaded = services.executor.model
         spec = loaded.model if loaded else None
         return Capabilities(
-            version=version,
-            model=_model_view(executor, choice),
+            version=VERSION,
+            model=_model_view(services),
             profile=Profile(
                 name="quality",
                 num_inference_steps=spec.num_inference_steps if spec else None,
@@ -144,7 +142,8 @@ def capabilities_router(
             ),
             bounds=_bounds(),
             loras=[
-                LoraView(name=lora.name, size_bytes=lora.size_bytes) for lora in catalog.loras()
+                LoraView(name=lora.name, size_bytes=lora.size_bytes)
+                for lora in services.catalog.loras()
             ],
             checks_safety=loaded is not None and loaded.checks_safety,
             can_extend_prompts=loaded is not None and loaded.can_extend_prompts,
@@ -153,10 +152,10 @@ def capabilities_router(
     return routes
 
 
-def _model_view(executor: Executor, choice: ModelChoice) -> ModelView:
-    loaded = executor.model
+def _model_view(services: Services) -> ModelView:
+    choice, loaded = services.choice, services.executor.model
     return ModelView(
-        name=loaded.model.name if loaded else choice.path.name,
+        name=services.model_name,
         path=str(choice.path),
         why=choice.why,
         is_demo=choice.is_demo,

@@ -5,6 +5,15 @@ on has a test in `tests/server/contracts/test_openai.py`.
 """
 
 from server.contracts.openai.problems import ERROR_SCHEMA, render
-from server.contracts.openai.routes import router
+from server.contracts.openai.routes import NAME, router
+from server.web.contract import Contract
 
-__all__ = ["ERROR_SCHEMA", "render", "router"]
+CONTRACT = Contract(
+    name=NAME,
+    prefixes=("/v1/images", "/v1/models"),
+    router=router,
+    render_error=render,
+    error_schema=ERROR_SCHEMA,
+)
+
+__all__ = ["CONTRACT"]

@@ -1,7 +1,6 @@
 """OpenAI's edit of images and its list of models, over the one job model."""
 
 import uuid
-from collections.abc import Callable
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -19,6 +18,7 @@ from server.contracts.openai.schemas import (
 from server.contracts.openai.stream import EditStream
 from server.job import Job, JobStatus, Submission
 from server.jobs.service import EditService
+from server.web.contract import Services
 from server.web.problem import Problem
 from server.web.request import base_url, unless_hung_up
 
@@ -30,19 +30,12 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-def router(
-    service: EditService,
-    *,
-    public_url: str | None,
-    model_name: Callable[[], str],
-    clock: Callable[[], float],
-    shows_previews: bool,
-) -> APIRouter:
-    """The routes of this contract.
-
-    `shows_previews` is false where nothing unchecked may leave the server: no partial images then.
-    """
+def router(services: Services) -> APIRouter:
+    """Return the routes of this contract."""
     routes = APIRouter(prefix="/v1", tags=["OpenAI"])
+    service = services.edits
+    # the safety checker sees finished images only
+    shows_previews = not services.settings.blocks_unsafe
 
     @routes.post(
         "/images/edits",
@@ -67,11 +60,11 @@ def router(
             images,
         )
         if body.stream:
-            return EditStream(service, job, clock)
+            return EditStream(service, job, services.clock)
         ended = await unless_hung_up(request, service.wait(job.id))
-        return await _answer(service, ended or job, base_url(request, public_url))
+        return await _answer(service, ended or job, base_url(request))
 
-    _add_models(routes, model_name, created=round(clock()))
+    _add_models(routes, services)
     return routes
 
 
@@ -85,9 +78,11 @@ async def _answer(service: EditService, job: Job, base: str) -> Response:
     return Response(content, media_type="application/json", headers={REQUEST_ID: job.id})
 
 
-def _add_models(routes: APIRouter, model_name: Callable[[], str], created: int) -> None:
+def _add_models(routes: APIRouter, services: Services) -> None:
+    created = round(services.clock())
+
     def model() -> ModelView:
-        return ModelView(id=model_name(), created=created)
+        return ModelView(id=services.model_name, created=created)
 
     @routes.get("/models")
     async def list_models(response: Response) -> ModelList:
@@ -101,8 +96,8 @@ def _add_models(routes: APIRouter, model_name: Callable[[], str], created: int) 
     async def get_model(response: Response, model_id: str) -> ModelView | Response:
         """The loaded model, under its own name only."""
         response.headers[REQUEST_ID] = uuid.uuid4().hex
-        if model_id != model_name():
-            message = f"There is no model {model_id!r}; {model_name()} is loaded."
+        if model_id != services.model_name:
+            message = f"There is no model {model_id!r}; {services.model_name} is loaded."
             return render(Problem(404, "model_not_found", message, "model"))
         return model()
 

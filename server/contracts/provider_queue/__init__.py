@@ -5,7 +5,17 @@ clients; each rule has a test in `tests/server/contracts/test_provider_queue.py`
 """
 
 from server.contracts.provider_queue.codes import ERROR_SCHEMA, NAME, render
-from server.contracts.provider_queue.routes import router
-from server.contracts.provider_queue.webhooks import webhook_body, webhook_format
+from server.contracts.provider_queue.routes import PREFIXES, router
+from server.contracts.provider_queue.webhooks import webhook_format
+from server.web.contract import Contract
 
-__all__ = ["ERROR_SCHEMA", "NAME", "render", "router", "webhook_body", "webhook_format"]
+CONTRACT = Contract(
+    name=NAME,
+    prefixes=PREFIXES,
+    router=router,
+    render_error=render,
+    error_schema=ERROR_SCHEMA,
+    webhook=webhook_format,
+)
+
+__all__ = ["CONTRACT"]

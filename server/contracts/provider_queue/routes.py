@@ -24,6 +24,7 @@ from server.contracts.provider_queue.schemas import WATERMARK, EditRequest, FalE
 from server.errors import InvalidRequest, NotFound, ServerError
 from server.job import Job, JobStatus, OutputFormat, Submission
 from server.jobs.service import EditService
+from server.web.contract import Services
 from server.web.request import base_url, unless_hung_up
 
 MOUNTS = ("/v1/queue", "/model/v1/queue")
@@ -32,28 +33,29 @@ FAL = ("fal-ai/qwen-image-edit-plus", "fal-ai/qwen-image-edit-plus-lora")
 # fal's clients reach these at the root too; a catch-all /{owner}/{app} would swallow other routes
 FAL_PREFIX = "/fal-ai"
 RUN_PREFIX = "/run"
+PREFIXES = (*MOUNTS, FAL_PREFIX, f"{RUN_PREFIX}{FAL_PREFIX}")
 PRIORITY_HEADER = "x-fal-queue-priority"
 MAX_IMAGE_BYTES = 10_000_000
 METHODS = ["GET", "POST", "PUT"]
 
 
-def router(service: EditService, *, public_url: str | None) -> APIRouter:
-    """The routes of this contract. The OpenAPI document shows one of the two mounts."""
+def router(services: Services) -> APIRouter:
+    """Return the routes of this contract. The OpenAPI document shows one of the two mounts."""
     routes = APIRouter(tags=["provider queue"])
     for mount in MOUNTS:
         shown = mount == MOUNTS[0]
         for name in (PLAIN, *FAL):
-            queue = Endpoint(service, public_url, mount, name)
+            queue = Endpoint(services.edits, mount, name)
             submit = queue.submit if name == PLAIN else queue.submit_fal
             _add(routes, "POST", queue.path, submit, {200: Submitted}, shown=shown)
             _add_requests(routes, queue, shown=shown)
     for name in FAL:
-        queue = Endpoint(service, public_url, "", name)
+        queue = Endpoint(services.edits, "", name)
         run = {200: Result, 410: Failure, 500: Failure}
         _add(routes, "POST", queue.path, queue.submit_or_run, run, shown=True)
         _add(routes, "POST", f"{RUN_PREFIX}{queue.path}", queue.run, run, shown=True)
         _add_requests(routes, queue, shown=False)
-    for prefix in (*MOUNTS, FAL_PREFIX, f"{RUN_PREFIX}{FAL_PREFIX}"):
+    for prefix in PREFIXES:
         path = f"{prefix}/{{app:path}}"
         routes.add_api_route(path, _unknown, methods=METHODS, include_in_schema=False)
     return routes
@@ -62,9 +64,8 @@ def router(service: EditService, *, public_url: str | None) -> APIRouter:
 class Endpoint:
     """What one endpoint does under one mount."""
 
-    def __init__(self, service: EditService, public_url: str | None, mount: str, name: str) -> None:
+    def __init__(self, service: EditService, mount: str, name: str) -> None:
         self._service = service
-        self._public_url = public_url
         self._name = name
         self.path = f"{mount}/{name}"
 
@@ -161,7 +162,7 @@ class Endpoint:
             watermark=WATERMARK if body.watermark else None,
             webhook=webhook,
             webhook_field="fal_webhook",
-            base_url=base_url(request, self._public_url),
+            base_url=base_url(request),
         )
         try:
             return await self._service.submit(submission, body.references())
@@ -176,14 +177,14 @@ class Endpoint:
 
     async def _result(self, request: Request, job: Job) -> JSONResponse:
         if job.status.is_final:
-            base = base_url(request, self._public_url)
+            base = base_url(request)
             return _answer(*await outcome(self._service, job, base), job.id)
         state = await self._service.state_of(job)
         return _answer(202, status_answer(state, self._url(request, job.id)), job.id)
 
     def _url(self, request: Request, request_id: str) -> str:
         """The request's own address."""
-        return f"{base_url(request, self._public_url)}{self.path}/requests/{request_id}"
+        return f"{base_url(request)}{self.path}/requests/{request_id}"
 
 
 def _add_requests(routes: APIRouter, queue: Endpoint, *, shown: bool) -> None:

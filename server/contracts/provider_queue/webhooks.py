@@ -6,15 +6,17 @@ from server.contracts.provider_queue.answers import Failure, outcome
 from server.job import Job
 from server.jobs.service import EditService
 from server.jobs.webhook_sender import WebhookFormat
+from server.web.contract import Services
 
 MAX_RETRIES = 10
 
 
-def webhook_format(service: EditService, *, public_url: str | None) -> WebhookFormat:
+def webhook_format(services: Services) -> WebhookFormat:
     """How fal's contract tells of a job. Unsigned: fal's own signature needs fal's key server."""
 
     async def body(job: Job) -> bytes:
-        return await webhook_body(service, job, public_url or job.request.base_url)
+        base = services.settings.public_url or job.request.base_url
+        return await webhook_body(services.edits, job, base)
 
     def headers(job_id: str, timestamp: int, body: bytes) -> dict[str, str]:
         return {"x-fal-webhook-request-id": job_id, "x-fal-webhook-timestamp": str(timestamp)}

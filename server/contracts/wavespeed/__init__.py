@@ -9,5 +9,16 @@ from server.contracts.wavespeed.media import upload_router
 from server.contracts.wavespeed.problems import ERROR_SCHEMA, render
 from server.contracts.wavespeed.routes import router
 from server.contracts.wavespeed.webhooks import webhook_format
+from server.web.contract import Contract
 
-__all__ = ["ERROR_SCHEMA", "NAME", "render", "router", "upload_router", "webhook_format"]
+CONTRACT = Contract(
+    name=NAME,
+    prefixes=("/api",),
+    router=router,
+    render_error=render,
+    error_schema=ERROR_SCHEMA,
+    webhook=webhook_format,
+    public_router=upload_router,
+)
+
+__all__ = ["CONTRACT"]

@@ -4,6 +4,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from server.contracts.wavespeed.schemas import Envelope
+from server.web.contract import Services
 
 
 class Balance(BaseModel):
@@ -18,8 +19,8 @@ class WebhookSecret(BaseModel):
     secret: str
 
 
-def router(*, webhook_secret: str) -> APIRouter:
-    """The routes."""
+def router(services: Services) -> APIRouter:
+    """Return the balance and the webhook secret."""
     routes = APIRouter(prefix="/api/v3")
 
     @routes.get("/balance")
@@ -30,6 +31,6 @@ def router(*, webhook_secret: str) -> APIRouter:
     @routes.get("/webhook/secret")
     def get_webhook_secret() -> Envelope[WebhookSecret]:
         """What receivers check the signature of webhooks with."""
-        return Envelope(data=WebhookSecret(secret=webhook_secret))
+        return Envelope(data=WebhookSecret(secret=services.webhook_secret))
 
     return routes

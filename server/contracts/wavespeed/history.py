@@ -16,16 +16,17 @@ from server.contracts.wavespeed.schemas import (
 from server.contracts.wavespeed.views import listed
 from server.errors import NotFound
 from server.job import Job
-from server.jobs.service import EditService
 from server.store.jobs import JobFilter
+from server.web.contract import Services
 from server.web.request import base_url
 
 # Stands for an image that came in the request itself: it is not kept once its job has ended.
 INLINE = "(inline)"
 
 
-def router(service: EditService, *, public_url: str | None) -> APIRouter:
-    """The routes. Jobs of other contracts are neither shown nor deleted."""
+def router(services: Services) -> APIRouter:
+    """Return the routes. Jobs of other contracts are neither shown nor deleted."""
+    service = services.edits
     routes = APIRouter(prefix="/api/v3/predictions")
 
     @routes.post("")
@@ -33,7 +34,7 @@ def router(service: EditService, *, public_url: str | None) -> APIRouter:
         """The predictions that match, newest first."""
         offset = (body.page - 1) * body.page_size
         jobs, total = await service.search(_filter(body), limit=body.page_size, offset=offset)
-        base = base_url(request, public_url)
+        base = base_url(request)
         items = [_item(job, base, body.include_inputs) for job in jobs]
         return Envelope(data=History(page=body.page, items=items, total=total))
 

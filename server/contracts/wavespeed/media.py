@@ -9,8 +9,9 @@ from pydantic import BaseModel, Field
 from server.contracts.wavespeed.schemas import Envelope, LenientModel
 from server.contracts.wavespeed.views import iso
 from server.errors import InvalidRequest
-from server.media.uploads import ROUTE, TICKET_S, UploadStore
+from server.media.uploads import ROUTE, TICKET_S
 from server.store.uploads import Upload
+from server.web.contract import Services
 from server.web.request import base_url
 
 TICKETS = "/api/v3/media/uploads"
@@ -51,14 +52,15 @@ class Ticket(MediaFile):
     upload: UploadInstruction
 
 
-def router(uploads: UploadStore, *, public_url: str | None) -> APIRouter:
-    """The routes that need a key."""
+def router(services: Services) -> APIRouter:
+    """Return the routes that require a key."""
+    uploads = services.uploads
     routes = APIRouter()
 
     @routes.post(TICKETS)
     async def create_upload(request: Request, body: TicketRequest) -> Envelope[Ticket]:
         """Where to PUT the bytes of a file, and where it will lie."""
-        base = base_url(request, public_url)
+        base = base_url(request)
         upload = await uploads.create(body.filename, body.size, body.content_type)
         instruction = UploadInstruction(
             url=f"{base}{TICKETS}/{upload.token}",
@@ -74,7 +76,7 @@ def router(uploads: UploadStore, *, public_url: str | None) -> APIRouter:
         size = file.size or 0
         upload = await uploads.create(file.filename or NAMELESS, size, file.content_type)
         stored = await uploads.write(upload, _chunks(file))
-        return Envelope(data=_file(stored, base_url(request, public_url)))
+        return Envelope(data=_file(stored, base_url(request)))
 
     for version in ("v3", "v2"):
         path = f"/api/{version}/media/upload/binary"
@@ -82,8 +84,9 @@ def router(uploads: UploadStore, *, public_url: str | None) -> APIRouter:
     return routes
 
 
-def upload_router(uploads: UploadStore, *, public_url: str | None) -> APIRouter:
-    """The route that takes the bytes: the token in its address is the key."""
+def upload_router(services: Services) -> APIRouter:
+    """Return the route that receives the bytes: the token in its URL is the key."""
+    uploads = services.uploads
     routes = APIRouter(tags=["WaveSpeed"])
 
     @routes.put(TICKETS + "/{token}")
@@ -98,7 +101,7 @@ def upload_router(uploads: UploadStore, *, public_url: str | None) -> APIRouter:
                 field="content-type",
             )
         stored = await uploads.write(upload, request.stream())
-        return Envelope(data=_file(stored, base_url(request, public_url)))
+        return Envelope(data=_file(stored, base_url(request)))
 
     return routes
 

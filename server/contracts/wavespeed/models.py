@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 from server.contracts.wavespeed.codes import MODELS
 from server.contracts.wavespeed.schemas import Envelope, LenientModel, SubmitRequest
 from server.errors import InvalidRequest
+from server.web.contract import Services
 from server.web.request import base_url
 
 DESCRIPTION = "Edits one to three images by a prompt. The model loaded on this server answers."
@@ -68,14 +69,14 @@ class UnitPrice(BaseModel):
     currency: str = "USD"
 
 
-def router(*, public_url: str | None) -> APIRouter:
-    """The routes."""
+def router(_: Services) -> APIRouter:
+    """Return the catalogue and the prices."""
     routes = APIRouter(prefix="/api/v3")
 
     @routes.get("/models")
     def list_models(request: Request) -> Envelope[list[ModelCard]]:
         """The models and what each takes."""
-        base = base_url(request, public_url)
+        base = base_url(request)
         return Envelope(data=[_card(model, place, base) for place, model in enumerate(MODELS)])
 
     @routes.post("/model/price")

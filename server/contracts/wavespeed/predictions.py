@@ -7,19 +7,20 @@ from server.contracts.wavespeed.schemas import Envelope, Prediction, Status, Sub
 from server.contracts.wavespeed.views import prediction
 from server.errors import InvalidRequest
 from server.job import Job, Submission
-from server.jobs.service import EditService
+from server.web.contract import Services
 from server.web.request import base_url
 
 
-def router(service: EditService, *, public_url: str | None, sync_timeout_s: float) -> APIRouter:
-    """The routes."""
+def router(services: Services) -> APIRouter:
+    """Return submit and result."""
     routes = APIRouter()
+    service, sync_timeout_s = services.edits, services.settings.sync_timeout_s
 
     async def submit(
         request: Request, body: SubmitRequest, webhook: str | None = None
     ) -> Envelope[Prediction]:
         """Queue an edit; the answer comes before any image is fetched."""
-        base = base_url(request, public_url)
+        base = base_url(request)
         endpoint = request.url.path.partition("/api/v3/")[2]
         submission = _submission(body, endpoint, webhook, base)
         job = await service.submit(submission, body.references())
@@ -42,7 +43,7 @@ def router(service: EditService, *, public_url: str | None, sync_timeout_s: floa
         return await envelope(request, (await service.state(prediction_id)).job)
 
     async def envelope(request: Request, job: Job) -> Envelope[Prediction]:
-        base = base_url(request, public_url)
+        base = base_url(request)
         return Envelope(data=await prediction(service, job, base))
 
     for model in MODELS:

@@ -1,28 +1,15 @@
-"""All of WaveSpeed's routes that need a key."""
+"""All WaveSpeed routes that require a key."""
 
 from fastapi import APIRouter
 
 from server.contracts.wavespeed import account, history, media, models, predictions
-from server.jobs.service import EditService
-from server.media.uploads import UploadStore
+from server.web.contract import Services
 
 
-def router(
-    service: EditService,
-    uploads: UploadStore,
-    *,
-    public_url: str | None,
-    sync_timeout_s: float,
-    webhook_secret: str,
-) -> APIRouter:
-    """The routes of this contract, but for the one that takes the bytes of an upload."""
+def router(services: Services) -> APIRouter:
+    """Return the routes of this contract, except the one that receives an upload's bytes."""
     routes = APIRouter(tags=["WaveSpeed"])
-    for part in (
-        predictions.router(service, public_url=public_url, sync_timeout_s=sync_timeout_s),
-        history.router(service, public_url=public_url),
-        media.router(uploads, public_url=public_url),
-        models.router(public_url=public_url),
-        account.router(webhook_secret=webhook_secret),
-    ):
-        routes.include_router(part)
+    parts = (predictions.router, history.router, media.router, models.router, account.router)
+    for part in parts:
+        routes.include_router(part(services))
     return routes

@@ -6,25 +6,26 @@ from collections.abc import Mapping
 
 from server.contracts.wavespeed.views import prediction
 from server.job import Job
-from server.jobs.service import EditService
 from server.jobs.webhook_sender import WebhookFormat
+from server.web.contract import Services
 
 MAX_RETRIES = 3
 SECRET_PREFIX = "whsec_"
 
 
-def webhook_format(service: EditService, *, public_url: str | None, secret: str) -> WebhookFormat:
-    """The bare prediction, signed with `secret`."""
+def webhook_format(services: Services) -> WebhookFormat:
+    """Send the bare prediction, signed with the server's webhook secret."""
 
     async def render(job: Job) -> bytes:
-        shown = await prediction(service, job, public_url or job.request.base_url)
+        base = services.settings.public_url or job.request.base_url
+        shown = await prediction(services.edits, job, base)
         return shown.model_dump_json().encode()
 
     def headers(job_id: str, timestamp: int, body: bytes) -> Mapping[str, str]:
         return {
             "webhook-id": job_id,
             "webhook-timestamp": str(timestamp),
-            "webhook-signature": sign(secret, job_id, timestamp, body),
+            "webhook-signature": sign(services.webhook_secret, job_id, timestamp, body),
         }
 
     return WebhookFormat(render, headers, MAX_RETRIES)

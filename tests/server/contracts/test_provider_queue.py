@@ -20,10 +20,10 @@ import pytest
 
 from pipelines.api import errors as engine_errors
 from server import errors
-from server.contracts.provider_queue import render, webhook_body
 from server.contracts.provider_queue.answers import outcome
-from server.contracts.provider_queue.codes import ERROR_TYPES, STATUSES, ErrorType
+from server.contracts.provider_queue.codes import ERROR_TYPES, STATUSES, ErrorType, render
 from server.contracts.provider_queue.schemas import EditRequest, FalEditRequest
+from server.contracts.provider_queue.webhooks import webhook_body
 from server.job import Job, JobError, JobStatus, Output
 from server.web.problem import Problem
 from tests.conftest import as_base64, encoded, gradient

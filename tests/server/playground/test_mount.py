@@ -13,14 +13,16 @@ from server.errors import ServerError
 from server.playground import PageContext, Playground
 from server.settings import Settings
 from server.web.auth import KeyCheck
+from server.web.middleware import BaseUrl
 from server.web.problem import problem_of
 from tests.live_server import LiveServer, until
 
 
 def client_of(keys: tuple[str, ...] = (), public_url: str | None = None) -> TestClient:
     """The page's routes alone, before Gradio is imported."""
-    parts = cast(PageContext, FakeParts(Settings(public_url=public_url)))
+    parts = cast(PageContext, FakeParts(Settings()))
     app = FastAPI()
+    app.add_middleware(BaseUrl, public_url=public_url)
     app.router.routes.extend(Playground(parts, KeyCheck(keys)).routes())
 
     @app.exception_handler(ServerError)

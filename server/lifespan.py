@@ -1,0 +1,82 @@
+"""Start and stop of everything that runs as long as the server."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator, Coroutine
+
+from server.wiring import Components
+
+logger = logging.getLogger(__name__)
+
+EXPIRY_INTERVAL_S = 3600.0
+
+
+@contextlib.asynccontextmanager
+async def running(components: Components) -> AsyncIterator[None]:
+    """Start the components, and stop them within seconds."""
+    await _start(components)
+    tasks = [
+        asyncio.create_task(_stop_server_on_failure(name, work))
+        for name, work in (
+            ("the dispatcher", components.dispatcher.serve()),
+            ("the preparer", components.preparer.serve()),
+            ("the webhook sender", components.webhooks.serve()),
+            ("the expiry", _expire(components)),
+        )
+    ]
+    try:
+        yield
+    finally:
+        await _stop(components, tasks)
+
+
+async def _start(components: Components) -> None:
+    services = components.services
+    for job in await services.queue.open():
+        components.preparer.add(job)
+    await services.uploads.open()
+    await services.edits.remove_leftovers()
+    components.executor.start()
+    if components.playground is not None:
+        components.playground.start()
+
+
+async def _stop(components: Components, tasks: list[asyncio.Task[None]]) -> None:
+    components.end_streams()
+    if components.playground is not None:
+        await components.playground.stop()
+    components.executor.close()
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await components.executor.stop()
+    await components.fetcher.close()
+    components.inputs.close()
+    components.services.outputs.close()
+    components.database.close()
+
+
+async def _expire(components: Components) -> None:
+    """Delete expired jobs, outputs and uploads every hour."""
+    services = components.services
+    while True:
+        older_than = services.clock() - services.settings.keep_outputs_h * 3600
+        if expired := await services.edits.expire(older_than):
+            logger.info("deleted %d expired jobs", expired)
+        # an hour later: a file is written a moment before its job ends
+        await asyncio.to_thread(services.outputs.sweep, older_than - EXPIRY_INTERVAL_S)
+        if expired := await services.uploads.expire():
+            logger.info("deleted %d expired uploads", expired)
+        await asyncio.sleep(EXPIRY_INTERVAL_S)
+
+
+async def _stop_server_on_failure(name: str, work: Coroutine[object, object, None]) -> None:
+    """Run work that never ends; if it fails, stop the server, which its supervisor restarts."""
+    try:
+        await work
+    except Exception:
+        logger.critical("%s failed; the server stops", name, exc_info=True)
+        os.kill(os.getpid(), signal.SIGTERM)

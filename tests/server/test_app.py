@@ -1,0 +1,94 @@
+"""The application as a whole, built but not started: keys, error shapes, body limits."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from pipelines.files.catalog import Catalog
+from server.app import MAX_BODY_BYTES, create_app
+from server.settings import Settings
+from server.wiring import build_components
+
+WEIGHTS = Path(__file__).parents[2] / "weights"
+# Operations that clients without a key may call.
+PUBLIC = {"GET /health", "PUT /api/v3/media/uploads/{token}"}
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FastAPI]:
+    """An application with a key and a small limit for LoRAs."""
+    settings = Settings(
+        data_dir=tmp_path_factory.mktemp("data"),
+        weights_dir=WEIGHTS,
+        model="demo",
+        page=False,
+        api_keys="right",
+        max_lora_mb=200,
+    )
+    catalog = Catalog(settings.weights_dir)
+    components = build_components(settings, catalog.resolve_model("demo"), catalog)
+    yield create_app(components)
+    components.inputs.close()
+    components.services.outputs.close()
+    components.database.close()
+
+
+@pytest.fixture(scope="module")
+def client(app: FastAPI) -> TestClient:
+    return TestClient(app, raise_server_exceptions=False)
+
+
+def test_every_operation_but_the_public_ones_requires_a_key(
+    app: FastAPI, client: TestClient
+) -> None:
+    operations = {
+        f"{method.upper()} {path}"
+        for path, methods in app.openapi()["paths"].items()
+        for method in methods
+    }
+    answers = {each: client.request(*each.split(" ")) for each in operations}
+
+    assert {each for each, answer in answers.items() if answer.status_code != 401} == PUBLIC
+    assert len(operations) > 40
+
+
+@pytest.mark.parametrize(
+    ("path", "keys"),
+    [
+        ("/api/v3/nothing", {"code", "message", "error"}),
+        ("/v1/edits/x", {"error"}),
+        ("/v1/modelsX", {"error"}),
+    ],
+)
+def test_error_has_the_shape_of_the_paths_contract(
+    client: TestClient, path: str, keys: set[str]
+) -> None:
+    assert set(client.get(path).json()) == keys
+
+
+def test_model_id_like_path_beside_models_has_the_native_shape(client: TestClient) -> None:
+    native = client.get("/v1/modelsX").json()["error"]
+    openai = client.get("/v1/models/x").json()["error"]
+
+    assert set(native) == {"code", "message", "field"}
+    assert set(openai) == {"code", "message", "param", "type"}
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"), [("/v1/edits", MAX_BODY_BYTES), ("/v1/loras", 200 * 2**20)]
+)
+def test_upload_of_a_lora_may_be_larger_than_other_bodies(
+    client: TestClient, path: str, allowed: int
+) -> None:
+    def status(length: int) -> int:
+        return client.post(path, headers={"Content-Length": str(length)}).status_code
+
+    assert status(allowed) == 401
+    assert status(allowed + 2**20) == 413
+
+
+def test_body_limit_holds_three_images_in_base64() -> None:
+    assert MAX_BODY_BYTES == 90 * 2**20

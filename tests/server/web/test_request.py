@@ -1,0 +1,66 @@
+"""Request helpers, without a server."""
+
+import asyncio
+
+import pytest
+from fastapi import Request
+from starlette.types import Message
+
+from server.web.middleware import BASE_URL
+from server.web.request import base_url, unless_hung_up
+
+
+class Client:
+    """The receiving side of a request whose body has been read."""
+
+    def __init__(self) -> None:
+        self.messages: asyncio.Queue[Message] = asyncio.Queue()
+        scope = {"type": "http", "headers": [], "state": {BASE_URL: "https://here/edit"}}
+        self.request = Request(scope, self.messages.get)
+
+    def hang_up(self) -> None:
+        self.messages.put_nowait({"type": "http.disconnect"})
+
+
+def test_base_url_is_the_one_that_the_middleware_resolved() -> None:
+    client = Client()
+
+    assert base_url(client.request) == "https://here/edit"
+
+
+async def test_result_is_returned_to_a_client_that_waits() -> None:
+    result: asyncio.Future[str] = asyncio.Future()
+    waiting = asyncio.create_task(unless_hung_up(Client().request, result))
+    await asyncio.sleep(0)
+    result.set_result("done")
+
+    assert await waiting == "done"
+
+
+async def test_hanging_up_ends_the_wait_and_cancels_the_result() -> None:
+    client = Client()
+    result: asyncio.Future[str] = asyncio.Future()
+    waiting = asyncio.create_task(unless_hung_up(client.request, result))
+    client.messages.put_nowait({"type": "http.request"})
+    client.hang_up()
+
+    assert await waiting is None
+    await asyncio.sleep(0)
+    assert result.cancelled()
+
+
+async def test_result_that_is_there_wins_over_hanging_up() -> None:
+    client = Client()
+    client.hang_up()
+    result: asyncio.Future[str] = asyncio.Future()
+    result.set_result("done")
+
+    assert await unless_hung_up(client.request, result) == "done"
+
+
+async def test_error_of_the_result_is_raised() -> None:
+    result: asyncio.Future[str] = asyncio.Future()
+    result.set_exception(ValueError("broken"))
+
+    with pytest.raises(ValueError, match="broken"):
+        await unless_hung_up(Client().request, result)
