@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import PIL.Image
 
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from pipelines.engine.safety import SafetyChecker
 
 logger = logging.getLogger(__name__)
+
+Loaded: TypeAlias = tuple["EditPipeline", "SafetyChecker | None", Ready]
 
 
 class EditCanceled(Exception):
@@ -168,8 +170,8 @@ class Worker:
         self._connection.send(message)
 
 
-def main() -> None:
-    """Load the model named on the command line, say Ready, and serve."""
+def main(load: Callable[[argparse.Namespace], Loaded]) -> None:
+    """Load the model named on the command line, send Ready, and serve."""
     args = _parse_args()
     # Ctrl-C and service managers signal a whole group; the server decides when workers end.
     for signal_number in (signal.SIGINT, signal.SIGTERM):
@@ -180,7 +182,7 @@ def main() -> None:
     inbox = Inbox(connection)
     inbox.start()
     try:
-        pipeline, safety, ready = _load(args)
+        pipeline, safety, ready = load(args)
     except EngineError as exc:
         connection.send(LoadFailed(exc.code, str(exc)))
         return
@@ -196,7 +198,7 @@ def main() -> None:
     os._exit(0)
 
 
-def _load(args: argparse.Namespace) -> tuple["EditPipeline", "SafetyChecker | None", Ready]:
+def _load(args: argparse.Namespace) -> Loaded:
     # Imported here, in the one process that needs them, behind the inbox thread.
     import torch
     from diffusers.utils import logging as diffusers_logging
@@ -262,4 +264,4 @@ def _parse_args() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    main(_load)

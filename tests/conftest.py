@@ -49,8 +49,15 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """One server for all tests that leave nothing behind in it."""
+    """A server with a fake worker, shared by all tests that leave nothing behind in it."""
     with live_server(tiny_model, tmp_path_factory.mktemp("server")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def real_server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """A server with a real worker, shared like `server` by the tests that need the model."""
+    with live_server(tiny_model, tmp_path_factory.mktemp("real-server"), worker="real") as running:
         yield running
 
 
@@ -58,7 +65,7 @@ def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def fetching_server(
     tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LiveServer]:
-    """One server that may fetch from this machine, for all tests that change nothing else."""
+    """A server with a fake worker that may fetch from this machine, shared like `server`."""
     folder = tmp_path_factory.mktemp("fetching-server")
     with live_server(tiny_model, folder, ALLOW_NETWORKS="127.0.0.0/8") as running:
         yield running
@@ -66,15 +73,19 @@ def fetching_server(
 
 @pytest.fixture
 def start_server(tiny_model: Path, tmp_path: Path) -> Iterator[Callable[..., LiveServer]]:
-    """Starts a server of the test's own, with settings of its own."""
+    """Start a server for this test alone, with a fake worker unless `worker="real"`."""
     servers: list[LiveServer] = []
 
     def start(
-        *, wait_ready: bool = True, model: Path = tiny_model, **settings: object
+        *,
+        wait_ready: bool = True,
+        model: Path = tiny_model,
+        worker: str = "fake",
+        **settings: object,
     ) -> LiveServer:
         folder = tmp_path / f"server{len(servers)}"
         folder.mkdir()
-        servers.append(LiveServer(model, folder, **settings))
+        servers.append(LiveServer(model, folder, worker=worker, **settings))
         return servers[-1].start(wait_ready=wait_ready)
 
     yield start

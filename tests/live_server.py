@@ -18,19 +18,27 @@ import httpx2
 
 T = TypeVar("T")
 
+# What Python runs as `qwen-edit`, by the worker that its server starts.
+COMMANDS = {"fake": "tests.fake_worker_server", "real": "server.cli"}
+ROOT = Path(__file__).parent.parent
+
 # Ends a wait in vain alone: with the cores taken by others, a model has needed 38 s to load.
 PATIENCE_S = 300.0
 STOP_TIMEOUT_S = 120.0
 
 
 class LiveServer:
-    """Starts `qwen-edit serve` and talks to it. Restart it on the same folders with `start`."""
+    """Starts `qwen-edit serve` and talks to it. Restart it on the same folders with `start`.
+
+    Its worker is `tests.fake_worker`, ready in a second, or with `worker="real"` a real one.
+    """
 
     def __init__(
         self,
         model: Path | str,
         folder: Path,
         *,
+        worker: str = "fake",
         environment: Mapping[str, str] | None = None,
         verify: bool | ssl.SSLContext = True,
         **settings: object,
@@ -39,6 +47,7 @@ class LiveServer:
         self.weights_dir = folder / "weights"
         self.data_dir = folder / "data"
         (self.weights_dir / "loras").mkdir(parents=True, exist_ok=True)
+        self._command = COMMANDS[worker]
         self._settings = {"MODEL": model, **settings}
         self._environment = environment or {}
         self._log_path = folder / "server.log"
@@ -53,6 +62,7 @@ class LiveServer:
         environment = {
             **os.environ,
             "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
             "HF_HUB_OFFLINE": "1",
             "QWEN_EDIT_PORT": "0",
             # it costs each server seconds of a core; the page's own tests turn it on
@@ -65,7 +75,7 @@ class LiveServer:
         start = self._log_path.stat().st_size if self._log_path.exists() else 0
         with self._log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "server.cli", "serve"],
+                [sys.executable, "-m", self._command, "serve"],
                 env=environment,
                 stdout=log,
                 stderr=log,
@@ -112,7 +122,7 @@ class LiveServer:
 
     def worker_pids(self) -> list[int]:
         """The processes that are workers of this server now."""
-        return [int(pid) for pid in self._children() if "pipelines.worker" in _command(int(pid))]
+        return [int(pid) for pid in self._children() if "--fd=" in _command(int(pid))]
 
     @property
     def process(self) -> subprocess.Popen[bytes]:

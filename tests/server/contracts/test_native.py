@@ -228,9 +228,10 @@ def test_lora_that_does_not_fit_is_refused_at_submit(
 
 
 def test_lora_with_nan_fails_the_job_and_not_the_next(
-    server: LiveServer, body: dict[str, Any]
+    real_server: LiveServer, body: dict[str, Any]
 ) -> None:
-    """What only the data tells is found by the worker."""
+    """Only the worker reads the tensors."""
+    server = real_server
     linears = {"proj_out": (64, 64)}
     pairs = random_pairs(linears, list(linears))
     pairs["proj_out"].down[0, 0] = float("nan")

@@ -539,7 +539,8 @@ def test_loras_are_read_in_every_encoding(
     assert pixels(edit(server, **fields)) == pixels(plain) != pixels(edit(server))
 
 
-def test_lora_that_fails_in_the_worker_is_400(server: LiveServer) -> None:
+def test_lora_that_fails_in_the_worker_is_400(real_server: LiveServer) -> None:
+    server = real_server
     pairs = random_pairs({"proj_out": (64, 64)}, ["proj_out"])
     pairs["proj_out"].down[0, 0] = float("nan")
     write_lora(server.weights_dir / "loras" / "nan-openai.safetensors", pairs)
@@ -675,7 +676,7 @@ def test_blocked_output_is_moderation_blocked_and_not_shown(
 ) -> None:
     """No preview either: nobody has looked at it."""
     checker = build_classifier(tmp_path / "checker", ["nsfw", "porn"])
-    server = start_server(SAFETY_CHECKER=checker, SAFETY_MODE="block")
+    server = start_server(worker="real", SAFETY_CHECKER=checker, SAFETY_MODE="block")
     answer = edit(server, stream=stream, partial_images=3, num_inference_steps=12)
     if stream == "true":
         [(name, data)] = events(answer)

@@ -130,7 +130,7 @@ def job_count(server: LiveServer) -> int:
     return total
 
 
-def image(data: bytes) -> PIL.Image.Image:
+def opened(data: bytes) -> PIL.Image.Image:
     return PIL.Image.open(io.BytesIO(data))
 
 
@@ -306,7 +306,7 @@ def test_result_has_the_providers_body_and_fals(
     assert output == {"type": "image", "url": output["url"], **file}
     data = httpx2.get(output["url"]).content
     assert image == {"url": output["url"], "file_size": len(data), **file}
-    assert (image(data).format, image(data).size) == ("PNG", (512, 512))
+    assert (opened(data).format, opened(data).size) == ("PNG", (512, 512))
 
 
 def test_result_is_the_same_at_every_address(server: LiveServer, done: dict[str, Any]) -> None:
@@ -563,7 +563,7 @@ def test_watermark_is_written_in_the_lower_right_corner(
     server: LiveServer, body: dict[str, Any], done: dict[str, Any]
 ) -> None:
     def pixels(found: dict[str, Any]) -> PIL.Image.Image:
-        return image(httpx2.get(found["outputs"][0]["url"]).content)
+        return opened(httpx2.get(found["outputs"][0]["url"]).content)
 
     marked = result(server, PLAIN, body | {"watermark": True})
     without = server.http.get(done["response_url"]).json()
@@ -661,7 +661,7 @@ def test_sync_mode_answers_with_data_uris_in_the_format_asked_for(
 
     assert head == f"data:image/{image_format};base64"
     assert image["content_type"] == f"image/{image_format}"
-    assert (image(decoded).format, image(decoded).size) == (image_format.upper(), (512, 512))
+    assert (opened(decoded).format, opened(decoded).size) == (image_format.upper(), (512, 512))
     assert len(decoded) == image["file_size"]
     assert found["outputs"][0]["url"] == image["url"]
     assert native(server, found["request_id"])["steps"] == 2
@@ -677,7 +677,7 @@ def test_loras_are_applied_on_every_endpoint(
     )
 
     def pixels(found: dict[str, Any]) -> bytes:
-        return image(httpx2.get(found["outputs"][0]["url"]).content).tobytes()
+        return opened(httpx2.get(found["outputs"][0]["url"]).content).tobytes()
 
     changed = result(server, path, body | {"loras": [{"path": "queue", "scale": 2}]})
     assert pixels(changed) != pixels(server.http.get(done["response_url"]).json())

@@ -44,7 +44,7 @@ def _biased(path: Path) -> Path:
 def test_unsafe_output_is_flagged(
     start_server: Callable[..., LiveServer], classifier: Path
 ) -> None:
-    server = start_server(SAFETY_CHECKER=classifier)
+    server = start_server(worker="real", SAFETY_CHECKER=classifier)
     data = run(server)
     assert (data["status"], data["has_nsfw_contents"]) == ("completed", [True])
     assert server.http.get(f"{server.url}/v1/capabilities").json()["checks_safety"] is True
@@ -53,7 +53,7 @@ def test_unsafe_output_is_flagged(
 def test_unsafe_output_is_blocked(
     start_server: Callable[..., LiveServer], classifier: Path
 ) -> None:
-    server = start_server(SAFETY_CHECKER=classifier, SAFETY_MODE="block")
+    server = start_server(worker="real", SAFETY_CHECKER=classifier, SAFETY_MODE="block")
     data = run(server)
     assert (data["status"], data["code"], data["outputs"]) == ("failed", 1200, [])
     assert "safety checker" in data["error"]
@@ -68,6 +68,6 @@ def test_without_a_checker_every_flag_is_false_and_capabilities_say_so(server: L
 def test_checker_that_cannot_be_loaded_is_said_in_health(
     start_server: Callable[..., LiveServer], tmp_path: Path
 ) -> None:
-    server = start_server(wait_ready=False, SAFETY_CHECKER=tmp_path)
+    server = start_server(wait_ready=False, worker="real", SAFETY_CHECKER=tmp_path)
     health = until(lambda: server.health() if server.health()["status"] == "failed" else None)
     assert "The safety checker" in health["error"]

@@ -52,7 +52,8 @@ def hub_server(
         "HF_HOME": str(folder / "hf"),
         "HF_TOKEN": PRIVATE_TOKEN,
     }
-    server = LiveServer(tiny_model, folder, environment=environment)
+    # the real worker: only it reads the tensors and their configuration
+    server = LiveServer(tiny_model, folder, worker="real", environment=environment)
     yield server.start()
     server.close()
 
