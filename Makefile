@@ -21,17 +21,17 @@ help:
 	@echo 'make test    lint, types, import layers and all tests'
 	@echo 'make lint    lint, types and import layers only'
 	@echo 'make bench   measure the speed of the server'
-	@echo 'make screenshot   the image of the page in README.md; needs Chromium'
+	@echo 'make screenshot   take the image of the page in README.md; needs Chromium'
 	@echo 'make judge   measure the demo model and write the figures to its card'
-	@echo 'make clean   remove what make and the tests made (not weights/ and data/)'
+	@echo 'make clean   remove .venv, caches and build files; keep weights/ and data/'
 	@echo
 	@echo 'Variables:'
-	@echo '  PYTHON=python3.12   a Python 3.11 or newer; python3 when not given'
-	@echo '  MODEL=NAME          what `make demo` runs: demo (default), a name under'
+	@echo '  PYTHON=python3.12   Python 3.11 or newer; python3 by default'
+	@echo '  MODEL=NAME          the model of `make demo`: demo (default), a name under'
 	@echo '                      weights/models, a directory or a cached hub id'
-	@echo '  ARGS="--port 9000"  more options for `make serve`; for `make bench` the names'
-	@echo '                      of benchmarks: ARGS="http polling lora"'
-	@echo '  TORCH_INDEX=URL     where torch comes from. Without a GPU, this saves several GB:'
+	@echo '  ARGS="--port 9000"  options of `make serve`; for `make bench`, the benchmarks to'
+	@echo '                      run: ARGS="http polling lora"'
+	@echo '  TORCH_INDEX=URL     index for torch. Without a GPU, this saves several GB:'
 	@echo '                      make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu'
 
 demo: $(STAMP)
@@ -64,9 +64,9 @@ judge: $(STAMP)
 	$(BIN)/python -m demo_model judge --threads $(OMP_NUM_THREADS)
 
 clean:
-	rm -rf $(VENV) demo-output build htmlcov *.egg-info .coverage .coverage.*
+	rm -rf $(VENV) demo-output build dist htmlcov *.egg-info .coverage .coverage.*
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
-	find server pipelines tests benchmarks docs -name __pycache__ -type d -prune -exec rm -rf {} +
+	find server pipelines demo_model tests benchmarks docs deploy -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch alone comes from TORCH_INDEX: that index need not hold the pinned versions of the rest.
 $(STAMP): $(SETUP_INPUTS)
