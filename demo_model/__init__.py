@@ -1,1 +1,1 @@
-"""Trains the demo model on drawn scenes, and judges it. `python -m demo_model --help`."""
+"""The demo model: drawn scenes, training and evaluation. `python -m demo_model --help`."""

@@ -1,1 +1,1 @@
-"""Turns parameters into images. Knows no HTTP, no job and no database."""
+"""The engine: parameters to images. Knows no HTTP, no job and no database."""

@@ -1,1 +1,1 @@
-"""Turns HTTP into jobs and jobs into answers. Never imports torch."""
+"""HTTP to jobs, and jobs to responses. Never imports torch."""

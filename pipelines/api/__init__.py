@@ -1,1 +1,1 @@
-"""What crosses the process border: parameters, sizes, messages, errors. No torch."""
+"""Messages across the process border: parameters, sizes, errors, model facts. No torch."""

@@ -1,1 +1,1 @@
-"""What lies on disk, read without torch."""
+"""Models and LoRAs on disk, read without torch."""

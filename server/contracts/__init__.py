@@ -1,4 +1,4 @@
-"""One file or package per wire contract. Each only translates between HTTP and `EditService`."""
+"""One package per wire contract; each only translates between HTTP and `EditService`."""
 
 from server.contracts import native, openai, provider_queue, wavespeed
 from server.web.contract import Contract

@@ -1,1 +1,1 @@
-"""The queue, and what moves jobs through it."""
+"""The queue, and the parts that move jobs through it."""

@@ -1,4 +1,4 @@
-"""The page for people: a playground at `/` that runs its edits through the server's own queue."""
+"""The page at `/`, which runs its edits through the server's own queue."""
 
 from server.playground.context import PageContext
 from server.playground.mount import Playground

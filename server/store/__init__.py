@@ -1,1 +1,1 @@
-"""What is on disk, in SQLite: one file per table."""
+"""The SQLite database, one file per table."""

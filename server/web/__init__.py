@@ -1,1 +1,1 @@
-"""What every HTTP contract shares."""
+"""The parts that all contracts share."""

@@ -1,1 +1,1 @@
-"""Who runs a job: executors and worker processes."""
+"""Executors and their worker processes."""

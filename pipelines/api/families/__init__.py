@@ -1,4 +1,4 @@
-"""Model families as far as they can be known without torch; one file per family."""
+"""The torch-free half of each model family, one file per family."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""What the engine does differently for each model family; one file per family."""
+"""The torch half of each model family, one file per family."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""The server's own contract, `/v1` and `/health`: what the command line and the page use."""
+"""The server's own contract, `/v1` and `/health`, used by the command line and the page."""
 
 from server.contracts.native import edits, loras, status
 from server.contracts.native.problems import ERROR_SCHEMA, render

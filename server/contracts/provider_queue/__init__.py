@@ -1,4 +1,4 @@
-"""The provider's queue, and fal's, which differs in three details: one superset serves both.
+"""The provider queue, and fal's, which differs in three details: one superset serves both.
 
 Sources: the provider's public documentation, a sister provider's identical one, and fal's published
 clients; each rule has a test in `tests/server/contracts/test_provider_queue.py`.
