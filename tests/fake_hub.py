@@ -1,4 +1,4 @@
-"""A stand-in for the Hugging Face hub on loopback, as far as downloads need it."""
+"""A fake Hugging Face hub on loopback: listings, files, ranges and tokens."""
 
 import hashlib
 import http.server
@@ -19,14 +19,13 @@ PRIVATE_TOKEN = "hf_right"
 
 @dataclass(frozen=True)
 class Listed:
-    """A file that is listed with a size, too large to be made or sent."""
+    """A file that is listed with its size but never sent."""
 
     size_bytes: int
 
 
 class FakeHub(http.server.ThreadingHTTPServer):
-    """Serves `repositories`: names to files. Those that begin with `private/` or `gated/` want a
-    token.
+    """Serves `repositories`, names to files; those under `private/` and `gated/` need a token.
 
     `requests` records method and path of everything asked for, `ranges` the ranges. With `hold_at`,
     the body of a longer file stops there until `released` is set. `break_at` has the connections of
@@ -49,7 +48,7 @@ class FakeHub(http.server.ThreadingHTTPServer):
 
 @contextmanager
 def fake_hub(repositories: Mapping[str, Mapping[str, bytes | Listed]]) -> Iterator[FakeHub]:
-    """A running hub, stopped after the block."""
+    """Run a hub during the block."""
     hub = FakeHub(repositories)
     threading.Thread(target=hub.serve_forever, daemon=True).start()
     try:
@@ -137,7 +136,7 @@ def write_cache(
     commit: str = COMMIT,
     ref: str | None = "main",
 ) -> Path:
-    """A snapshot as the hub's library lays it into its cache: links to blobs. Gives its folder."""
+    """Write a snapshot into a cache as the hub's library does, and return its folder."""
     folder = cache / f"models--{repository.replace('/', '--')}"
     snapshot = folder / "snapshots" / commit
     (folder / "blobs").mkdir(parents=True, exist_ok=True)
@@ -153,7 +152,7 @@ def write_cache(
 
 
 def _sibling(name: str, data: bytes | Listed) -> dict[str, Any]:
-    """A file as the hub lists it: safetensors files are large ones, by their SHA-256."""
+    """A file as the hub lists it: safetensors files by their SHA-256, as large ones."""
     if isinstance(data, Listed):
         large = {"sha256": "0" * 64, "size": data.size_bytes, "pointerSize": 134}
         return {"rfilename": name, "size": data.size_bytes, "blobId": "0" * 40, "lfs": large}
@@ -165,5 +164,5 @@ def _sibling(name: str, data: bytes | Listed) -> dict[str, Any]:
 
 
 def git_digest(data: bytes) -> str:
-    """What git calls a file of this content."""
+    """Return git's hash of a file with this content."""
     return hashlib.sha1(f"blob {len(data)}\0".encode() + data).hexdigest()

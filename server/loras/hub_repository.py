@@ -33,7 +33,6 @@ from server.net.download import (
 )
 
 REQUEST_TIMEOUT_S = 30.0
-HASH_CHUNK_BYTES = 4 * 1024 * 1024
 
 
 class HubError(Exception):
@@ -63,14 +62,11 @@ class HubFile:
             return False
         if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", self.digest):
             return True
-        is_sha256 = len(self.digest) == 64
-        found = hashlib.sha256() if is_sha256 else hashlib.sha1(usedforsecurity=False)
-        if not is_sha256:
-            found.update(f"blob {self.size_bytes}\0".encode())
         with path.open("rb") as file:
-            while chunk := file.read(HASH_CHUNK_BYTES):
-                found.update(chunk)
-        return found.hexdigest() == self.digest
+            if len(self.digest) == 64:
+                return hashlib.file_digest(file, "sha256").hexdigest() == self.digest
+            blob = b"blob %d\0" % self.size_bytes + file.read()
+        return hashlib.sha1(blob, usedforsecurity=False).hexdigest() == self.digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +83,12 @@ class HubRepository:
 
 
 async def read_repository(name: str, revision: str | None = None) -> HubRepository:
-    """List the repository's files. Raises HubError."""
+    """List the repository's files, in offline mode those in the Hugging Face cache.
+
+    Raises HubError.
+    """
+    if constants.HF_HUB_OFFLINE:
+        return _read_cached(name, revision)
     ask = functools.partial(
         huggingface_hub.HfApi().model_info,
         name,
@@ -95,7 +96,7 @@ async def read_repository(name: str, revision: str | None = None) -> HubReposito
         files_metadata=True,
         timeout=REQUEST_TIMEOUT_S,
     )
-    with hub_errors(name, name, revision):
+    with _hub_errors(name, name, revision):
         # a server that stops does not wait for the hub's answer
         info = await asyncio.wrap_future(run_in_daemon_thread(ask, "hub-list"))
     files = tuple(
@@ -114,20 +115,6 @@ async def read_repository(name: str, revision: str | None = None) -> HubReposito
     return HubRepository(name, info.sha or constants.DEFAULT_REVISION, files)
 
 
-def read_cached(name: str, revision: str | None = None) -> HubRepository | None:
-    """List what the Hugging Face cache has of the repository."""
-    snapshot = cached_snapshot(name, revision)
-    if snapshot is None:
-        return None
-    files = tuple(
-        # a link leads to a file that is named after its hash
-        HubFile(str(path.relative_to(snapshot)), path.stat().st_size, path.resolve().name)
-        for path in snapshot.rglob("*")
-        if path.is_file()
-    )
-    return HubRepository(name, snapshot.name, files)
-
-
 async def fetch_file(
     repository: HubRepository, file: HubFile, folder: Path, on_size: OnSize = ignore_size
 ) -> Path:
@@ -138,7 +125,7 @@ async def fetch_file(
     """
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / file.partial_name
-    with hub_errors(f"{repository.name}/{file.name}", repository.name, repository.commit):
+    with _hub_errors(f"{repository.name}/{file.name}", repository.name, repository.commit):
         found = cached(repository.name, file.name, repository.commit)
         if found is not None and await asyncio.to_thread(file.is_at, found):
             await asyncio.to_thread(link, found, partial)
@@ -184,12 +171,29 @@ def cached(repository: str, filename: str, revision: str | None) -> Path | None:
 
 
 @contextlib.contextmanager
-def hub_errors(what: str, repository: str, revision: str | None) -> Iterator[None]:
+def _hub_errors(what: str, repository: str, revision: str | None) -> Iterator[None]:
     """Turn the library's errors, which have no common root, into HubError."""
     try:
         yield
     except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as exc:
         raise HubError(_message(what, repository, revision, exc)) from exc
+
+
+def _read_cached(name: str, revision: str | None) -> HubRepository:
+    snapshot = cached_snapshot(name, revision)
+    if snapshot is None:
+        raise HubError(
+            f"{name} is not in the Hugging Face cache ({constants.HF_HUB_CACHE}), and "
+            f"HF_HUB_OFFLINE forbids downloads. Set HF_HUB_OFFLINE=0, or copy the files from "
+            f"another machine."
+        )
+    files = tuple(
+        # a link leads to a file that is named after its hash
+        HubFile(str(path.relative_to(snapshot)), path.stat().st_size, path.resolve().name)
+        for path in snapshot.rglob("*")
+        if path.is_file()
+    )
+    return HubRepository(name, snapshot.name, files)
 
 
 async def _download(

@@ -19,7 +19,7 @@ from server.cli.console import err, print_error
 from server.cli.pull import lora, model
 from server.cli.pull.errors import PullError
 from server.errors import ServerError
-from server.loras.hub_repository import HubError, HubRepository, read_cached, read_repository
+from server.loras.hub_repository import HubError, read_repository
 from server.settings import Settings, SettingsError, read_settings
 
 SHORT_NAMES = {
@@ -76,14 +76,12 @@ async def _pull(found: HubLora | RemoteLora, name_here: str | None, settings: Se
     if isinstance(found, RemoteLora):
         await lora.pull_url(found.url, name_here, settings)
         return
-    if constants.HF_HUB_OFFLINE:
+    if constants.HF_HUB_OFFLINE and found.filename is None:
         folder = model.model_folder(found.repo, name_here, settings)
-        if found.filename is None and model.is_complete(folder, found.repo, name_here):
+        if model.is_complete(folder, found.repo, name_here):
             model.say_complete(folder, is_new=False)
             return
-        repository = _read_cached(found, settings)
-    else:
-        repository = await read_repository(found.repo, found.revision)
+    repository = await read_repository(found.repo, found.revision)
     if found.filename is None and repository.file(INDEX_FILE):
         await model.pull_model(repository, name_here, settings)
     else:
@@ -98,14 +96,3 @@ def _resolve(name: str, settings: Settings) -> HubLora | RemoteLora:
     if isinstance(found, LoraEntry):
         raise PullError(f"{found.path} exists already; it is the LoRA {name!r}.")
     return found
-
-
-def _read_cached(wanted: HubLora, settings: Settings) -> HubRepository:
-    repository = read_cached(wanted.repo, wanted.revision)
-    if repository is None:
-        raise PullError(
-            f"{wanted.repo} is not in the Hugging Face cache ({constants.HF_HUB_CACHE}), and "
-            f"HF_HUB_OFFLINE forbids downloads. Set HF_HUB_OFFLINE=0, or copy the files into "
-            f"{settings.weights_dir} from another machine."
-        )
-    return repository

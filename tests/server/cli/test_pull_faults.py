@@ -1,4 +1,4 @@
-"""`qwen-edit pull`: what it refuses, and what it says when something fails."""
+"""Errors of `qwen-edit pull`."""
 
 import hashlib
 import io
@@ -21,7 +21,7 @@ from tests.server.cli.command import run
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("arguments", "message"),
     [
         (("nothing",), "'nothing' cannot be fetched: give 2509, 2511, OWNER/REPO"),
         (("../x",), "'../x' cannot be fetched"),
@@ -46,13 +46,13 @@ from tests.server.cli.command import run
         (("2509", "--name", "a/b/c"), "--name 'a/b/c': a model's folder has letters"),
     ],
 )
-def test_refusal_says_what_came_and_leaves_nothing(
-    place: dict[str, str], weights: Path, arguments: tuple[str, ...], sentence: str
+def test_pull_names_the_reason_and_leaves_nothing_when_it_fails(
+    place: dict[str, str], weights: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     done = run("pull", *arguments, **place)
 
     assert done.returncode == 1
-    assert sentence in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert Catalog(weights).models() == []
     assert Catalog(weights).loras() == []
@@ -65,7 +65,7 @@ def test_token_opens_a_gated_repository(place: dict[str, str], weights: Path) ->
     assert (weights / "loras" / "style.safetensors").is_file()
 
 
-def test_hub_that_cannot_be_reached_is_said(place: dict[str, str]) -> None:
+def test_unreachable_hub_is_named_with_advice(place: dict[str, str]) -> None:
     done = run("pull", "2509", **{**place, "HF_ENDPOINT": "http://127.0.0.1:9"})
 
     assert done.returncode == 1
@@ -77,7 +77,7 @@ def test_hub_that_cannot_be_reached_is_said(place: dict[str, str]) -> None:
 def test_full_disk_is_not_blamed_on_the_hub(
     place: dict[str, str], weights: Path, hub: FakeHub, name: str
 ) -> None:
-    """The part is a device that takes no byte, as a disk without room does."""
+    """The partial file is a device that takes no byte, like a full disk."""
     repository, folder, file = {
         "owner/style": ("owner/style", "loras", "pytorch_lora_weights.safetensors"),
         "2509": (
@@ -129,7 +129,7 @@ async def test_pull_of_a_url_fails_without_naming_a_field(
     assert (await message(url)).startswith(offline)
 
 
-def test_disk_without_room_is_said_before_anything_comes(tmp_path: Path) -> None:
+def test_too_little_space_is_reported_before_anything_is_fetched(tmp_path: Path) -> None:
     with pytest.raises(PullError, match=r"Qwen/X needs 1000000000.0 GB more, and the disk of"):
         check_space(tmp_path / "weights" / "models", 10**18, "Qwen/X")
 

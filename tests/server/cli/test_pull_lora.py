@@ -1,4 +1,4 @@
-"""`qwen-edit pull` of LoRAs: from the hub, its cache, and any other address."""
+"""`qwen-edit pull` of LoRAs from the hub, its cache and other addresses."""
 
 import json
 import os
@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.api.model_spec import DEMO_NAME
+from pipelines.files.architecture import read_linears
+from pipelines.files.catalog import Catalog
 from pipelines.files.lora_format.config import METADATA_KEY
 from pipelines.files.safetensors_header import read_header
 from server.cli.pull.errors import PullError
@@ -30,7 +33,7 @@ MIB = 2**20
         ("{hub}/owner/style", "style.safetensors"),
     ],
 )
-def test_lora_comes_into_the_folder_of_loras(
+def test_lora_is_stored_under_weights_loras(
     place: dict[str, str], weights: Path, hub: FakeHub, lora: bytes, name: str, stored: str
 ) -> None:
     done = run("pull", name.format(hub=hub.url), **place)
@@ -50,7 +53,7 @@ def test_peft_lora_keeps_the_strength_of_its_configuration(
     assert json.loads(header.metadata[METADATA_KEY])["lora_alpha"] == 12
 
 
-def test_lora_comes_from_any_address(
+def test_lora_is_fetched_from_any_address(
     place: dict[str, str], weights: Path, lora: bytes, file_host: tuple[str, Path]
 ) -> None:
     address, folder = file_host
@@ -65,7 +68,7 @@ def test_lora_comes_from_any_address(
     assert "give one, --name my-style" in nameless.stderr
 
 
-def test_lora_for_a_model_that_is_here_is_kept(
+def test_lora_is_kept_when_it_fits_a_model_that_is_present(
     place: dict[str, str], weights: Path, hub: FakeHub, tiny_model: Path, tmp_path: Path
 ) -> None:
     path = write_lora(tmp_path / "tiny.safetensors", random_pairs(TINY, [LAYER]))
@@ -82,7 +85,34 @@ def test_lora_for_a_model_that_is_here_is_kept(
     assert "fits tiny" in fits.stdout
 
 
-def test_file_that_is_there_is_not_overwritten(place: dict[str, str], weights: Path) -> None:
+def test_lora_is_kept_when_it_fits_the_demo_model_alone(
+    place: dict[str, str], weights: Path, hub: FakeHub, tmp_path: Path
+) -> None:
+    linears = read_linears(Catalog(weights).resolve_model(DEMO_NAME).path)
+    path = write_lora(tmp_path / "demo.safetensors", random_pairs(linears, [LAYER]))
+    hub.repositories = {"owner/demo": {"demo.safetensors": path.read_bytes()}}
+
+    done = run("pull", "owner/demo", **place)
+
+    assert done.returncode == 0, done.stderr
+    assert "fits the demo model\n" in done.stdout
+    assert (weights / "loras" / "demo.safetensors").is_file()
+
+
+def test_damaged_file_in_the_cache_is_refused_when_offline(
+    place: dict[str, str], weights: Path, lora: bytes, tmp_path: Path
+) -> None:
+    snapshot = write_cache(tmp_path / "hf" / "hub", "owner/style", {"style.safetensors": lora})
+    (snapshot / "style.safetensors").resolve().write_bytes(lora[:-1] + b"!")
+
+    done = run("pull", "owner/style", **place | {"HF_HUB_OFFLINE": "1"})
+
+    assert done.returncode == 1
+    assert "style.safetensors is not on this machine, and HF_HUB_OFFLINE forbids" in done.stderr
+    assert not (weights / "loras" / "style.safetensors").exists()
+
+
+def test_existing_file_is_not_overwritten(place: dict[str, str], weights: Path) -> None:
     path = weights / "loras" / "style.safetensors"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"mine")
@@ -94,9 +124,7 @@ def test_file_that_is_there_is_not_overwritten(place: dict[str, str], weights: P
     assert path.read_bytes() == b"mine"
 
 
-def test_file_that_is_too_large_for_a_lora_is_not_fetched(
-    place: dict[str, str], hub: FakeHub
-) -> None:
+def test_file_too_large_for_a_lora_is_not_fetched(place: dict[str, str], hub: FakeHub) -> None:
     hub.repositories = {"owner/checkpoint": {"model.safetensors": bytes(2 * MIB)}}
 
     done = run("pull", "owner/checkpoint", **place, QWEN_EDIT_MAX_LORA_MB="1")
@@ -106,7 +134,7 @@ def test_file_that_is_too_large_for_a_lora_is_not_fetched(
     assert not any("/resolve/" in request for request in hub.requests)
 
 
-def test_lora_that_is_there_is_said_and_left(
+def test_existing_lora_is_reported_and_left_alone(
     place: dict[str, str], weights: Path, hub: FakeHub, lora: bytes
 ) -> None:
     run("pull", "owner/style", **place)
@@ -141,7 +169,7 @@ def test_lora_in_the_cache_is_linked_and_not_fetched(
     assert stored.samefile(linked / "pytorch_lora_weights.safetensors")
     header = read_header(weights / "loras" / "peft.safetensors")
     assert json.loads(header.metadata[METADATA_KEY])["lora_alpha"] == 12
-    # what is linked is the cache's own file, and the configuration goes into another
+    # the cache's own file is linked, so the configuration goes into another
     assert files_of(merged) == peft
 
 
@@ -173,10 +201,9 @@ def test_lora_is_taken_from_the_cache_when_offline(
     assert hub.requests == []
 
 
-async def test_part_that_is_there_needs_no_room_again(tmp_path: Path) -> None:
-    """More is there than any disk has free: without it the room is refused, with it the hub fails.
-
-    The tests run offline, so that asking the hub ends at once.
+async def test_partial_download_needs_no_space_again(tmp_path: Path) -> None:
+    """The file is larger than any disk: without the partial file the space is refused, with it the
+    download fails, as the tests run offline.
     """
     settings = read_settings(weights_dir=tmp_path, max_lora_mb=2**24)
     file = HubFile("a.safetensors", 2**43, "0" * 64)
@@ -192,7 +219,7 @@ async def test_part_that_is_there_needs_no_room_again(tmp_path: Path) -> None:
         await pull_from_hub(repository, file.name, None, settings)
 
 
-def test_configuration_that_is_too_large_for_one_is_not_fetched(
+def test_oversized_peft_configuration_is_not_fetched(
     place: dict[str, str], hub: FakeHub, lora: bytes
 ) -> None:
     large = {"adapter_model.safetensors": lora, "adapter_config.json": bytes(MIB + 1)}

@@ -1,4 +1,4 @@
-"""`qwen-edit pull` of models: what comes, what is kept, and how a broken one goes on."""
+"""`qwen-edit pull` of models: fetched, verified, resumed."""
 
 import contextlib
 import hashlib
@@ -17,11 +17,11 @@ from tests.server.cli.command import RUN_TIMEOUT_S, run, start
 from tests.server.cli.conftest import files_of
 
 MIB = 2**20
-# A file with nothing in it takes no disk, but its hash as long as that of any other.
+# A sparse file takes no disk, but as long to hash as any other.
 HOURS_TO_HASH_BYTES = 2**43
 
 
-def test_model_comes_whole_and_without_what_is_not_needed(
+def test_model_is_fetched_without_the_files_it_does_not_need(
     place: dict[str, str], weights: Path, tiny_model: Path
 ) -> None:
     done = run("pull", "2509", **place)
@@ -37,7 +37,7 @@ def test_model_comes_whole_and_without_what_is_not_needed(
     assert "qwen-edit serve --model Qwen-Image-Edit-2509" in done.stdout
 
 
-def test_model_that_is_there_is_checked_and_not_fetched_again(
+def test_existing_model_is_verified_and_only_damaged_files_are_fetched(
     place: dict[str, str], weights: Path, hub: FakeHub
 ) -> None:
     folder = weights / "models" / "someone" / "finetune"
@@ -58,10 +58,10 @@ def test_model_that_is_there_is_checked_and_not_fetched_again(
     assert files_of(folder) == before
 
 
-def test_killed_download_goes_on_where_it_ended(
+def test_killed_download_resumes(
     place: dict[str, str], weights: Path, hub: FakeHub, tiny_model: Path
 ) -> None:
-    """kill -9 in a shard: the catalog sees no model, and the rest alone is fetched."""
+    """kill -9 in a shard: the catalog sees no model, and only the rest is fetched."""
     shard = "transformer/diffusion_pytorch_model-00001-of-00002.safetensors"
     rest = "transformer/diffusion_pytorch_model-00002-of-00002.safetensors"
     files = files_of(tiny_model)
@@ -100,7 +100,7 @@ def test_killed_download_goes_on_where_it_ended(
     assert Catalog(weights).models() == [folder]
 
 
-def test_ctrl_c_ends_at_once_and_says_how_to_go_on(place: dict[str, str], hub: FakeHub) -> None:
+def test_ctrl_c_ends_at_once_and_says_how_to_resume(place: dict[str, str], hub: FakeHub) -> None:
     hub.hold_at = MIB // 2
     with start("pull", "2509", **place) as command:
         until(lambda: any("diffusion_pytorch_model" in request for request in hub.requests))
@@ -112,9 +112,7 @@ def test_ctrl_c_ends_at_once_and_says_how_to_go_on(place: dict[str, str], hub: F
     assert "Traceback" not in message
 
 
-def test_part_of_a_damaged_download_is_not_gone_on_with(
-    place: dict[str, str], weights: Path, hub: FakeHub
-) -> None:
+def test_damaged_download_is_discarded(place: dict[str, str], weights: Path, hub: FakeHub) -> None:
     name = "vae/diffusion_pytorch_model.safetensors"
     data = hub.repositories["Qwen/Qwen-Image-Edit-2509"][name]
     part = HubFile(name, len(data), hashlib.sha256(data).hexdigest()).partial_name
@@ -171,7 +169,7 @@ def test_model_of_another_repository_is_not_overwritten(
     assert files_of(folder) == before
 
 
-def test_model_that_pull_did_not_bring_is_not_overwritten_unless_it_has_the_repositorys_name(
+def test_model_of_unknown_origin_is_overwritten_only_under_the_repositorys_name(
     place: dict[str, str], weights: Path, tiny_model: Path
 ) -> None:
     mine, named = weights / "models" / "mine", weights / "models" / "someone" / "finetune"
@@ -218,7 +216,7 @@ def test_model_of_another_repository_is_not_overwritten_from_the_cache(
     assert files_of(weights / "models") == before
 
 
-def test_ctrl_c_while_what_is_there_is_checked_ends_at_once(
+def test_ctrl_c_ends_at_once_while_existing_files_are_verified(
     place: dict[str, str], weights: Path, hub: FakeHub, model_files: dict[str, bytes]
 ) -> None:
     name = "vae/diffusion_pytorch_model.safetensors"
@@ -238,7 +236,7 @@ def test_ctrl_c_while_what_is_there_is_checked_ends_at_once(
 
 
 def is_open(path: Path, pid: int) -> bool:
-    """Whether the process has the file open."""
+    """Return whether the process has the file open."""
     found = set()
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(OSError):

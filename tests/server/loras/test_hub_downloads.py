@@ -33,7 +33,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 @pytest.fixture
 def hub(large: bytes, monkeypatch: pytest.MonkeyPatch, hub_cache: Path) -> Iterator[FakeHub]:
-    """The hub that the library asks in this process, and a cache with nothing in it."""
+    """The hub and an empty cache for the library in this process."""
     with fake_hub({"owner/large": {"large.safetensors": large}}) as running:
         template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, running.url)
         monkeypatch.setattr(constants, "ENDPOINT", running.url)
@@ -148,7 +148,7 @@ async def test_file_over_the_size_limit_is_refused_before_its_first_byte(
     assert not any(path.is_file() for path in (tmp_path / "store").rglob("*"))
 
 
-async def test_configuration_that_is_too_large_for_one_is_refused(
+async def test_oversized_peft_configuration_is_refused(
     hub: FakeHub, tmp_path: Path, large: bytes
 ) -> None:
     files = {"adapter_model.safetensors": large, "adapter_config.json": bytes(MIB + 1)}

@@ -1,4 +1,4 @@
-"""LoRAs from a hub, over a live server and a stand-in for the hub on loopback."""
+"""LoRAs from a fake hub on loopback, through a live server."""
 
 import contextlib
 import hashlib
@@ -93,7 +93,7 @@ def test_every_form_of_a_hub_reference_gives_the_same_lora(
     images = {pixels(hub_server, edit(hub_server, reference)) for reference in references}
 
     assert len(images) == 1
-    # earlier tests fetched others, and perhaps this one
+    # earlier tests may have fetched this one
     digest = hashlib.sha256(hub.repositories["owner/one"]["lora.safetensors"]).hexdigest()
     assert (files / f"{digest}.safetensors").is_file()
     assert set(files.iterdir()) - before <= {files / f"{digest}.safetensors"}
@@ -108,14 +108,14 @@ def test_file_in_a_folder_with_a_space_is_found_from_its_page(
     )
 
 
-def test_fetched_lora_is_not_asked_for_again(hub_server: LiveServer, hub: FakeHub) -> None:
+def test_fetched_lora_is_not_requested_again(hub_server: LiveServer, hub: FakeHub) -> None:
     edit(hub_server, "owner/one")
     count = len(hub.requests)
     edit(hub_server, "owner/one")
     assert len(hub.requests) == count
 
 
-def test_configuration_beside_peft_weights_counts(hub_server: LiveServer) -> None:
+def test_peft_configuration_beside_the_weights_is_applied(hub_server: LiveServer) -> None:
     """Alpha 12 at rank 4 is three times the strength of the same matrices without an alpha."""
     path = hub_server.weights_dir / "loras" / "same.safetensors"
     pairs = random_pairs(LINEARS, ["proj_out"], seed=0, alpha=12.0)
@@ -131,9 +131,7 @@ def test_private_repository_is_fetched_with_the_token(hub_server: LiveServer) ->
     assert edit(hub_server, "private/lora")["status"] == "succeeded"
 
 
-def test_download_goes_on_where_it_ended_after_a_kill_of_the_server(
-    tiny_model: Path, tmp_path: Path
-) -> None:
+def test_download_resumes_after_a_kill_of_the_server(tiny_model: Path, tmp_path: Path) -> None:
     pairs = random_pairs(LINEARS, ["proj_out"], rank=50_000)
     data = write_lora(tmp_path / "large.safetensors", pairs).read_bytes()
     with held_hub(data) as hub:
@@ -152,7 +150,7 @@ def test_download_goes_on_where_it_ended_after_a_kill_of_the_server(
         assert hub.ranges == [f"bytes={received}-"]
 
 
-def test_server_that_is_stopped_waits_for_no_download(tiny_model: Path, tmp_path: Path) -> None:
+def test_stopping_server_does_not_wait_for_a_download(tiny_model: Path, tmp_path: Path) -> None:
     pairs = random_pairs(LINEARS, ["proj_out"], rank=50_000)
     data = write_lora(tmp_path / "large.safetensors", pairs).read_bytes()
     with held_hub(data) as hub:
@@ -162,7 +160,7 @@ def test_server_that_is_stopped_waits_for_no_download(tiny_model: Path, tmp_path
             seconds = server.stop()
         finally:
             server.close()
-    # the hub holds the rest back for good
+    # the hub never sends the rest
     assert seconds < 30
     assert "Traceback" not in server.log()
 
@@ -185,7 +183,7 @@ def server_of(hub: FakeHub, model: Path, folder: Path) -> LiveServer:
 
 
 def submit_and_hold(server: LiveServer) -> dict[str, Any]:
-    """A job whose LoRA has come as far as the hub lets it."""
+    """Submit a job and wait until the hub holds its LoRA back."""
     server.start(wait_ready=False)
     body = {
         "prompt": "a",
@@ -204,7 +202,7 @@ def pixels_of(server: LiveServer, job_id: str) -> bytes | None:
 
 
 @pytest.mark.parametrize(
-    ("reference", "sentence"),
+    ("reference", "message"),
     [
         (
             "owner/many",
@@ -216,19 +214,17 @@ def pixels_of(server: LiveServer, job_id: str) -> bytes | None:
         ("owner/one/other.safetensors", "owner/one has no file other.safetensors"),
     ],
 )
-def test_fault_is_said_in_the_jobs_error(
-    hub_server: LiveServer, reference: str, sentence: str
+def test_hub_error_becomes_the_jobs_error(
+    hub_server: LiveServer, reference: str, message: str
 ) -> None:
     job = edit(hub_server, reference)
     assert job["status"] == "failed"
     assert job["error"]["code"] == "fetch_failed"
     assert job["error"]["message"].startswith("loras/0/path: ")
-    assert sentence in job["error"]["message"]
+    assert message in job["error"]["message"]
 
 
-def test_file_in_the_hugging_face_cache_is_used_offline_where_it_lies(
-    tiny_model: Path, tmp_path: Path
-) -> None:
+def test_cached_file_is_used_in_place_when_offline(tiny_model: Path, tmp_path: Path) -> None:
     data = write_lora(tmp_path / "x", random_pairs(LINEARS, ["proj_out"])).read_bytes()
     write_cache(tmp_path / "hub", "owner/cached", {"x.safetensors": data})
     environment = {"HF_HUB_CACHE": str(tmp_path / "hub")}

@@ -1,12 +1,22 @@
-"""Files of a repository on the hub, and what of them lies on this machine."""
+"""Files of hub repositories on this machine."""
 
+import shutil
 from pathlib import Path
 
-from server.loras.hub_repository import HubFile, HubRepository, missing_bytes
+import pytest
+from huggingface_hub import constants
+
+from server.loras.hub_repository import (
+    HubError,
+    HubFile,
+    HubRepository,
+    missing_bytes,
+    read_repository,
+)
 from tests.fake_hub import COMMIT, git_digest, write_cache
 
 
-def test_small_file_is_known_by_gits_hash_of_it(tmp_path: Path) -> None:
+def test_small_file_is_verified_by_its_git_hash(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(b"{}")
 
@@ -14,7 +24,36 @@ def test_small_file_is_known_by_gits_hash_of_it(tmp_path: Path) -> None:
     assert not HubFile("a.json", 2, git_digest(b"[]")).is_at(path)
 
 
-def test_room_is_needed_for_what_is_neither_a_part_nor_linked_from_the_cache(
+async def test_cache_copied_without_its_links_is_listed_and_compared_by_size(
+    hub_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy of the cache that follows links has no hashes in it."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    linked = write_cache(hub_cache, "owner/linked", {"a.json": b"{}"})
+    shutil.copytree(linked, hub_cache / "models--owner--copied" / "snapshots" / COMMIT)
+
+    [of_link] = (await read_repository("owner/linked")).files
+    [of_copy] = (await read_repository("owner/copied")).files
+    other = tmp_path / "other"
+    other.write_bytes(b"[]")
+
+    assert of_link.is_at(linked / "a.json")
+    assert not of_link.is_at(other)
+    assert of_copy.is_at(other)
+    other.write_bytes(b"[1]")
+    assert not of_copy.is_at(other)
+
+
+async def test_uncached_repository_is_refused_offline(
+    hub_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+    with pytest.raises(HubError, match=r"owner/x is not in the Hugging Face cache \("):
+        await read_repository("owner/x")
+
+
+def test_space_is_needed_for_files_neither_received_nor_linked_from_the_cache(
     hub_cache: Path, tmp_path: Path
 ) -> None:
     write_cache(hub_cache, "owner/x", {"linked": bytes(500), "other": bytes(7)})
