@@ -1,4 +1,4 @@
-"""Takes the image of the page for README.md: starts a server, makes an edit, looks at it."""
+"""Takes the screenshot of the page in README.md: starts a server, runs an example, saves a PNG."""
 
 import argparse
 import io
@@ -18,23 +18,23 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 ROOT = Path(__file__).parents[1]
 SIZE = {"width": 1280, "height": 940}
-# A larger one is saved in 256 colours.
+# A larger file is saved again with 256 colours.
 MAX_BYTES = 300_000
 START_TIMEOUT_S = 60.0
-# The model may still have to be built and loaded.
+# Includes loading the model.
 EDIT_TIMEOUT_MS = 180_000
 
 
 def main() -> None:
-    """Write the image to the path that was named."""
+    """Write the screenshot to the given path."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("path", type=Path, help="the PNG to write")
     parser.add_argument("--model", default="demo", help="name, directory or cached hub id [demo]")
-    parser.add_argument("--example", default="Make the circle green", help="which to click")
+    parser.add_argument("--example", default="Make the circle green", help="the example to run")
     args = parser.parse_args()
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
-        sys.exit("error: there is no chromium. On Debian and Ubuntu: apt install chromium")
+        sys.exit("error: chromium not found. On Debian and Ubuntu: apt install chromium")
     with (
         tempfile.TemporaryDirectory() as folder,
         serving(args.model, Path(folder)) as url,
@@ -43,19 +43,19 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport=SIZE, color_scheme="light")
         page.goto(url)
-        taken = edit_and_look(page, args.example)
+        png = run_example(page, args.example)
         browser.close()
-    image = PIL.Image.open(io.BytesIO(taken)).convert("RGB")
+    image = PIL.Image.open(io.BytesIO(png)).convert("RGB")
     image.save(args.path, optimize=True)
     if args.path.stat().st_size > MAX_BYTES:
         image.quantize(256).save(args.path, optimize=True)
     print(f"{args.path}: {args.path.stat().st_size / 1000:.0f} kB")
 
 
-def edit_and_look(page: Page, example: str) -> bytes:
-    """Click an example, run it, and take the image when the result is there."""
+def run_example(page: Page, example: str) -> bytes:
+    """Run an example and return a screenshot of its result as PNG."""
     expect(page.locator("#run")).to_be_visible(timeout=EDIT_TIMEOUT_MS)
-    page.get_by_role("button", name=example).click()
+    page.get_by_role("button", name=example, exact=True).click()
     expect(page.locator("#image-1 img")).to_be_visible()
     page.locator("#run").click()
     expect(page.locator("#outputs .qe-output")).to_be_visible(timeout=EDIT_TIMEOUT_MS)
@@ -64,13 +64,13 @@ def edit_and_look(page: Page, example: str) -> bytes:
     page.wait_for_function(
         "[...document.querySelectorAll('#compare img')].every((image) => image.complete)"
     )
-    page.locator("h1").click()  # no field has the focus
+    page.locator("h1").click()  # takes the focus out of the fields
     return page.screenshot()
 
 
 @contextmanager
 def serving(model: str, folder: Path) -> Iterator[str]:
-    """A server of its own with this repository's weights; its address."""
+    """Start a server with this repository's weights and yield its address."""
     log = folder / "server.log"
     command = [sys.executable, "-m", "server.cli", "serve", "--port", "0", "--model", model]
     with log.open("wb") as output:
@@ -89,7 +89,7 @@ def serving(model: str, folder: Path) -> Iterator[str]:
 
 
 def address(log: Path) -> str:
-    """Where the server listens, once its page is ready."""
+    """Wait until the page is ready, and return the server's address."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
         text = log.read_text()

@@ -10,15 +10,18 @@ from pathlib import Path
 
 from pipelines.api.errors import InvalidParameter, LoraNotFound, ModelNotFound
 from pipelines.api.model_spec import DEMO_NAME
+from pipelines.api.sizes import SizeBounds
 from pipelines.files.hub_cache import cached_snapshots
 from pipelines.files.installation import SHIPPED_WEIGHTS, default_folder
 from pipelines.files.model_index import is_model_dir
 
 LORA_SUFFIX = ".safetensors"
+# The sides of the images that the demo model was trained on.
+DEMO_SIZES = SizeBounds(256, 512)
 DEMO_WARNING = (
-    "The small demo model answers: it edits simple coloured shapes at 256 to 512 pixels, nothing "
-    "else. For real images, fetch a published model (qwen-edit pull 2511), or name one with "
-    "--model."
+    f"The small demo model answers: it edits simple coloured shapes at {DEMO_SIZES.min_side} to "
+    f"{DEMO_SIZES.max_side} pixels, nothing else. For real images, fetch a published model "
+    "(qwen-edit pull 2511), or name one with --model."
 )
 SHIPPED_DEMO = SHIPPED_WEIGHTS / DEMO_NAME
 _HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
@@ -33,6 +36,11 @@ class ModelChoice:
     path: Path
     why: str
     is_demo: bool = False
+
+    @property
+    def good_sizes(self) -> SizeBounds:
+        """Sizes that the model can edit well; requests may ask for others."""
+        return DEMO_SIZES if self.is_demo else SizeBounds()
 
     @property
     def warning(self) -> str | None:

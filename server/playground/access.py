@@ -1,4 +1,4 @@
-"""Who may use the page: a key once, then a cookie; and never another web page."""
+"""Access to the page: an API key once, then a cookie; requests of other sites are refused."""
 
 import urllib.parse
 from dataclasses import dataclass
@@ -18,35 +18,35 @@ COOKIE_AGE_S = 30 * 24 * 3600
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Lets the requests of the page's own browser through, where keys are set with a cookie."""
+    """Checks that a request comes from this page and, where keys are set, has a valid cookie."""
 
     keys: KeyCheck
 
     def check_origin(self, request: Request) -> None:
-        """Refuse what another web page has a browser send. Raises HTTPException."""
+        """Raise HTTPException (403) for a request that another site makes a browser send."""
         origin = request.headers.get("origin")
         if origin is None:
             return
         own = {request.headers.get("host", ""), _host(base_url(request))}
         if _host(origin) not in own:
-            raise HTTPException(403, f"This page takes no requests from {origin[:200]}.")
+            raise HTTPException(403, f"Requests from {origin[:200]} are refused.")
 
-    def is_let_in(self, request: Request) -> bool:
-        """Whether no key is needed, or the browser has shown one before."""
+    def has_access(self, request: Request) -> bool:
+        """Return whether no key is needed or the cookie of a valid key came."""
         return self.keys.accepts_token(request.cookies.get(COOKIE, ""))
 
     def check_cookie(self, request: Request) -> None:
-        """Raise Unauthorized unless the browser has shown a key before."""
-        if not self.is_let_in(request):
-            raise Unauthorized("Open the page and give a key first.")
+        """Raise Unauthorized unless no key is needed or the cookie of a valid key came."""
+        if not self.has_access(request):
+            raise Unauthorized("Open the page and log in with a key first.")
 
-    async def let_in(self, request: Request) -> Response:
-        """Look at the key in the form; the right one is answered with a cookie."""
+    async def log_in(self, request: Request) -> Response:
+        """Answer the login form: a cookie for a valid key, the form again for any other."""
         self.check_origin(request)
         async with request.form(max_files=0, max_fields=2) as form:
             key = str(form.get("key", "")).strip()
         if not self.keys.accepts(key):
-            return self.ask(wrong=True)
+            return self.login_page(wrong=True)
         # ./ and not /: behind a proxy the page may have a prefix
         answer = RedirectResponse("./", 303)
         is_secure = base_url(request).startswith("https://")
@@ -60,8 +60,8 @@ class Access:
         )
         return answer
 
-    def ask(self, *, wrong: bool = False) -> HTMLResponse:
-        """The form for a key."""
+    def login_page(self, *, wrong: bool = False) -> HTMLResponse:
+        """The form that asks for an API key."""
         return HTMLResponse(plain_pages.login(wrong=wrong), 401)
 
 

@@ -1,7 +1,5 @@
-"""Builds the page: its components, their events, its looks. Imports Gradio, which takes seconds."""
+"""Builds the page: components, events, theme. Imports Gradio, which takes seconds."""
 
-import base64
-import html
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +7,12 @@ import gradio as gr
 from fastapi import FastAPI
 from gradio import processing_utils
 
-from server.playground import examples
 from server.playground.context import PageContext
 from server.playground.form import random_seed
 from server.playground.form_events import FormEvents
 from server.playground.grid_events import GridEvents
 from server.playground.history_events import HistoryEvents
-from server.playground.images import CACHE_AGE_S, ImageShelf
+from server.playground.images import CACHE_AGE_S, ImageStore
 from server.playground.layout import build_layout
 from server.playground.page_state import PageState
 from server.playground.run_events import RunEvents
@@ -23,40 +20,21 @@ from server.playground.runner import Runner
 
 TITLE = "qwen-edit"
 CACHE_SWEEP_S = 3600
+# Each page that follows an edit occupies one until the edit ends.
 MAX_EVENTS = 10_000
 _HERE = Path(__file__).parent
 
 
-def build_app(parts: PageContext) -> FastAPI:
-    """The page as an application of its own, that Gradio's paths are forwarded to."""
-    processing_utils.async_ssrf_protected_download = _fetch_nothing
-    shelf = ImageShelf(
-        parts.uploads,
-        parts.outputs,
-        parts.fetcher,
-        parts.cache,
-        fetch_timeout_s=parts.settings.fetch_timeout_s,
-        keep_s=parts.settings.keep_outputs_h * 3600,
-    )
-    with gr.Blocks(
-        title=TITLE, analytics_enabled=False, delete_cache=(CACHE_SWEEP_S, CACHE_AGE_S)
-    ) as blocks:
-        page = build_layout()
-        page_state = PageState(page, parts, Runner(parts.service, shelf, random_seed), shelf)
-        page["examples"].value = _examples_html()
-        FormEvents(page_state).wire(blocks)
-        RunEvents(page_state).wire(blocks)
-        GridEvents(page_state).wire(blocks)
-        HistoryEvents(page_state).wire()
-    # an edit that is followed holds one of these until it ends
-    blocks.max_threads = MAX_EVENTS
-    blocks.queue(default_concurrency_limit=None, api_open=False)
+def build_app(context: PageContext) -> FastAPI:
+    """The page as a separate application, to which Gradio's paths are forwarded."""
+    processing_utils.async_ssrf_protected_download = _refuse_download
+    blocks = _build_blocks(context)
     app = FastAPI(openapi_url=None)
     gr.mount_gradio_app(
         app,
         blocks,
         path="/",
-        allowed_paths=[str(folder) for folder in parts.shown_folders],
+        allowed_paths=[str(folder) for folder in context.shown_folders],
         show_error=False,
         footer_links=[],
         run_history=False,
@@ -67,13 +45,38 @@ def build_app(parts: PageContext) -> FastAPI:
         css=(_HERE / "page.css").read_text(),
         head=f"<script>{(_HERE / 'page.js').read_text()}</script>",
     )
-    # `launch` alone sets it, and without it a browser may name any file of this machine as its own
+    # only `launch` sets it; without it a browser may name any file of this machine as its upload
     blocks.has_launched = True
     return app
 
 
+def _build_blocks(context: PageContext) -> Any:
+    images = ImageStore(
+        context.uploads,
+        context.outputs,
+        context.fetcher,
+        context.cache,
+        fetch_timeout_s=context.settings.fetch_timeout_s,
+        keep_s=context.settings.keep_outputs_h * 3600,
+    )
+    with gr.Blocks(
+        title=TITLE, analytics_enabled=False, delete_cache=(CACHE_SWEEP_S, CACHE_AGE_S)
+    ) as blocks:
+        sizes = context.choice.good_sizes
+        page = build_layout(sizes)
+        runner = Runner(context.service, images, random_seed, sizes)
+        page_state = PageState(page, context, runner, images)
+        FormEvents(page_state).wire(blocks)
+        RunEvents(page_state).wire(blocks)
+        GridEvents(page_state).wire(blocks)
+        HistoryEvents(page_state).wire()
+    blocks.max_threads = MAX_EVENTS
+    blocks.queue(default_concurrency_limit=None, api_open=False)
+    return blocks
+
+
 def _theme() -> Any:
-    # fonts of the machine: Gradio's own would be asked of another host
+    # system fonts: Gradio's own come from another host
     return gr.themes.Default(
         primary_hue="indigo",
         neutral_hue="slate",
@@ -82,23 +85,6 @@ def _theme() -> Any:
     )
 
 
-async def _fetch_nothing(url: str, *_: Any, **__: Any) -> str:
-    """Stands for Gradio's own download: the server's fetcher alone knows what may be fetched."""
-    raise ValueError(f"the page fetches nothing by itself; {url[:80]} was not tried")
-
-
-def _examples_html() -> str:
-    buttons = []
-    for example in examples.EXAMPLES:
-        images = "".join(_inline_image(path) for path in example.paths)
-        prompt = html.escape(example.prompt)
-        buttons.append(
-            f'<button type="button" class="qe-example" data-action="example" '
-            f'data-value="{example.name}">{images}<span>{prompt}</span></button>'
-        )
-    return f'<p class="qe-label">Or try one</p><div class="qe-examples">{"".join(buttons)}</div>'
-
-
-def _inline_image(path: Path) -> str:
-    data = base64.b64encode(path.read_bytes()).decode()
-    return f'<img src="data:image/png;base64,{data}" alt="">'
+async def _refuse_download(url: str, *_: Any, **__: Any) -> str:
+    """Replace Gradio's download: only the server's fetcher knows which addresses are allowed."""
+    raise ValueError(f"the page downloads nothing; {url[:80]} was not tried")

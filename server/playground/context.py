@@ -1,4 +1,4 @@
-"""What the page is handed: the server's parts that it works with."""
+"""The parts of the server that the page works with."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +12,14 @@ from server.playground import examples
 from server.settings import Settings
 from server.workers.executor import Executor
 
-# What its jobs are listed under, as those of a contract are.
+# The contract and endpoint that the page's jobs are listed under.
 NAME = "page"
 ENDPOINT = "edits"
 
 
 @dataclass(frozen=True, slots=True)
 class PageContext:
-    """The parts, and what of the settings concerns the page."""
+    """The server as the page sees it, and the paths that the page uses."""
 
     settings: Settings
     choice: ModelChoice
@@ -31,18 +31,13 @@ class PageContext:
     fetcher: Fetcher
 
     @property
-    def folder(self) -> Path:
-        """The page's own folder."""
-        return self.settings.data_dir.absolute() / "page"
-
-    @property
     def cache(self) -> Path:
-        """Where Gradio keeps what browsers send and are shown; it is empty after a start."""
-        return self.folder / "cache"
+        """Gradio's folder for uploads and displayed files. It is emptied at every start."""
+        return self.settings.data_dir.absolute() / "page" / "cache"
 
     @property
     def shown_folders(self) -> tuple[Path, ...]:
-        """Folders whose files the page may show: images and nothing else.
+        """Folders that hold nothing but images, all of which the page may show.
 
         Gradio serves its own cache besides.
         """
@@ -51,5 +46,5 @@ class PageContext:
 
     @property
     def has_keys(self) -> bool:
-        """Whether clients need a key."""
+        """True when clients need a key."""
         return bool(self.settings.all_api_keys())

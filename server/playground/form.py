@@ -1,4 +1,4 @@
-"""What stands in the page's fields, and what the engine is asked for by it."""
+"""The values of the page's fields, and the edit they describe."""
 
 import secrets
 from collections.abc import Callable, Sequence
@@ -12,10 +12,10 @@ from server.job import Job, OutputFormat
 
 BOUNDS = SizeBounds()
 AUTO_SIZE = "auto"
-FREE_SIZE = "free"
-# Width times height as requests write it, and what people see.
+CUSTOM_SIZE = "free"
+# Labels, and sizes as requests write them.
 PRESETS: tuple[tuple[str, str], ...] = (
-    ("As the last image", AUTO_SIZE),
+    ("Like the last image", AUTO_SIZE),
     ("Small square · 256 × 256", "256*256"),
     ("Square · 512 × 512", "512*512"),
     ("Square · 1024 × 1024", "1024*1024"),
@@ -25,11 +25,11 @@ PRESETS: tuple[tuple[str, str], ...] = (
     ("Portrait 3:4 · 864 × 1152", "864*1152"),
     ("Portrait 2:3 · 832 × 1248", "832*1248"),
     ("Portrait 9:16 · 864 × 1536", "864*1536"),
-    ("Free size…", FREE_SIZE),
+    ("Custom…", CUSTOM_SIZE),
 )
 DEFAULT_SIDE = 512
 SLOTS = 3
-# The page's fields, in the order in which a browser sends their values.
+# The fields, in the order in which a browser sends their values.
 FIELDS = (
     "image_1", "image_2", "image_3", "prompt", "negative_prompt", "size", "width", "height",
     "lora_1", "scale_1", "lora_2", "scale_2", "lora_3", "scale_3", "seed", "is_seed_locked",
@@ -39,7 +39,7 @@ FIELDS = (
 
 @dataclass(frozen=True, slots=True)
 class SlotImage:
-    """An image in a slot: where the browser's upload lies, and the name its file had."""
+    """An image in a slot: the path of the upload, and the name of the original file."""
 
     path: str
     name: str
@@ -47,7 +47,7 @@ class SlotImage:
 
 @dataclass(frozen=True, slots=True)
 class LoraField:
-    """One of the LoRA rows; an empty reference is no LoRA."""
+    """A row of the LoRA list; an empty reference means no LoRA."""
 
     reference: str = ""
     scale: float = 1.0
@@ -55,7 +55,7 @@ class LoraField:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """The fields as people filled them; None is an empty number."""
+    """The values of the fields; None is an empty number."""
 
     images: tuple[SlotImage | None, ...] = (None, None, None)
     prompt: str = ""
@@ -71,17 +71,20 @@ class Form:
     output_format: OutputFormat = OutputFormat.PNG
     num_outputs: float | None = 1
 
-    def params(self, draw_seed: Callable[[], int]) -> EditParams:
-        """What the engine is asked for. Raises InvalidParameter, which names the field."""
+    def params(self, draw_seed: Callable[[], int], sizes: SizeBounds = BOUNDS) -> EditParams:
+        """The edit that the form describes; `sizes` are those that the page offers.
+
+        Raises InvalidParameter, which names the field.
+        """
         if self.is_seed_locked and self.seed is None:
-            raise InvalidParameter("seed", "is locked and empty: type one, or unlock it")
+            raise InvalidParameter("seed", "is locked and empty: enter a seed or unlock it")
         seed = _whole(self.seed, "seed") if self.is_seed_locked else draw_seed()
         count = _whole(self.num_outputs, "num_outputs")
         return EditParams(
             prompt=self.prompt,
             seed=draw_seed() if seed is None else seed,
             negative_prompt=self.negative_prompt if self.negative_prompt.strip() else None,
-            size=self._chosen_size(),
+            size=self._chosen_size(sizes),
             bounds=BOUNDS,
             num_inference_steps=_whole(self.num_inference_steps, "num_inference_steps"),
             true_cfg_scale=self.true_cfg_scale,
@@ -91,29 +94,54 @@ class Form:
             ),
         )
 
-    def _chosen_size(self) -> tuple[int, int] | None:
+    def _chosen_size(self, sizes: SizeBounds) -> tuple[int, int] | None:
         if self.size == AUTO_SIZE:
             return None
-        if self.size != FREE_SIZE:
-            return parse_size(self.size, BOUNDS)
-        if self.width is None or self.height is None:
-            raise InvalidParameter("size", "must have a width and a height, or be a preset")
-        # a side that is no whole number is refused with the sentence for sizes
-        return parse_size(f"{self.width:g}*{self.height:g}", BOUNDS)
+        if self.size != CUSTOM_SIZE:
+            return parse_size(self.size, sizes)
+        width, height = _whole(self.width, "size"), _whole(self.height, "size")
+        if width is None or height is None:
+            raise InvalidParameter("size", "needs a width and a height")
+        if (width, height) not in sizes:
+            got = f"got {width} × {height}"
+            raise InvalidParameter("size", f"must be {sizes} pixels a side, {got}")
+        return width, height
+
+    @property
+    def image_slots(self) -> tuple[int, ...]:
+        """The index of the slot of each image."""
+        return tuple(index for index, image in enumerate(self.images) if image is not None)
 
     @property
     def lora_rows(self) -> tuple[int, ...]:
-        """The row that each LoRA of the request stands in."""
+        """The index of the row of each LoRA."""
         return tuple(index for index, lora in enumerate(self.loras) if lora.reference)
 
 
+def presets_within(bounds: SizeBounds) -> list[tuple[str, str]]:
+    """The presets whose size fits `bounds`, and those without a size of their own."""
+    return [
+        (label, value)
+        for label, value in PRESETS
+        if value in (AUTO_SIZE, CUSTOM_SIZE) or parse_size(value, BOUNDS) in bounds
+    ]
+
+
+def is_custom(size: Any) -> bool:
+    """Return whether width and height are typed."""
+    return bool(size == CUSTOM_SIZE)
+
+
 def random_seed() -> int:
-    """A seed nobody chose."""
+    """Draw a seed."""
     return secrets.randbelow(SEED_RANGE[1] + 1)
 
 
 def form_of_job(job: Job, images: Sequence[SlotImage | None]) -> Form:
-    """The fields that would ask for this job again, its seed included."""
+    """The form that repeats a job, with its seed.
+
+    `images` are those of the job that are still stored.
+    """
     params = job.request.params
     size = "*".join(map(str, params.size)) if params.size else AUTO_SIZE
     is_preset = size in {value for _, value in PRESETS}
@@ -123,7 +151,7 @@ def form_of_job(job: Job, images: Sequence[SlotImage | None]) -> Form:
         images=_padded(images, None),
         prompt=params.prompt,
         negative_prompt=params.negative_prompt or "",
-        size=size if is_preset else FREE_SIZE,
+        size=size if is_preset else CUSTOM_SIZE,
         width=width,
         height=height,
         loras=_padded(loras, LoraField()),
@@ -137,10 +165,9 @@ def form_of_job(job: Job, images: Sequence[SlotImage | None]) -> Form:
 
 
 def form_of_values(values: Sequence[Any]) -> Form:
-    """The form from what a browser sent, in the order of `FIELDS`.
+    """Read the form from what a browser sent, in the order of `FIELDS`.
 
-    Anybody can send anything, so that nothing is taken for what it should be.
-    Raises InvalidParameter.
+    Values may have any type: browsers are not trusted. Raises InvalidParameter.
     """
     of = dict(zip(FIELDS, values, strict=True))
     return Form(
@@ -164,12 +191,12 @@ def form_of_values(values: Sequence[Any]) -> Form:
 
 
 def images_of_values(values: Sequence[Any]) -> tuple[SlotImage | None, ...]:
-    """The images from what a browser sent for their slots."""
+    """Read the images from what a browser sent for the slots."""
     return tuple(_image(value) for value in values)
 
 
 def values_of_form(form: Form) -> list[Any]:
-    """What the fields show, in the order of `FIELDS`; images as paths."""
+    """The values to show in the fields, in the order of `FIELDS`; images as paths."""
     return [
         *(image.path if image else None for image in form.images),
         form.prompt, form.negative_prompt, form.size, form.width, form.height,
@@ -179,14 +206,29 @@ def values_of_form(form: Form) -> list[Any]:
     ]  # fmt: skip
 
 
+def as_offered(values: Sequence[Any], sizes: SizeBounds) -> dict[str, Any]:
+    """Name `values`, which are in the order of `FIELDS`, with a size that the page offers.
+
+    A preset beyond `sizes`, of an edit by a larger model, becomes a custom size.
+    """
+    of = dict(zip(FIELDS, values, strict=True))
+    if of["size"] in {value for _, value in presets_within(sizes)}:
+        return of
+    try:
+        width, height = parse_size(str(of["size"]), BOUNDS)
+    except InvalidParameter:
+        return {**of, "size": AUTO_SIZE}
+    return {**of, "size": CUSTOM_SIZE, "width": width, "height": height}
+
+
 def _lora(lora: LoraField, row: int) -> LoraRef:
     try:
         return LoraRef(lora.reference, lora.scale)
     except InvalidParameter as exc:
-        # the engine counts the LoRAs of a request, the page its rows
+        # the engine does not know the rows of the page
         low, high = LORA_SCALE_RANGE
         raise InvalidParameter(
-            f"loras.{row}.scale", f"must be between {low} and {high}, got {lora.scale}"
+            f"loras.{row}.scale", f"must be between {low:g} and {high:g}, got {lora.scale:g}"
         ) from exc
 
 
@@ -205,7 +247,7 @@ def _text(value: Any) -> str:
 
 
 def _number(value: Any, field: str) -> float | None:
-    """A number as such or as text; an empty field is None."""
+    """Read a number or its text; None for an empty field."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     try:

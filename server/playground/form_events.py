@@ -1,4 +1,4 @@
-"""What the fields do by themselves: images by URL, examples, menus, the request as code."""
+"""Events of the fields: images by URL, examples, menus, the request as code."""
 
 import dataclasses
 from collections.abc import AsyncIterator
@@ -7,102 +7,107 @@ from typing import Any
 
 import gradio as gr
 
-from server.playground import form_storage as drafts
 from server.playground import views
-from server.playground.components import is_free
 from server.playground.examples import EXAMPLES
-from server.playground.form import form_of_values, images_of_values
-from server.playground.images import KeptImage
+from server.playground.form import form_of_values, images_of_values, is_custom
+from server.playground.form_storage import stored_of_values
+from server.playground.images import StoredImage
 from server.playground.page_state import PageState, Updates, listen
-from server.playground.snippets import Asked, curl, python
+from server.playground.snippets import CodeRequest, curl, python
 
-# What the code shows where nothing was given yet.
-SOME_IMAGE = KeptImage("", "image.png")
-SOME_PROMPT = "What to change"
+# Placeholders in the code while the fields are empty.
+SAMPLE_IMAGE = StoredImage("", "image.png")
+SAMPLE_PROMPT = "Describe the change"
+FILES_NOTE = "Run this in the folder with your images."
 
 
 class FormEvents:
-    """Events of the fields; none of them runs an edit."""
+    """Handles the fields; none of these events runs an edit."""
 
     def __init__(self, page_state: PageState) -> None:
         self._page_state = page_state
         self._page = page_state.page
 
     def wire(self, blocks: Any) -> None:
-        """Listen to the fields."""
-        page, field_error = self._page, self._page.places["images"]
-        for slot in page.slots:
-            for event in (slot.upload, slot.clear):
-                listen(
-                    event, self.check_images, page.slots, [field_error],
-                    trigger_mode="always_last",
-                )  # fmt: skip
-        for event in (page["url"].submit, page["add_url"].click):
-            fetched = listen(event, self.fetch_url, [page["url"]], [page["fetched"], field_error])
-            listen(
-                fetched.then, self.place, [page["fetched"], page["url"], *page.slots],
-                [page["url"], *page.slots],
-            )  # fmt: skip
-        listen(page["examples"].click, self.use_example, [], [*page.slots, page["prompt"]])
+        """Listen to the fields and to a page load."""
+        self._wire_images()
+        page = self._page
+        listen(page["examples"].click, self.use_example, [page["examples"]],
+               [*page.slots, page["prompt"]])  # fmt: skip
         listen(page["size"].change, self.choose_size, [page["size"]], [page["sides"]])
         rows = [page["lora_row_2"], page["lora_row_3"]]
         for menu in page.lora_menus:
             listen(menu.change, self.show_lora_rows, page.lora_menus, rows)
         listen(page["refresh"].click, self.refresh, [], page.lora_menus)
-        menus = [*page.lora_menus, page["head"], page["timer"]]
-        listen(blocks.load, self.open, [], menus)
-        listen(page["timer"].tick, self.look, [], [page["head"], page["timer"]])
+        loaded = [*page.lora_menus, page["header"], page["timer"]]
+        listen(blocks.load, self.load, [], loaded)
+        listen(page["timer"].tick, self.update_header, [], [page["header"], page["timer"]])
         changed = [*(component.change for component in page.fields), page["code_tab"].select]
         listen(
             partial(gr.on, changed), self.show_code, page.fields,
-            [page["curl"], page["python"], page["code_note"], page["draft"]],
+            [page["curl"], page["python"], page["code_note"], page["stored_form"]],
             trigger_mode="always_last",
         )  # fmt: skip
 
-    def open(self) -> Updates:
-        """What a page that is opened shows at once."""
-        return {**self.refresh(), **self.look()}
+    def _wire_images(self) -> None:
+        page, image_error = self._page, self._page.errors["images"]
+        for slot in page.slots:
+            for event in (slot.upload, slot.clear):
+                listen(
+                    event, self.check_images, page.slots, [image_error],
+                    trigger_mode="always_last",
+                )  # fmt: skip
+        for event in (page["url"].submit, page["add_url"].click):
+            fetched = listen(event, self.fetch_url, [page["url"]], [page["fetched"], image_error])
+            listen(
+                fetched.then, self.add_fetched, [page["fetched"], page["url"], *page.slots],
+                [page["url"], *page.slots],
+            )  # fmt: skip
 
-    def look(self) -> Updates:
-        """How the model is; asked again while it is being loaded."""
+    def load(self) -> Updates:
+        """Fill the menus and the header of a page that was loaded."""
+        return {**self.refresh(), **self.update_header()}
+
+    def update_header(self) -> Updates:
+        """Show the state of the model; a timer repeats this while the model loads."""
         return {
-            self._page["head"]: views.head(self._page_state.status()),
+            self._page["header"]: views.header(self._page_state.status()),
             self._page["timer"]: gr.update(active=self._page_state.is_starting),
         }
 
     def refresh(self) -> Updates:
-        """The menus with what lies in weights/loras now; what is chosen stays."""
+        """Update the choices of the LoRA menus; the selection stays."""
         choices = self._page_state.lora_choices()
         return {menu: gr.update(choices=choices) for menu in self._page.lora_menus}
 
     async def check_images(self, *images: Any) -> AsyncIterator[Updates]:
-        """Say at once what is wrong with an image; what is right is stored for the run.
+        """Store the images, and show what is wrong with one of them.
 
-        The sentence about an earlier image goes first: one that comes meanwhile must stay.
+        An earlier error is cleared first, so that one reported in the meantime stays.
         """
-        yield self._about_images(None)
+        yield self._image_error(None)
         try:
             for index, image in enumerate(images_of_values(images)):
                 if image is not None:
-                    await self._page_state.shelf.keep(image, f"images/{index}")
+                    await self._page_state.images.store(image, f"images/{index}")
         except Exception as exc:
-            yield self._about_images(exc)
+            yield self._image_error(exc)
 
     async def fetch_url(self, url: Any) -> AsyncIterator[Updates]:
-        """Fetch the image that is named, for `place`."""
+        """Fetch the image behind the URL, for `add_fetched`."""
         page, url = self._page, str(url or "")
-        yield {page["fetched"]: None, page.places["images"]: views.notice("Fetching…")}
+        yield {page["fetched"]: None, page.errors["images"]: views.notice("Fetching…")}
         try:
-            image = await self._page_state.shelf.fetch(url)
+            image = await self._page_state.images.fetch(url)
         except Exception as exc:
-            yield self._about_images(exc)
+            yield self._image_error(exc)
             return
-        yield {**self._about_images(None), page["fetched"]: (image.path, url)}
+        yield {**self._image_error(None), page["fetched"]: (image.path, url)}
 
-    def place(self, fetched: Any, url: Any, *slots: Any) -> Updates:
-        """Put what was fetched into the first slot that is empty by now, else into the last.
+    def add_fetched(self, fetched: Any, url: Any, *slots: Any) -> Updates:
+        """Put the fetched image into the first empty slot, or into the last one.
 
-        The URL goes out of its box, unless another was typed there meanwhile.
+        The URL is removed from its field unless another was typed in the meantime.
         """
         page = self._page
         if fetched is None:
@@ -114,20 +119,19 @@ class FormEvents:
             page["url"]: "" if url == fetched_url else gr.skip(),
         }
 
-    def _about_images(self, exc: Exception | None) -> Updates:
-        """The sentence about the images, or none.
+    def _image_error(self, exc: Exception | None) -> Updates:
+        """Show or clear the error of the images alone.
 
-        It leaves other fields alone: it may come later than the answer of a run that was started
-        meanwhile.
+        It may arrive after the answer to a run that started in the meantime.
         """
-        sentence = views.field_error(self._page_state.field_error_of(exc).sentence) if exc else ""
-        return {self._page.places["images"]: sentence}
+        message = views.field_error(self._page_state.field_error_of(exc).message) if exc else ""
+        return {self._page.errors["images"]: message}
 
-    def use_example(self, event: gr.EventData) -> Updates:
-        """Put a drawn scene and its prompt into the fields."""
-        example = next((each for each in EXAMPLES if each.name == event.value), None)
-        if example is None:
+    def use_example(self, index: Any) -> Updates:
+        """Put the images and the prompt of an example into the fields."""
+        if not isinstance(index, int) or not 0 <= index < len(EXAMPLES):
             return {self._page["prompt"]: gr.skip()}
+        example = EXAMPLES[index]
         files = list(map(str, example.paths))
         padded = [*files, *[None] * (len(self._page.slots) - len(files))]
         slots = zip(self._page.slots, padded, strict=True)
@@ -137,40 +141,44 @@ class FormEvents:
         }
 
     def choose_size(self, size: Any) -> Updates:
-        """Show the sides where they are typed."""
-        return {self._page["sides"]: gr.update(visible=is_free(size))}
+        """Show width and height for a custom size."""
+        return {self._page["sides"]: gr.update(visible=is_custom(size))}
 
     def show_lora_rows(self, *references: Any) -> Updates:
-        """Show one row of LoRAs more than are filled."""
+        """Show the filled LoRA rows and one more."""
         return self._page_state.lora_rows(references)
 
     async def show_code(self, request: gr.Request, *values: Any) -> Updates:
-        """The request that the form stands for, as curl and as Python; and a draft of the form."""
+        """Show the form's request as code, and store the form in the browser.
+
+        Fields that are not valid clear the code, so that nobody copies an outdated request.
+        """
         page = self._page
-        draft = {page["draft"]: await drafts.draft_of_values(values, self._page_state.shelf)}
+        stored = {page["stored_form"]: await stored_of_values(values, self._page_state.images)}
         try:
-            form = form_of_values(values)
-            form = dataclasses.replace(
-                form, prompt=(form.prompt.strip() and form.prompt) or SOME_PROMPT
-            )
-            params, images = await self._page_state.runner.ask(form)
+            shown, note = await self._code_request(request, values)
         except Exception as exc:
-            # the field itself says so when the edit is run
-            # and a request that the fields no longer stand for would be copied by mistake
-            note = views.notice(str(exc))
-            return {**draft, page["curl"]: "", page["python"]: "", page["code_note"]: note}
-        asked = Asked(
+            note = views.notice(self._page_state.field_error_of(exc).message)
+            return {**stored, page["curl"]: "", page["python"]: "", page["code_note"]: note}
+        return {
+            **stored,
+            page["curl"]: curl(shown),
+            page["python"]: python(shown),
+            page["code_note"]: note,
+        }
+
+    async def _code_request(self, request: gr.Request, values: Any) -> tuple[CodeRequest, str]:
+        form = form_of_values(values)
+        prompt = form.prompt if form.prompt.strip() else SAMPLE_PROMPT
+        params, images = await self._page_state.runner.prepare(
+            dataclasses.replace(form, prompt=prompt)
+        )
+        shown = CodeRequest(
             params,
             form.is_seed_locked,
-            images or [SOME_IMAGE],
+            images or [SAMPLE_IMAGE],
             form.output_format,
             self._page_state.base_url(request),
-            self._page_state.parts.has_keys,
+            self._page_state.context.has_keys,
         )
-        words = "Files are named as on your machine: run this beside them." if images else ""
-        return {
-            **draft,
-            page["curl"]: curl(asked),
-            page["python"]: python(asked),
-            page["code_note"]: views.notice(words) if words else "",
-        }
+        return shown, views.notice(FILES_NOTE) if images else ""

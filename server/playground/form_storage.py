@@ -1,6 +1,6 @@
-"""What stands in the fields, kept by the browser: a reload loses nothing that was typed.
+"""The form as the browser stores it, so that a reload keeps everything that was typed.
 
-A phone that locks, or a server that restarts, makes Gradio load the page anew.
+Gradio reloads the page when a phone was locked or the server restarted.
 """
 
 from collections.abc import Sequence
@@ -9,26 +9,29 @@ from typing import Any
 from pipelines.api.errors import EngineError
 from server.errors import ServerError
 from server.playground.form import FIELDS, SLOTS, images_of_values
-from server.playground.images import ImageShelf
+from server.playground.images import ImageStore
 
 
-async def draft_of_values(values: Sequence[Any], shelf: ImageShelf) -> list[Any]:
-    """The fields' values as they are, the images as URLs of this server, where they stay."""
+async def stored_of_values(values: Sequence[Any], images: ImageStore) -> list[Any]:
+    """Turn the fields' values into what the browser stores: images become URLs of this server.
+
+    An unreadable image becomes None.
+    """
     routes: list[str | None] = []
     for image in images_of_values(values[:SLOTS]):
         try:
-            routes.append((await shelf.keep(image, "images")).route if image else None)
+            routes.append((await images.store(image, "images")).route if image else None)
         except (EngineError, ServerError):
-            routes.append(None)  # one that cannot be read
+            routes.append(None)
     return [*routes, *values[SLOTS:]]
 
 
-def values_of_draft(draft: Any, shelf: ImageShelf) -> list[Any] | None:
-    """What to put into the fields, images as paths; None for what is no draft.
+def values_of_stored(stored: Any, images: ImageStore) -> list[Any] | None:
+    """Turn what the browser stored into values for the fields: images become paths.
 
-    An image that is no longer kept leaves its slot empty.
+    None when `stored` has another shape. An expired image leaves its slot empty.
     """
-    if not isinstance(draft, list) or len(draft) != len(FIELDS):
+    if not isinstance(stored, list) or len(stored) != len(FIELDS):
         return None
-    paths = [shelf.path(route) if isinstance(route, str) else None for route in draft[:SLOTS]]
-    return [*(str(path) if path else None for path in paths), *draft[SLOTS:]]
+    paths = [images.path(route) if isinstance(route, str) else None for route in stored[:SLOTS]]
+    return [*(str(path) if path else None for path in paths), *stored[SLOTS:]]

@@ -1,4 +1,4 @@
-"""A grid: the same edit at several LoRA scales, or with several seeds."""
+"""A grid: the same edit at several LoRA scales or with several seeds."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ DEFAULT_SCALES = "0, 0.25, 0.5, 0.75, 1, 1.25"
 
 
 class Vary(StrEnum):
-    """What differs from cell to cell."""
+    """The value that differs between cells."""
 
     LORA_SCALE = "lora scale"
     SEED = "seed"
@@ -21,24 +21,24 @@ class Vary(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One edit of a grid and what stands above its image."""
+    """One edit of a grid, and the label above its image."""
 
     label: str
     form: Form
 
 
 def cells(form: Form, vary: str, scales: str, count: float | None, seed: int) -> list[Cell]:
-    """The grid's edits. All have one output, and `seed` or, varied, the seeds from there on.
+    """The edits of a grid, with one output each.
 
-    `scales` is what was typed: numbers separated by commas or blanks, for the first LoRA.
-    Raises InvalidParameter.
+    `scales` is the typed list for the first LoRA: numbers separated by commas or spaces. All
+    cells have `seed`, or count up from it when seeds vary. Raises InvalidParameter.
     """
     plain = dataclasses.replace(form, num_outputs=1, seed=seed, is_seed_locked=True)
     if vary == Vary.SEED:
         return _seed_cells(plain, count, seed)
     rows = form.lora_rows
     if not rows:
-        raise InvalidParameter("grid", "needs a LoRA whose scale it varies: choose one above")
+        raise InvalidParameter("grid", "needs a LoRA to vary: choose one in the form")
     row = rows[0]
     reference = form.loras[row].reference
     name = reference.rpartition("/")[2].removesuffix(".safetensors")
@@ -54,7 +54,7 @@ def cells(form: Form, vary: str, scales: str, count: float | None, seed: int) ->
 def _seed_cells(form: Form, count: float | None, seed: int) -> list[Cell]:
     if count is None or not 2 <= count <= MAX_CELLS or count != int(count):
         raise InvalidParameter("grid", f"must have 2 to {MAX_CELLS} seeds, got {count}")
-    # from the largest seed on it goes on with the smallest
+    # the largest seed is followed by the smallest
     seeds = [(seed + step) % (SEED_RANGE[1] + 1) for step in range(int(count))]
     return [Cell(f"seed {each}", dataclasses.replace(form, seed=each)) for each in seeds]
 

@@ -1,4 +1,4 @@
-"""The grid: its edits in the queue, shown as they come."""
+"""Run, follow and cancel a grid."""
 
 import dataclasses
 from collections.abc import AsyncIterator
@@ -11,44 +11,46 @@ from server.playground.form import form_of_values, random_seed
 from server.playground.grid import MAX_CELLS, Vary, cells
 from server.playground.page_state import REPEATABLE, PageState, Updates, listen
 
-# The fields that are the grid's own, behind those of the form.
+# The grid's own fields, sent after those of the form.
 OWN_FIELDS = ("vary", "scales", "seeds")
 
 
 class GridEvents:
-    """One grid at a time for each open page, submitted, followed and ended as an edit is."""
+    """One grid at a time for each open page, in three chained events like an edit's."""
 
     def __init__(self, page_state: PageState) -> None:
         self._page_state = page_state
         self._page = page_state.page
 
     def wire(self, blocks: Any) -> None:
-        """Listen to the buttons, to what is varied, and to a page that is opened."""
+        """Listen to the buttons, to the choice of what varies, and to a page load."""
         page, page_state = self._page, self._page_state
-        begun = [page["grid_jobs"], page["grid_progress"]]
+        started = [page["grid_jobs"], page["grid_progress"]]
         own = [page[name] for name in OWN_FIELDS]
-        submitted = [*page_state.field_error_outputs, *begun, page["last_grid"], page["seed"]]
-        for begins in (
+        submitted = [*page_state.field_error_outputs, *started, page["last_grid"], page["seed"]]
+        for start in (
             listen(page["run_grid"].click, self.submit, [*page.fields, *own], submitted),
-            listen(blocks.load, self.resume, [page["last_grid"]], begun),
+            listen(blocks.load, self.restore, [page["last_grid"]], started),
         ):
             followed = listen(
-                begins.then, self.follow, [page["grid_jobs"]],
+                start.then, self.follow, [page["grid_jobs"]],
                 [page["grid_progress"], page["grid"], page["grid_ended"]], **REPEATABLE,
             )  # fmt: skip
             listen(
                 followed.then, self.finish, [page["grid_ended"], page["grid_jobs"]],
-                [*begun, page["grid_ended"], page["history"]], **REPEATABLE,
+                [*started, page["grid_ended"], page["history"]], **REPEATABLE,
             )  # fmt: skip
         listen(page["cancel_grid"].click, self.cancel, [page["grid_jobs"]], [page["grid_progress"]])
-        listen(page["vary"].change, self.choose, [page["vary"]], [page["scales"], page["seeds"]])
+        listen(
+            page["vary"].change, self.choose_vary, [page["vary"]], [page["scales"], page["seeds"]]
+        )
 
     async def submit(self, request: gr.Request, *values: Any) -> Updates:
-        """Queue one edit for each cell, or say what is wrong."""
+        """Queue one edit for each cell, or show what is wrong."""
         form, own = None, values[-len(OWN_FIELDS) :]
         try:
             form = form_of_values(values[: -len(OWN_FIELDS)])
-            # the seed that is shown, drawn for the last edit say, is the one to go on with
+            # the seed in the field counts even when it was drawn for the last edit
             form = dataclasses.replace(form, is_seed_locked=form.seed is not None)
             seed = form.params(random_seed).seed
             wanted = cells(form, str(own[0]), str(own[1]), own[2], seed)
@@ -56,19 +58,19 @@ class GridEvents:
                 [cell.form for cell in wanted], self._page_state.base_url(request)
             )
         except Exception as exc:
-            return self._page_state.complain_of(exc, form)
+            return self._page_state.show_exception(exc, form)
         page = self._page
         labeled = [[job.id, cell.label] for job, cell in zip(jobs, wanted, strict=True)]
         return {
-            **self._page_state.no_field_errors(),
+            **self._page_state.clear_errors(),
             page["seed"]: seed,
             page["last_grid"]: labeled,
             page["grid_jobs"]: labeled,
             page["grid_progress"]: views.grid_progress([], len(jobs)),
         }
 
-    async def resume(self, last: Any) -> Updates:
-        """The last grid of this browser, if one of its edits is still there."""
+    async def restore(self, last: Any) -> Updates:
+        """Restore the last grid of this browser if one of its edits still exists."""
         labeled = [
             [str(pair[0]), str(pair[1])]
             for pair in (last if isinstance(last, list) else [])[:MAX_CELLS]
@@ -78,7 +80,7 @@ class GridEvents:
         return {self._page["grid_jobs"]: labeled if any(known) else []}
 
     async def follow(self, labeled: Any) -> AsyncIterator[Updates]:
-        """Show the cells as they come, until the last has ended."""
+        """Show the cells until the last has ended."""
         page = self._page
         if not labeled:
             yield {page["grid_progress"]: gr.skip()}
@@ -87,7 +89,7 @@ class GridEvents:
         async for states in self._page_state.runner.follow(ids):
             shown = [states.get(job_id) for job_id in ids]
             known = [state for state in shown if state is not None]
-            executor = self._page_state.parts.executor.state
+            executor = self._page_state.context.executor.state
             yield {
                 page["grid_progress"]: views.grid_progress(known, len(ids)),
                 page["grid"]: views.grid(labels, shown, executor),
@@ -95,7 +97,7 @@ class GridEvents:
         yield {page["grid_ended"]: labeled}
 
     async def finish(self, ended: Any, labeled: Any) -> Updates:
-        """Let the next grid begin, unless it has begun."""
+        """Make Run work again, unless another grid runs by now."""
         page = self._page
         if not ended or ended != labeled:
             return {page["grid_ended"]: gr.skip()}
@@ -111,8 +113,8 @@ class GridEvents:
         await self._page_state.runner.cancel([job_id for job_id, _ in labeled])
         return {self._page["grid_progress"]: gr.skip()}
 
-    def choose(self, vary: Any) -> Updates:
-        """Show what belongs to the choice."""
+    def choose_vary(self, vary: Any) -> Updates:
+        """Show the field that belongs to the choice."""
         return {
             self._page["scales"]: gr.update(visible=vary == Vary.LORA_SCALE),
             self._page["seeds"]: gr.update(visible=vary == Vary.SEED),

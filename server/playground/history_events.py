@@ -1,4 +1,4 @@
-"""The buttons in the history, the grid and the results: use again, use as input, delete."""
+"""The buttons of the history, the grid and the results."""
 
 from typing import Any
 
@@ -9,20 +9,18 @@ from server.playground import views
 from server.playground.form import values_of_form
 from server.playground.page_state import HISTORY_PAGE, PageState, Updates, listen
 
-IMAGES_GONE = (
-    "The images of that edit are no longer kept; all other settings are back. Add them again."
-)
+IMAGES_EXPIRED = "The settings are back, but the images of that edit are no longer kept. Add them."
 
 
 class HistoryEvents:
-    """What a click on one of those buttons does."""
+    """Handles clicks on the buttons inside the page's HTML."""
 
     def __init__(self, page_state: PageState) -> None:
         self._page_state = page_state
         self._page = page_state.page
 
     def wire(self) -> None:
-        """Listen to the pieces of HTML that hold buttons."""
+        """Listen to the components that contain buttons."""
         page = self._page
         outputs = [
             *self._page_state.fill_outputs, page["history"], page["shown"], page["notice"],
@@ -33,7 +31,8 @@ class HistoryEvents:
             listen(page[name].click, self.act, [page["shown"], page["outputs"]], distinct)
 
     async def act(self, event: gr.EventData, shown: Any, result: Any) -> Updates:
-        """Do what the button says. `result` is what stands under Result."""
+        """Do what the button says. `shown` is the length of the history, `result` the
+        HTML under Result."""
         job_id, _, index = str(event.value).partition(":")
         shown = int(shown) or HISTORY_PAGE
         if event.action == "more":
@@ -42,20 +41,19 @@ class HistoryEvents:
         job = await self._page_state.find(job_id)
         if job is None:
             return await self._page_state.history(shown)
+        context = self._page_state.context
         match event.action:
             case "settings":
                 return self._use_settings(job)
             case "input" if job.outputs:
-                path = self._page_state.parts.outputs.path(
-                    job.outputs[self._index(job, index)].name
-                )
+                path = context.outputs.path(job.outputs[self._index(job, index)].name)
                 return {self._page.slots[0]: gr.update(value=str(path) if path else None)}
             case "show" if job.outputs:
                 return self._page_state.shown(job, self._index(job, index))
             case "cancel":
-                await self._page_state.parts.service.cancel(job.id)
+                await context.service.cancel(job.id)
             case "delete":
-                await self._page_state.parts.service.delete(job)
+                await context.service.delete(job)
                 if job.id in str(result):
                     cleared = {self._page["compare"]: "", self._page["outputs"]: ""}
                     return {**cleared, **await self._page_state.history(shown)}
@@ -63,11 +61,10 @@ class HistoryEvents:
 
     def _use_settings(self, job: Job) -> Updates:
         form, has_images = self._page_state.settings_of(job)
-        words = "" if has_images else views.notice(IMAGES_GONE)
         return {
-            **self._page_state.no_field_errors(),
+            **self._page_state.clear_errors(),
             **self._page_state.fill(values_of_form(form), with_images=has_images),
-            self._page["notice"]: words,
+            self._page["notice"]: "" if has_images else views.notice(IMAGES_EXPIRED),
         }
 
     def _index(self, job: Job, typed: str) -> int:

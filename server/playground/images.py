@@ -1,7 +1,7 @@
-"""The images in the page's slots, kept where jobs and the history find them again.
+"""Images in the page's slots, stored where jobs and the history find them.
 
-An image that the page was given is an upload, kept at least as long as jobs are. These name it by
-its URL, so that the history can show what was edited.
+Each image becomes an upload, which is kept at least as long as jobs are. Jobs name it by its URL,
+so that the history can show the original.
 """
 
 import asyncio
@@ -29,33 +29,33 @@ from server.playground.form import SlotImage
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
-# Images from the clipboard, which browsers call so, and the examples: nobody has a file of them.
+# Names of images that nobody has as a file: those from a clipboard, and the examples.
 _NAMES_OF_NO_FILE = frozenset(("image.png", *(name for each in EXAMPLES for name in each.files)))
-# Images whose place is remembered; one that is forgotten is only stored once more.
+# Images whose upload is remembered. A forgotten image is stored once more.
 MAX_REMEMBERED = 512
-# Files that only feed an open page; the server has its own copy of what is used.
+# Lifetime of files that only feed an open page; images in use are copied to the uploads.
 CACHE_AGE_S = 86400
 
-# A file in a slot as it is now: its size in bytes, and when it was written.
+# A file in a slot, its size in bytes and its modification time in ns.
 _Version = tuple[SlotImage, int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class KeptImage:
-    """Where an image is served by this server (`/uploads/…`), and where it came from.
+class StoredImage:
+    """The path of an image on this server (`/uploads/…`), and its origin.
 
-    `source` is a URL, or the name of a file on the machine of whoever uses the page; None when it
-    is known here alone.
+    `source` is a URL, or the name of a file on the user's machine; None when the image exists on
+    this server only.
     """
 
     route: str
     source: str | None
 
 
-class ImageShelf:
-    """Takes what was dropped, pasted or named by URL; gives it to jobs and back to the page.
+class ImageStore:
+    """Stores images that were dropped, pasted or named by URL, and finds them again.
 
-    All who use the page share it: of an image that another has, too, nobody learns the name.
+    All users of the page share it. Users of the same image do not learn each other's file names.
     """
 
     def __init__(
@@ -68,45 +68,45 @@ class ImageShelf:
         fetch_timeout_s: float,
         keep_s: float,
     ) -> None:
-        """`folder` is where browsers' uploads come, and fetched images wait to be shown."""
+        """`folder` receives the browsers' uploads and the images fetched for display."""
         self._uploads = uploads
-        self._stores: Sequence[ServedFolder] = (outputs, uploads)
+        self._folders: Sequence[ServedFolder] = (outputs, uploads)
         self._fetcher = fetcher
         self._folder = folder.resolve()
         self._fetch_timeout_s = fetch_timeout_s
         self._keep_s = keep_s
-        # the page asks for its images with each letter that is typed: unread, while unchanged
-        self._kept: OrderedDict[_Version, KeptImage] = OrderedDict()
-        # routes by the hash of the content, URLs by the unguessable name that a fetched file has
+        # the page asks for its images at every keystroke: an unchanged file is not read again
+        self._stored: OrderedDict[_Version, StoredImage] = OrderedDict()
+        # routes by content hash, URLs by the unguessable name of the fetched file
         self._routes: OrderedDict[str, str] = OrderedDict()
         self._urls: OrderedDict[str, str] = OrderedDict()
 
-    async def keep(self, image: SlotImage, field: str) -> KeptImage:
-        """Check an image and store it, once however often it is used.
+    async def store(self, image: SlotImage, field: str) -> StoredImage:
+        """Check an image and store it; the same content is stored once.
 
         Raises InvalidImage, PayloadTooLarge, and NotFound where its upload is gone.
         """
         version = await asyncio.to_thread(self._version, image, field)
-        kept = self._kept.get(version)
-        if kept is None or self.path(kept.route) is None:
-            kept = await self._keep(image, field)
-        _remember(self._kept, version, kept)
-        return kept
+        stored = self._stored.get(version)
+        if stored is None or self.path(stored.route) is None:
+            stored = await self._read_and_store(image, field)
+        _remember(self._stored, version, stored)
+        return stored
 
-    async def _keep(self, image: SlotImage, field: str) -> KeptImage:
+    async def _read_and_store(self, image: SlotImage, field: str) -> StoredImage:
         data = await asyncio.to_thread(self._read, image, field)
         digest = await asyncio.to_thread(_hash, data)
         own = await asyncio.to_thread(self._own_route, image.name, data)
         route = own or self._routes.get(digest)
         if route is None or self.path(route) is None:
-            route = await self._store(image.name, data, field)
+            route = await self._upload(image.name, data, field)
         _remember(self._routes, digest, route)
         is_nameless = own is not None or image.name in _NAMES_OF_NO_FILE
         source = self._urls.get(image.name, None if is_nameless else image.name)
-        return KeptImage(route, source)
+        return StoredImage(route, source)
 
     async def fetch(self, url: str) -> SlotImage:
-        """The image behind a URL, checked, as a file for a slot.
+        """Fetch and check the image behind a URL, as a file for a slot.
 
         Raises InvalidImage, FetchFailed, PayloadTooLarge.
         """
@@ -128,52 +128,52 @@ class ImageShelf:
         return SlotImage(str(path), path.name)
 
     def path(self, url: str) -> Path | None:
-        """The file behind one of this server's own URLs, while it is kept."""
-        found = (store.path_of_url(url) for store in self._stores)
+        """The file behind one of this server's URLs, None when it has expired."""
+        found = (folder.path_of_url(url) for folder in self._folders)
         return next(filter(None, found), None)
 
     def route(self, url: str) -> str | None:
-        """Where on this server that file is (`/uploads/…`)."""
-        for store in self._stores:
-            if path := store.path_of_url(url):
-                return store.route(path.name)
+        """The path of one of this server's URLs (`/uploads/…`), None when its file has expired."""
+        for folder in self._folders:
+            if path := folder.path_of_url(url):
+                return folder.route(path.name)
         return None
 
     def _version(self, image: SlotImage, field: str) -> _Version:
-        with _named(field):
+        with _refuse_missing(field):
             path = Path(image.path)
-            # a browser names the file
+            # the path comes from a browser
             if not path.resolve().is_relative_to(self._folder):
-                raise OSError(f"{path} is no upload")
+                raise OSError(f"{path} is not an upload")
             found = path.stat()
         check_bytes(found.st_size, MAX_IMAGE_BYTES, field)
         return image, found.st_size, found.st_mtime_ns
 
     def _read(self, image: SlotImage, field: str) -> bytes:
-        with _named(field):
+        with _refuse_missing(field):
             return Path(image.path).read_bytes()
 
-    async def _store(self, name: str, data: bytes, field: str) -> str:
+    async def _upload(self, name: str, data: bytes, field: str) -> str:
         await asyncio.to_thread(to_rgb_png, data, field)
         ticket = await self._uploads.create(name, len(data), None)
         stored = await self._uploads.write(ticket, _once(data), keep_s=self._keep_s)
         return self._uploads.route(stored.name)
 
     def _own_route(self, name: str, data: bytes) -> str | None:
-        """The output or upload that this image is, byte for byte: it is not stored again."""
-        for store in self._stores:
-            path = store.path(name)
+        """The route of the output or upload with this name and these very bytes."""
+        for folder in self._folders:
+            path = folder.path(name)
             if path is not None and path.read_bytes() == data:
-                return store.route(name)
+                return folder.route(name)
         return None
 
 
 @contextlib.contextmanager
-def _named(field: str) -> Iterator[None]:
+def _refuse_missing(field: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as exc:
-        raise InvalidImage(f"{field} is no longer here; add it again", field=field) from exc
+        raise InvalidImage(f"{field} is no longer available; add it again", field=field) from exc
 
 
 def _hash(data: bytes) -> str:
@@ -181,7 +181,7 @@ def _hash(data: bytes) -> str:
 
 
 def _write_and_sweep(path: Path, data: bytes) -> None:
-    """Write a file beside others, of which the old ones go."""
+    """Write a file and delete the old ones beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for other in path.parent.iterdir():
         if other.stat().st_mtime < time.time() - CACHE_AGE_S:

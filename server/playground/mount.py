@@ -1,4 +1,4 @@
-"""Puts the page at `/`: built beside the running server, guarded, and ended with it."""
+"""The page as an ASGI application at `/`: built in the background, guarded, stopped first."""
 
 import asyncio
 import importlib.util
@@ -23,8 +23,8 @@ from server.web.auth import KeyCheck
 
 logger = logging.getLogger(__name__)
 
-# What Gradio's page asks for, and no more of what Gradio can: it has paths that fetch URLs and keep
-# states. A mount at `/` would swallow the 404s and 405s of the API, too.
+# The paths that the page needs. Gradio has more, some of which fetch URLs or store state.
+# A mount at `/` would also swallow the 404s and 405s of the API.
 GRADIO_PATHS = (
     "/config",
     "/theme.css",
@@ -45,7 +45,7 @@ GRADIO_PATHS = (
     "/gradio_api/file={path:path}",
 )
 _FILE = "/gradio_api/file="
-# Set before Gradio is imported: nothing is told to anybody.
+# Turns telemetry off; Gradio reads it when it is imported.
 _ENVIRONMENT = {
     "GRADIO_ANALYTICS_ENABLED": "False",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -54,10 +54,10 @@ _ENVIRONMENT = {
 
 
 class Playground:
-    """The page as an ASGI application. `start` it with the server and `close` it first."""
+    """The page as an ASGI application. `start` it with the server, `close` it before the rest."""
 
-    def __init__(self, parts: PageContext, keys: KeyCheck) -> None:
-        self._parts = parts
+    def __init__(self, context: PageContext, keys: KeyCheck) -> None:
+        self._context = context
         self._access = Access(keys)
         self._app: FastAPI | None = None
         self._failure: str | None = None
@@ -68,7 +68,7 @@ class Playground:
         self._closing = False
 
     def routes(self) -> list[Route]:
-        """The routes that lead here, none of them a prefix of the API's."""
+        """The routes of the page; none is a prefix of an API route."""
         return [
             Route("/", self),
             Route("/login", self._login, methods=["POST"]),
@@ -76,18 +76,18 @@ class Playground:
         ]
 
     def start(self) -> None:
-        """Begin to build the page, beside the server: importing Gradio takes seconds."""
+        """Build the page in the background: importing Gradio takes seconds."""
         if self._is_installed:
             self._building = asyncio.create_task(self._build())
 
     def close(self) -> None:
-        """End the open streams: a browser holds its own for as long as the page is open."""
+        """Close the open streams: a browser holds one for as long as it shows the page."""
         self._closing = True
         for request in self._open:
             request.cancel()
 
     async def stop(self) -> None:
-        """End what was started."""
+        """Close the streams and stop Gradio."""
         self.close()
         if self._building is not None:
             self._building.cancel()
@@ -95,7 +95,10 @@ class Playground:
         await self._lifespan.aclose()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer as Gradio does, if the browser may and the page is there."""
+        """Check the request, then let Gradio answer it.
+
+        Raises HTTPException and Unauthorized.
+        """
         request = Request(scope, receive)
         self._access.check_origin(request)
         is_page = scope["path"] == "/"
@@ -106,41 +109,43 @@ class Playground:
             return
         self._access.check_cookie(request)
         if scope["path"].removeprefix(_FILE).lower().startswith(("http:", "https:")):
-            raise HTTPException(404, "The page fetches nothing by itself.")
+            raise HTTPException(404, "The page fetches no URLs.")
         if self._app is None:
-            raise HTTPException(503, "The page is not there yet.")
+            raise HTTPException(503, "The page is still starting.")
         await self._forward(self._app, scope, receive, send)
 
     def _plain_page(self, request: Request) -> Response | None:
-        """What stands at `/` instead of the page, None where the page does."""
+        """The page to serve at `/` in place of the playground, None when the playground is up."""
         if not self._is_installed:
             return HTMLResponse(plain_pages.missing())
-        if not self._access.is_let_in(request):
-            return self._access.ask()
+        if not self._access.has_access(request):
+            return self._access.login_page()
         if self._failure is not None:
             return HTMLResponse(plain_pages.broken(self._failure), 500)
         return HTMLResponse(plain_pages.starting()) if self._app is None else None
 
     async def _login(self, request: Request) -> Response:
-        return await self._access.let_in(request)
+        return await self._access.log_in(request)
 
     async def _forward(self, app: FastAPI, scope: Scope, receive: Receive, send: Send) -> None:
-        """Run the request as a task of its own, so that `close` can end it."""
+        """Run the request as a separate task, which `close` can cancel."""
         if self._closing:
-            raise HTTPException(503, "The server is stopping.")
-        is_halfway = False
+            raise HTTPException(503, "The server is shutting down.")
+        is_response_open = False
 
-        async def send_noted(message: Message) -> None:
-            nonlocal is_halfway
+        async def send_guarded(message: Message) -> None:
+            nonlocal is_response_open
             if message["type"] == "http.response.start" and scope["path"].startswith(_FILE):
-                # somebody may have uploaded a page with a script: it gets no say here
+                # an uploaded file may be HTML with a script, which must not run on this origin
                 headers = MutableHeaders(scope=message)
                 headers["Content-Security-Policy"] = "sandbox"
                 headers["X-Content-Type-Options"] = "nosniff"
-            is_halfway = message["type"] != "http.response.body" or message.get("more_body", False)
+            is_response_open = message["type"] != "http.response.body" or message.get(
+                "more_body", False
+            )
             await send(message)
 
-        task = asyncio.create_task(app(scope, receive, send_noted))
+        task = asyncio.create_task(app(scope, receive, send_guarded))
         self._open.add(task)
         try:
             await task
@@ -148,29 +153,29 @@ class Playground:
             if not self._closing:
                 task.cancel()
                 raise
-            if is_halfway:
+            if is_response_open:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             self._open.discard(task)
 
     async def _build(self) -> None:
-        os.environ.update(_ENVIRONMENT, GRADIO_TEMP_DIR=str(self._parts.cache))
+        os.environ.update(_ENVIRONMENT, GRADIO_TEMP_DIR=str(self._context.cache))
         try:
-            building = run_in_daemon_thread(partial(_import_and_build, self._parts), "page")
+            building = run_in_daemon_thread(partial(_import_and_build, self._context), "page")
             app = await asyncio.wrap_future(building)
             await self._lifespan.enter_async_context(app.router.lifespan_context(app))
         except Exception as exc:
-            logger.exception("the page cannot be built")
+            logger.exception("the page could not be built")
             self._failure = f"{type(exc).__name__}: {exc}"
             return
         self._app = app
         logger.info("the page is ready")
 
 
-def _import_and_build(parts: PageContext) -> FastAPI:
+def _import_and_build(context: PageContext) -> FastAPI:
     from server.playground.blocks import build_app
 
-    # Gradio forgets its files when it is killed
-    shutil.rmtree(parts.cache, ignore_errors=True)
-    parts.cache.mkdir(parents=True)
-    return build_app(parts)
+    # a killed server leaves files here that Gradio no longer knows
+    shutil.rmtree(context.cache, ignore_errors=True)
+    context.cache.mkdir(parents=True)
+    return build_app(context)

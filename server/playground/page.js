@@ -5,20 +5,21 @@ document.addEventListener('keydown', (event) => {
   if (!run || run.offsetParent === null) return;
   event.preventDefault();
   event.stopPropagation();
-  // a menu takes what was typed into it when it is left
+  // a menu reads what was typed when it loses the focus
   document.activeElement?.blur();
   setTimeout(() => run.click());
 }, true);
 
-// Who types a seed wants it used; an empty one cannot be. Gradio's own event knows no paste.
+// Lock the seed when one is entered, unlock it when the field is emptied. Gradio's input event
+// misses a paste.
 document.addEventListener('input', (event) => {
   if (!event.target.closest('#seed')) return;
   const lock = document.querySelector('#seed-lock input');
   if (lock.checked !== Boolean(event.target.value.trim())) lock.click();
 });
 
-// Images go into the empty slots, in their order. A slot stays taken until what was given to it
-// is shown: a second image may come before the first has been sent.
+// Put images into the empty slots, in order. A slot counts as taken while its upload is under way,
+// so that a second image does not replace the first.
 const taken = new WeakMap();
 const isFree = (slot) => slot.querySelector('input[type=file]') && !slot.querySelector('img') &&
   !(Date.now() - (taken.get(slot) || 0) < 5000);
@@ -36,7 +37,7 @@ const addImages = (files) => {
   return images.length > 0 && slots.length > 0;
 };
 
-// What is dropped beside the slots would make the browser leave the page for it.
+// Accept files dropped anywhere: by default the browser would leave the page to open them.
 for (const name of ['dragover', 'drop']) {
   document.addEventListener(name, (event) => {
     if (!event.dataTransfer?.types.includes('Files') || event.defaultPrevented) return;
@@ -45,10 +46,10 @@ for (const name of ['dragover', 'drop']) {
   });
 }
 
-// A pasted image goes into the first empty slot; a pasted address, outside a field, into its box.
+// A pasted image goes into the first empty slot; a URL pasted outside a field goes into URL field.
 document.addEventListener('paste', (event) => {
   const isTyping = event.target.closest?.('input, textarea, [contenteditable=true]');
-  // text of an office program comes with an image of itself
+  // office programs copy text together with an image of it
   if (isTyping && event.clipboardData?.types.includes('text/plain')) return;
   if (addImages(event.clipboardData?.files || [])) {
     event.preventDefault();
@@ -65,27 +66,27 @@ document.addEventListener('paste', (event) => {
   }
 }, true);
 
-// What happens out of sight is brought into sight: a complaint; on a narrow screen the progress too.
+// Scroll to a new error that is out of sight; on a narrow screen to the progress, too.
 const isNarrow = () => window.innerWidth < 800;
 const show = (selector) =>
   document.querySelector(selector)?.scrollIntoView({behavior: 'smooth', block: 'start'});
-let complaint = null;
+let shownError = null;
 let wasRunning = false;
 new MutationObserver(() => {
-  const found = document.querySelector('#ask .qe-error');
-  if (found && found !== complaint) {
+  const found = document.querySelector('#edit-form .qe-error');
+  if (found && found !== shownError) {
     const {top, bottom} = found.getBoundingClientRect();
     if (top < 0 || bottom > window.innerHeight) {
       found.scrollIntoView({behavior: 'smooth', block: 'center'});
     }
   }
-  complaint = found;
+  shownError = found;
   const isRunning = Boolean(document.querySelector('#progress .qe-progress'));
-  if (isRunning && !wasRunning && isNarrow()) show('#answer');
+  if (isRunning && !wasRunning && isNarrow()) show('#results');
   wasRunning = isRunning;
 }).observe(document.documentElement, {childList: true, subtree: true});
 document.addEventListener('click', (event) => {
   const action = event.target.closest?.('[data-action]')?.dataset.action;
-  if (action === 'settings' || action === 'input') show('#ask');
-  if (action === 'show') show('#answer');
+  if (action === 'settings' || action === 'input') show('#edit-form');
+  if (action === 'show') show('#results');
 });

@@ -1,4 +1,4 @@
-"""What the page's events share: the parts behind them, and updates that several of them make."""
+"""State shared by the page's events: components, the server behind them, common updates."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -11,10 +11,18 @@ from pipelines.api.errors import EngineError
 from server.errors import NotFound, ServerError
 from server.job import Job, JobStatus
 from server.playground import problems, views
-from server.playground.components import Layout, is_free
+from server.playground.components import Layout
 from server.playground.context import NAME, PageContext
-from server.playground.form import FIELDS, SLOTS, Form, SlotImage, form_of_job
-from server.playground.images import ImageShelf
+from server.playground.form import (
+    FIELDS,
+    SLOTS,
+    Form,
+    SlotImage,
+    as_offered,
+    form_of_job,
+    is_custom,
+)
+from server.playground.images import ImageStore
 from server.playground.problems import FieldError
 from server.playground.runner import Runner
 from server.store.jobs import JobFilter
@@ -25,74 +33,73 @@ logger = logging.getLogger(__name__)
 
 Updates = dict[Any, Any]
 HISTORY_PAGE = 12
-# For an event that another leads to: else it is left out while one of its kind is under way.
+# For chained events: by default Gradio drops one while another of the same kind is pending.
 REPEATABLE: Mapping[str, Any] = {"trigger_mode": "multiple"}
-# The folds that hold fields: one with a complaint in it opens.
-_FOLDS = {
-    **dict.fromkeys(("lora_1", "lora_2", "lora_3"), "lora_fold"),
+# The accordion around a field, opened when the field has a value or an error.
+_ACCORDIONS = {
+    **dict.fromkeys(("lora_1", "lora_2", "lora_3"), "loras"),
     **dict.fromkeys(("negative_prompt", "num_inference_steps", "true_cfg_scale"), "advanced"),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class PageState:
-    """The page, the server's parts, and what runs edits."""
+    """The page's components, the server behind it, and what runs its edits."""
 
     page: Layout
-    parts: PageContext
+    context: PageContext
     runner: Runner
-    shelf: ImageShelf
+    images: ImageStore
 
     def base_url(self, request: gr.Request) -> str:
         """The server's address as this browser knows it."""
         return base_url(request.request)
 
-    def no_field_errors(self) -> Updates:
-        """Take every sentence off the fields."""
-        return dict.fromkeys(self.page.places.values(), "")
+    def clear_errors(self) -> Updates:
+        """Remove the errors of all fields."""
+        return dict.fromkeys(self.page.errors.values(), "")
 
-    def complain(self, field_error: FieldError) -> Updates:
-        """The sentence at its field, and at no other; a fold that hides the field opens."""
-        updates = self.no_field_errors()
-        place = self.page.places[field_error.place]
-        updates[place] = views.field_error(field_error.sentence)
-        if fold := _FOLDS.get(field_error.place):
-            updates[self.page[fold]] = gr.update(open=True)
-        if field_error.place.startswith("lora_"):
-            updates[self.page[field_error.place.replace("_", "_row_")]] = gr.update(visible=True)
+    def show_error(self, field_error: FieldError) -> Updates:
+        """Show an error at its field alone, and open the accordion around the field."""
+        updates = self.clear_errors()
+        updates[self.page.errors[field_error.field]] = views.field_error(field_error.message)
+        if accordion := _ACCORDIONS.get(field_error.field):
+            updates[self.page[accordion]] = gr.update(open=True)
+        if field_error.field.startswith("lora_"):
+            updates[self.page[field_error.field.replace("_", "_row_")]] = gr.update(visible=True)
         return updates
 
-    def complain_of(self, exc: Exception, form: Form | None = None) -> Updates:
-        """The sentence of an error at its field, and at no other."""
-        return self.complain(self.field_error_of(exc, form))
+    def show_exception(self, exc: Exception, form: Form | None = None) -> Updates:
+        """Show the message of an exception at its field alone."""
+        return self.show_error(self.field_error_of(exc, form))
 
     def field_error_of(self, exc: Exception, form: Form | None = None) -> FieldError:
-        """The sentence of an error and its place; what nobody foresaw is logged."""
+        """The message of an exception and its field. Unexpected exceptions are logged."""
         if not isinstance(exc, EngineError | ServerError):
             logger.error("the page failed", exc_info=exc)
         return problems.field_error_of(exc, form)
 
     @property
     def field_error_outputs(self) -> list[Any]:
-        """The components that complaints change."""
+        """The components that `show_error` changes."""
         rows = [self.page[f"lora_row_{number}"] for number in (1, 2, 3)]
-        folds = [self.page["lora_fold"], self.page["advanced"]]
-        return [*self.page.places.values(), *folds, *rows]
+        accordions = [self.page["loras"], self.page["advanced"]]
+        return [*self.page.errors.values(), *accordions, *rows]
 
     def fill(self, values: Sequence[Any], *, with_images: bool = True) -> Updates:
-        """Put values into the fields, in the order of `FIELDS`; folds with some open."""
+        """Put values into the fields, in the order of `FIELDS`, and open their accordions."""
         page, skipped = self.page, 0 if with_images else SLOTS
-        of = dict(zip(FIELDS, values, strict=True))
+        of = as_offered(values, self.context.choice.good_sizes)
         updates: Updates = {page[name]: gr.update(value=of[name]) for name in FIELDS[skipped:]}
-        updates[page["sides"]] = gr.update(visible=is_free(of["size"]))
+        updates[page["sides"]] = gr.update(visible=is_custom(of["size"]))
         updates |= self.lora_rows([of[name] for name in ("lora_1", "lora_2", "lora_3")])
-        for name, fold in _FOLDS.items():
+        for name, accordion in _ACCORDIONS.items():
             if of[name]:
-                updates[page[fold]] = gr.update(open=True)
+                updates[page[accordion]] = gr.update(open=True)
         return updates
 
     def lora_rows(self, references: Sequence[Any]) -> Updates:
-        """Show one row of LoRAs more than are filled."""
+        """Show the filled LoRA rows and one more."""
         filled = max((row + 1 for row, value in enumerate(references) if value), default=0)
         return {
             self.page[f"lora_row_{row}"]: gr.update(visible=filled >= row - 1) for row in (2, 3)
@@ -102,20 +109,21 @@ class PageState:
     def fill_outputs(self) -> list[Any]:
         """The components that `fill` changes."""
         rows = [self.page["lora_row_2"], self.page["lora_row_3"]]
-        folds = [self.page["lora_fold"], self.page["advanced"]]
-        return [*self.page.fields, self.page["sides"], *rows, *folds]
+        accordions = [self.page["loras"], self.page["advanced"]]
+        return [*self.page.fields, self.page["sides"], *rows, *accordions]
 
     def settings_of(self, job: Job) -> tuple[Form, bool]:
-        """The form that asks for a job again, and whether all its images are still kept."""
+        """The form that repeats a job, and whether all its images are still kept."""
         images = [self._image(url) for url in job.images]
         kept = [image for image in images if image is not None]
         return form_of_job(job, kept), len(kept) == len(images)
 
     def shown(self, job: Job, index: int = 0) -> Updates:
-        """The outputs of an edit, one of them beside its input."""
+        """Show the outputs of an edit, one of them compared with its input."""
         page = self.page
+        before = self.images.route(job.images[0]) if job.images[0] else None
         return {
-            page["compare"]: self.compared(job, index),
+            page["compare"]: views.compare(job.outputs[index], before),
             page["outputs"]: views.result(job),
             page["tabs"]: gr.Tabs(selected="result"),
         }
@@ -123,30 +131,24 @@ class PageState:
     @property
     def shown_outputs(self) -> list[Any]:
         """The components that `shown` changes."""
-        names = ("compare", "outputs", "tabs")
-        return [self.page[name] for name in names]
-
-    def compared(self, job: Job, index: int) -> str:
-        """Input and output, one over the other; where the input is gone, the output alone."""
-        before = self.shelf.route(job.images[0]) if job.images[0] else None
-        return views.compare(job.outputs[index], before)
+        return [self.page[name] for name in ("compare", "outputs", "tabs")]
 
     async def find(self, job_id: object) -> Job | None:
-        """The job of this id, if there is one."""
+        """The job with this id, None when there is none."""
         try:
-            return (await self.parts.service.state(str(job_id))).job
+            return (await self.context.service.state(str(job_id))).job
         except NotFound:
             return None
 
     async def history(self, shown: int = HISTORY_PAGE) -> Updates:
-        """The list of the page's edits as it is now."""
+        """Refresh the history, up to `shown` edits."""
         wanted = JobFilter(contract=NAME)
-        jobs, total = await self.parts.service.search(wanted, limit=max(1, shown), offset=0)
-        return {self.page["history"]: views.history(jobs, total, self.parts.has_keys)}
+        jobs, total = await self.context.service.search(wanted, limit=max(1, shown), offset=0)
+        return {self.page["history"]: views.history(jobs, total, self.context.has_keys)}
 
     def status(self) -> views.Status:
-        """What the head of the page says."""
-        executor, choice = self.parts.executor, self.parts.choice
+        """The state of the model, for the header."""
+        executor, choice = self.context.executor, self.context.choice
         loaded = executor.model
         return views.Status(
             model=loaded.model.name if loaded else choice.path.name,
@@ -158,18 +160,18 @@ class PageState:
 
     @property
     def is_starting(self) -> bool:
-        """Whether the model is still being loaded."""
-        return self.parts.executor.state is ExecutorState.STARTING
+        """True while the model loads."""
+        return self.context.executor.state is ExecutorState.STARTING
 
     def lora_choices(self) -> list[tuple[str, str]]:
-        """What the menus of LoRAs offer."""
+        """The choices of the LoRA menus: label and reference."""
         return [
             (entry.name.removesuffix(".safetensors"), entry.name)
-            for entry in self.parts.catalog.loras()
+            for entry in self.context.catalog.loras()
         ]
 
     def _image(self, url: str | None) -> SlotImage | None:
-        path = self.shelf.path(url) if url else None
+        path = self.images.path(url) if url else None
         return SlotImage(str(path), path.name) if path else None
 
 
@@ -180,10 +182,11 @@ def listen(
     outputs: Sequence[Any] = (),
     **options: Any,
 ) -> Any:
-    """Listen to an event of a component, as all of this page do.
+    """Listen to an event of a component, with the options that all events of this page share.
 
-    Values come as the browser sent them, so that the server's own checks speak and not Gradio's;
-    nothing waits for another event, since the jobs have a queue of their own.
+    `preprocess=False` passes values as the browser sent them: Gradio decodes no image in this
+    process, and the page's own checks report errors. Events do not wait for each other, because
+    jobs have their own queue.
     """
     return event(
         fn,
@@ -200,5 +203,5 @@ def listen(
 
 
 def is_running(job: Job | None) -> bool:
-    """Whether there is something to follow."""
+    """Return whether there is a job that has not finished."""
     return job is not None and job.status in (JobStatus.QUEUED, JobStatus.RUNNING)

@@ -1,4 +1,4 @@
-"""The page's small pages: the key, and what stands there while or where there is no page."""
+"""Pages served at `/` in place of the playground: login, starting, missing, broken."""
 
 import html
 
@@ -24,39 +24,39 @@ _FRAME = """<!doctype html>
 
 
 def starting() -> str:
-    """What stands at `/` for the seconds until the page is built; it looks again by itself."""
+    """The page during the seconds until the playground is built. It reloads itself."""
     head = '<meta http-equiv="refresh" content="1">'
-    body = '<h1>The page is starting</h1><p role="status">It opens by itself in a few seconds.</p>'
+    body = '<h1>Starting…</h1><p role="status">The page opens in a few seconds.</p>'
     return _FRAME.format(head=head, body=body)
 
 
 def missing() -> str:
-    """What stands at `/` where Gradio is not installed."""
+    """The page where Gradio is not installed."""
     body = (
-        "<h1>The page is not installed</h1><p>The server works; its page for people needs one more "
+        "<h1>The page is not installed</h1><p>The API works. The page needs one more "
         "package:</p><p><code>pip install -c constraints.txt -e '.[page]'</code></p>"
-        '<p>Then start the server again. <a href="docs">The API is described here.</a></p>'
+        '<p>Install it and restart the server. <a href="docs">API reference</a></p>'
     )
     return _FRAME.format(head="", body=body)
 
 
 def broken(reason: str) -> str:
-    """What stands at `/` where the page could not be built."""
+    """The page where building the playground failed."""
     body = (
         f"<h1>The page could not start</h1><p>{html.escape(reason)}</p>"
-        '<p>The server works; its log says more. <a href="docs">The API is described here.</a></p>'
+        '<p>The API works. See the server log for details. <a href="docs">API reference</a></p>'
     )
     return _FRAME.format(head="", body=body)
 
 
 def login(*, wrong: bool) -> str:
-    """The form for a key."""
-    sentence = '<p class="bad" role="alert">This key is not known here.</p>' if wrong else ""
+    """The form that asks for an API key."""
+    message = '<p class="bad" role="alert">This key is not valid.</p>' if wrong else ""
     body = (
-        '<h1>This server asks for a key</h1><form method="post" action="login">'
+        '<h1>This server needs a key</h1><form method="post" action="login">'
         '<p><label for="key">API key</label></p>'
         '<input id="key" name="key" type="password" autocomplete="current-password" required '
-        f"autofocus>{sentence}"
+        f"autofocus>{message}"
         "<button>Open the page</button></form>"
     )
     return _FRAME.format(head="", body=body)

@@ -1,4 +1,4 @@
-"""Run, cancel, and what a reload finds again."""
+"""Run and cancel an edit, and restore the page after a reload."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -7,20 +7,20 @@ import gradio as gr
 
 from server.job import Job, JobStatus
 from server.jobs.job_queue import JobState
-from server.playground import form_storage as drafts
 from server.playground import views
 from server.playground.form import Form, form_of_values
+from server.playground.form_storage import values_of_stored
 from server.playground.page_state import REPEATABLE, PageState, Updates, is_running, listen
 from server.playground.problems import field_error_of_job
 
 
 class RunEvents:
-    """One edit at a time for each open page: submitted, followed, and its result shown.
+    """One edit at a time for each open page: submit, follow, show the result.
 
-    These are three events in a row. The button of an event that has not ended is dead, so that the
-    one that shows Run again must not be the one that Run began. The second and the third run after
-    a refused edit too, with nothing to do; they may come late, when the next has begun. So the
-    third counts on what the second says has ended, and on nothing else.
+    These are three chained events, because Gradio disables a button until its event has ended, and
+    Run must work as soon as the result is there. The second and third event also follow a refused
+    edit, and may arrive when the next edit already runs. The third therefore acts only on the job
+    that the second has reported as ended.
     """
 
     def __init__(self, page_state: PageState) -> None:
@@ -28,66 +28,62 @@ class RunEvents:
         self._page = page_state.page
 
     def wire(self, blocks: Any) -> None:
-        """Listen to the buttons, and to a page that is opened."""
+        """Listen to the buttons and to a page load."""
         page, page_state = self._page, self._page_state
-        begun = [page["jobs"], page["asked"], page["progress"]]
+        started = [page["jobs"], page["submitted"], page["progress"]]
         submitted = [
-            *page_state.field_error_outputs,
-            *begun,
-            page["last"],
-            page["tabs"],
-            page["seed"],
-        ]
-        opened = [*begun, *page_state.fill_outputs, *page_state.shown_outputs, page["history"]]
+            *page_state.field_error_outputs, *started, page["last"], page["tabs"], page["seed"],
+        ]  # fmt: skip
+        restored = [*started, *page_state.fill_outputs, *page_state.shown_outputs, page["history"]]
         finished = [
             *page_state.field_error_outputs, *page_state.shown_outputs, page["ended"],
-            page["jobs"], page["progress"], page["history"], page["head"],
+            page["jobs"], page["progress"], page["history"], page["header"],
         ]  # fmt: skip
-        for begins in (
+        for start in (
             listen(page["run"].click, self.submit, page.fields, submitted),
-            listen(blocks.load, self.resume, [page["last"], page["draft"]], opened),
+            listen(blocks.load, self.restore, [page["last"], page["stored_form"]], restored),
         ):
             followed = listen(
-                begins.then, self.follow, [page["jobs"]],
+                start.then, self.follow, [page["jobs"]],
                 [page["progress"], page["history"], page["ended"]], **REPEATABLE,
             )  # fmt: skip
             listen(
-                followed.then, self.finish, [page["ended"], page["jobs"], page["asked"]], finished,
-                **REPEATABLE,
+                followed.then, self.finish, [page["ended"], page["jobs"], page["submitted"]],
+                finished, **REPEATABLE,
             )  # fmt: skip
         listen(page["cancel"].click, self.cancel, [page["jobs"]], [page["progress"]])
 
     async def submit(self, request: gr.Request, *values: Any) -> Updates:
-        """Queue the edit, or say what is wrong with it."""
+        """Queue the edit, or show what is wrong with it."""
         form = None
         try:
             form = form_of_values(values)
             job = await self._page_state.runner.submit(form, self._page_state.base_url(request))
         except Exception as exc:
-            return self._page_state.complain_of(exc, form)
+            return self._page_state.show_exception(exc, form)
         return {
-            **self._page_state.no_field_errors(),
-            **self._begun(job, form),
+            **self._page_state.clear_errors(),
+            **self._started(job, form),
             self._page["seed"]: job.request.params.seed,
             self._page["last"]: job.id,
-            # where its progress is
+            # the tab with the progress
             self._page["tabs"]: gr.Tabs(selected="result"),
         }
 
-    async def resume(self, last: Any, draft: Any) -> Updates:
-        """What a page shows that is opened again: its fields as they were, and its last edit."""
+    async def restore(self, last: Any, stored_form: Any) -> Updates:
+        """Restore the fields and the last edit of this browser."""
         job = await self._page_state.find(last) if last else None
         updates = await self._page_state.history()
-        if kept := drafts.values_of_draft(draft, self._page_state.shelf):
-            updates |= self._page_state.fill(kept)
+        if values := values_of_stored(stored_form, self._page_state.images):
+            updates |= self._page_state.fill(values)
         if job is None:
             return updates
         if is_running(job):
-            return updates | self._begun(job, self._page_state.settings_of(job)[0])
+            return updates | self._started(job, self._page_state.settings_of(job)[0])
         return updates | (self._page_state.shown(job) if job.outputs else {})
 
     async def follow(self, jobs: Any) -> AsyncIterator[Updates]:
-        """Show how the edit goes, until it has ended."""
+        """Show the progress of the edit until it has ended."""
         progress = self._page["progress"]
         if not jobs:
             yield {progress: gr.skip()}
@@ -99,7 +95,7 @@ class RunEvents:
         yield {self._page["ended"]: jobs}
 
     async def finish(self, ended: Any, jobs: Any, form: Any) -> Updates:
-        """Show what became of the edit, unless another runs by now."""
+        """Show the outcome of the edit, unless another runs by now."""
         page = self._page
         if not ended or ended != jobs:
             return {page["ended"]: gr.skip()}
@@ -108,32 +104,33 @@ class RunEvents:
             page["ended"]: [],
             page["progress"]: "",
             page["jobs"]: [],
-            page["head"]: views.head(self._page_state.status()),
+            page["header"]: views.header(self._page_state.status()),
             **await self._page_state.history(),
             **(self._outcome(job, form) if job else {}),
         }
 
     async def cancel(self, jobs: Any) -> Updates:
-        """Cancel the edit that runs."""
+        """Cancel the running edit."""
         await self._page_state.runner.cancel([str(job_id) for job_id in jobs])
         return {self._page["progress"]: gr.skip()}
 
-    def _begun(self, job: Job, form: Form) -> Updates:
+    def _started(self, job: Job, form: Form) -> Updates:
         page = self._page
         return {
             page["jobs"]: [job.id],
-            page["asked"]: form,
+            page["submitted"]: form,
             page["progress"]: self._progress(JobState(job, None, None)),
         }
 
     def _progress(self, state: JobState) -> str:
-        return views.progress(state, self._page_state.parts.executor.state)
+        return views.progress(state, self._page_state.context.executor.state)
 
     def _outcome(self, job: Job, form: Form) -> Updates:
-        """The images; without any, the sentence at the field that it names."""
         if job.outputs:
             return self._page_state.shown(job)
         if job.error is not None:
-            return self._page_state.complain(field_error_of_job(job.error, form))
-        words = "Canceled." if job.status is JobStatus.CANCELED else "The server stops."
-        return {self._page["progress"]: views.notice(words)}
+            return self._page_state.show_error(field_error_of_job(job.error, form))
+        message = (
+            "Canceled." if job.status is JobStatus.CANCELED else "The server is shutting down."
+        )
+        return {self._page["progress"]: views.notice(message)}

@@ -1,4 +1,4 @@
-"""Hands the page's edits to the queue, and tells how they go."""
+"""Submits the page's edits to the queue and follows them."""
 
 import asyncio
 import contextlib
@@ -6,14 +6,16 @@ import dataclasses
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 from pipelines.api.params import EditParams
-from server.errors import NotFound
+from pipelines.api.sizes import SizeBounds
+from server.errors import InvalidRequest, NotFound
 from server.job import Job, OutputFormat, Submission
 from server.jobs.job_queue import JobState
 from server.jobs.service import EditService
 from server.playground.context import ENDPOINT, NAME
 from server.playground.form import Form
-from server.playground.images import ImageShelf, KeptImage
+from server.playground.images import ImageStore, StoredImage
 
+# Seconds without a change after which `follow` repeats the states.
 REPEAT_INTERVAL_S = 5.0
 
 States = Mapping[str, JobState]
@@ -23,33 +25,39 @@ class Runner:
     """Submits forms, follows jobs, cancels them."""
 
     def __init__(
-        self, service: EditService, shelf: ImageShelf, draw_seed: Callable[[], int]
+        self,
+        service: EditService,
+        images: ImageStore,
+        draw_seed: Callable[[], int],
+        sizes: SizeBounds,
     ) -> None:
+        """`sizes` are those that forms may ask for."""
         self._service = service
-        self._shelf = shelf
+        self._images = images
         self._draw_seed = draw_seed
+        self._sizes = sizes
 
-    async def ask(self, form: Form) -> tuple[EditParams, list[KeptImage]]:
-        """What the form asks for, its images stored. Raises what a submit raises."""
-        params = form.params(self._draw_seed)
-        kept = [
-            await self._shelf.keep(image, f"images/{slot}")
+    async def prepare(self, form: Form) -> tuple[EditParams, list[StoredImage]]:
+        """Check the form and store its images. Raises InvalidParameter and ServerError."""
+        params = form.params(self._draw_seed, self._sizes)
+        images = [
+            await self._images.store(image, f"images/{slot}")
             for slot, image in enumerate(form.images)
             if image is not None
         ]
-        return params, kept
+        return params, images
 
     async def submit(self, form: Form, base_url: str) -> Job:
-        """Queue the edit that the form asks for. Raises InvalidParameter and ServerError."""
-        params, images = await self.ask(form)
+        """Queue the edit that the form describes. Raises InvalidParameter and ServerError."""
+        params, images = await self.prepare(form)
         return await self._submit(params, images, form.output_format, base_url)
 
     async def submit_all(self, forms: Sequence[Form], base_url: str) -> list[Job]:
-        """Queue one edit per form, all of them or none. Raises InvalidParameter and ServerError."""
-        asked = [await self.ask(form) for form in forms]
+        """Queue one edit per form, all or none. Raises InvalidParameter and ServerError."""
+        prepared = [await self.prepare(form) for form in forms]
         jobs: list[Job] = []
         try:
-            for (params, images), form in zip(asked, forms, strict=True):
+            for (params, images), form in zip(prepared, forms, strict=True):
                 jobs.append(await self._submit(params, images, form.output_format, base_url))
         except BaseException:
             await self.cancel([job.id for job in jobs])
@@ -57,10 +65,10 @@ class Runner:
         return jobs
 
     async def follow(self, job_ids: Sequence[str]) -> AsyncIterator[States]:
-        """The jobs' states now and after each change, until all are final or the server closes.
+        """Yield the jobs' states now and after each change, until all are final.
 
-        They come again every few seconds without a change: only then is a page that was closed
-        noticed, and its stream ended. A job that is deleted meanwhile is left out.
+        Ends early when the server closes. The states repeat every `REPEAT_INTERVAL_S`, because
+        only a failing write shows that a page was closed. A deleted job is left out.
         """
         changes: asyncio.Queue[JobState | None] = asyncio.Queue()
         watchers = [asyncio.create_task(self._watch(job_id, changes)) for job_id in job_ids]
@@ -77,7 +85,7 @@ class Runner:
                     unfinished -= 1
                     continue
                 states[change.job.id] = change
-                # what changed meanwhile is shown at once
+                # changes that arrived together are yielded together
                 while not changes.empty() and (change := changes.get_nowait()) is not None:
                     states[change.job.id] = change
                 if change is None:
@@ -89,7 +97,7 @@ class Runner:
             await asyncio.gather(*watchers, return_exceptions=True)
 
     async def cancel(self, job_ids: Sequence[str]) -> None:
-        """Cancel what has not ended; the last first, so that none of them moves up and starts."""
+        """Cancel the jobs, the last first, so that none of them moves up and starts."""
         for job_id in reversed(job_ids):
             with contextlib.suppress(NotFound):
                 await self._service.cancel(job_id)
@@ -97,20 +105,22 @@ class Runner:
     async def _submit(
         self,
         params: EditParams,
-        kept: Sequence[KeptImage],
+        stored: Sequence[StoredImage],
         output_format: OutputFormat,
         base_url: str,
     ) -> Job:
-        images = [base_url + image.route for image in kept]
+        if not stored:
+            raise InvalidRequest("Add an image first.", field="images")
+        images = [base_url + image.route for image in stored]
         submission = Submission(NAME, ENDPOINT, params, output_format)
         return await self._service.submit(submission, images)
 
     async def _watch(self, job_id: str, changes: asyncio.Queue[JobState | None]) -> None:
         try:
             async for state in self._service.watch(job_id):
-                # previews are bytes of images, and the page shows none
+                # the page shows no previews, and they are large
                 changes.put_nowait(dataclasses.replace(state, previews=()))
         except NotFound:
-            pass  # deleted by another client
+            pass  # deleted meanwhile
         finally:
             changes.put_nowait(None)

@@ -1,4 +1,4 @@
-"""What the form asks for, as a curl line and as Python: requests that work when they are pasted."""
+"""The form's request as a curl command and as Python, ready to paste."""
 
 import json
 import re
@@ -10,9 +10,9 @@ from typing import Any
 from pipelines.api.params import EditParams
 from server.job import OutputFormat
 from server.media.inputs import is_url
-from server.playground.images import KeptImage
+from server.playground.images import StoredImage
 
-# How long the request waits for its edit; the contract allows no more.
+# Seconds that the request waits for its edit: the contract's maximum.
 WAIT_S = 600
 _PYTHON = '''\
 import base64
@@ -21,7 +21,7 @@ import urllib.request
 
 
 def image(name):
-    """A URL as it is, a file as base64."""
+    """Return a URL as it is, a file as base64."""
     if name.startswith(("http://", "https://")):
         return name
     with open(name, "rb") as file:
@@ -35,8 +35,8 @@ request = urllib.request.Request(
     data=json.dumps(edit).encode(),
     headers={headers},
 )
-with urllib.request.urlopen(request) as answer:
-    job = json.load(answer)
+with urllib.request.urlopen(request) as response:
+    job = json.load(response)
 print(job["status"], job["error"] or "")
 for output in job["outputs"]:
     print(output["url"])
@@ -44,30 +44,31 @@ for output in job["outputs"]:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """One request: what is asked for, of whom, and whether a key is needed.
+class CodeRequest:
+    """A request to show as code.
 
-    `is_seed_chosen` is false where the server shall draw the seed.
+    `is_seed_chosen` is false when the server draws the seed. `has_keys` says that the server
+    needs a key.
     """
 
     params: EditParams
     is_seed_chosen: bool
-    images: Sequence[KeptImage]
+    images: Sequence[StoredImage]
     output_format: OutputFormat
     base_url: str
     has_keys: bool
 
     @property
     def url(self) -> str:
-        """Where it goes."""
+        """The address of the request."""
         return f"{self.base_url}/v1/edits?wait={WAIT_S}"
 
     def image_names(self) -> list[str]:
-        """The images as URLs, or as names of files in the current folder."""
+        """The images as URLs or as names of files in the current folder."""
         return [image.source or self.base_url + image.route for image in self.images]
 
     def fields(self) -> dict[str, Any]:
-        """The body of the native contract, without images and without what is not said."""
+        """The body in the native contract, without the images and the fields left to the model."""
         params = self.params
         fields = {
             "prompt": params.prompt,
@@ -83,26 +84,26 @@ class Asked:
         return {name: value for name, value in fields.items() if value is not None}
 
 
-def curl(asked: Asked) -> str:
-    """The request as one curl command over a few lines."""
-    parts = [f"curl -s {shlex.quote(asked.url)}"]
-    if asked.has_keys:
-        parts.append('-H "Authorization: Bearer $QWEN_EDIT_KEY"')
-    parts += [_curl_image(name, asked) for name in _in_form_order(asked)]
-    for name, value in asked.fields().items():
+def curl(request: CodeRequest) -> str:
+    """The request as a curl command of several lines."""
+    options = [f"curl -s {shlex.quote(request.url)}"]
+    if request.has_keys:
+        options.append('-H "Authorization: Bearer $QWEN_EDIT_KEY"')
+    options += [_curl_image(name, request) for name in _in_form_order(request)]
+    for name, value in request.fields().items():
         values = (
             [f"{lora['path']}:{lora['scale']:g}" for lora in value] if name == "loras" else [value]
         )
-        # --form-string: in a value of -F a leading @ or < would name a file
-        parts += [f"--form-string {shlex.quote(f'{name}={value}')}" for value in values]
-    return " \\\n  ".join(parts)
+        # not -F, where a leading @ or < in the value names a file
+        options += [f"--form-string {shlex.quote(f'{name}={value}')}" for value in values]
+    return " \\\n  ".join(options)
 
 
-def python(asked: Asked) -> str:
-    """The request as a Python program that needs nothing but Python."""
+def python(request: CodeRequest) -> str:
+    """The request as a Python program that needs only the standard library."""
     headers = '{"Content-Type": "application/json"}'
     imports = ""
-    if asked.has_keys:
+    if request.has_keys:
         imports = "import os\n"
         headers = (
             "{\n"
@@ -112,30 +113,33 @@ def python(asked: Asked) -> str:
         )
     program = _PYTHON.replace("import json\n", f"import json\n{imports}", 1)
     values = {
-        # strings and numbers in JSON are Python, too, and nothing else is in it
-        "{edit}": json.dumps(asked.fields(), ensure_ascii=False, indent=4),
-        "{images}": json.dumps(asked.image_names(), ensure_ascii=False),
-        "{url}": asked.url,
+        # its strings, numbers and lists are Python literals too
+        "{edit}": json.dumps(request.fields(), ensure_ascii=False, indent=4),
+        "{images}": json.dumps(request.image_names(), ensure_ascii=False),
+        "{url}": request.url,
         "{headers}": headers,
     }
-    # all at once: what is filled in, a prompt say, may look like a place itself
-    return re.sub("|".join(map(re.escape, values)), lambda place: values[place[0]], program)
+    # one pass: a prompt may contain text that looks like a placeholder
+    return re.sub("|".join(map(re.escape, values)), lambda match: values[match[0]], program)
 
 
-def _in_form_order(asked: Asked) -> list[str]:
-    """The images' names; a file before a URL as its URL here, since a form's files come last."""
-    names = asked.image_names()
+def _in_form_order(request: CodeRequest) -> list[str]:
+    """The images' names, with uploads that precede a URL named by their URL on this server.
+
+    The server puts the files of a form after its text fields.
+    """
+    names = request.image_names()
     last_url = max((index for index, name in enumerate(names) if is_url(name)), default=-1)
     return [
-        asked.base_url + image.route if index < last_url and not is_url(name) else name
-        for index, (name, image) in enumerate(zip(names, asked.images, strict=True))
+        request.base_url + image.route if index < last_url and not is_url(name) else name
+        for index, (name, image) in enumerate(zip(names, request.images, strict=True))
     ]
 
 
-def _curl_image(name: str, asked: Asked) -> str:
+def _curl_image(name: str, request: CodeRequest) -> str:
     if is_url(name):
         return f"--form-string {shlex.quote(f'images={name}')}"
-    # quotes: in an unquoted name a comma or semicolon would end it
+    # a comma or semicolon ends an unquoted name
     escaped = name.replace("\\", "\\\\").replace('"', '\\"')
     part = f'image=@"{escaped}"'
     return f"-F {shlex.quote(part)}"

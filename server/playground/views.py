@@ -1,4 +1,13 @@
-"""The page's own pieces of HTML: the progress, the results, the grid, the history."""
+"""HTML of the parts of the page that no Gradio component covers.
+
+- `progress`: `gr.Progress` has no progressbar role, covers what it updates and ends with its event;
+  this bar is announced, leaves the last result in view and resumes after a reload.
+- `compare`: `gr.ImageSlider` has no keyboard control, and needs both images.
+- `result`, `grid`, `history`: `gr.Gallery` shows images only; edits that wait or failed have none,
+  and each edit needs its own buttons. Gradio also copies images to its cache, where a deleted
+  output would remain for a day; these pieces link to the server's files.
+- `field_error`: Gradio's validators run before an event; a job may fail after it.
+"""
 
 import html
 from collections.abc import Sequence
@@ -12,28 +21,28 @@ from server.workers.executor import ExecutorState
 
 EMPTY_RESULT = (
     '<div class="qe-empty"><p class="qe-empty-title">Your edit appears here</p>'
-    "<p>Add an image, say what to change, and press Run.</p></div>"
+    "<p>Add an image, describe the change, and press Run.</p></div>"
 )
 EMPTY_GRID = (
     '<div class="qe-empty"><p class="qe-empty-title">Find the right strength</p>'
-    "<p>The same edit side by side, at several scales of the first LoRA or with several seeds.</p>"
+    "<p>Compare one edit at several scales of the first LoRA, or with several seeds.</p>"
     "</div>"
 )
-EMPTY_HISTORY = '<div class="qe-empty"><p>Edits made on this page are listed here.</p></div>'
+EMPTY_HISTORY = '<div class="qe-empty"><p>Your edits appear here.</p></div>'
 MAX_SHOWN_PROMPT = 140
-_WORDS = {
+_STATUS_TEXTS = {
     JobStatus.QUEUED: "Waiting",
     JobStatus.RUNNING: "Running",
     JobStatus.SUCCEEDED: "Done",
     JobStatus.FAILED: "Failed",
     JobStatus.CANCELED: "Canceled",
 }
-_STAGES = {"encode": "Reading prompt and images", "decode": "Painting the image"}
+_STAGE_TEXTS = {"encode": "Reading prompt and images…", "decode": "Decoding the image…"}
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What the head of the page says of the model."""
+    """The state of the model, as the header shows it."""
 
     model: str
     device: str | None
@@ -42,49 +51,48 @@ class Status:
     warning: str | None
 
 
-def head(status: Status) -> str:
-    """The title, which model answers and how it is; and whether that is the demo model."""
-    words = {
-        ExecutorState.STARTING: "is being loaded",
-        ExecutorState.FAILED: "cannot be loaded",
+def header(status: Status) -> str:
+    """The title, the model and its state, and a warning for the demo model."""
+    state = {
+        ExecutorState.STARTING: "is loading…",
+        ExecutorState.FAILED: "failed to load",
     }.get(status.state, f"on {status.device}" if status.device else "")
     parts = [
-        '<header class="qe-head"><h1>Edit images by a sentence</h1>',
+        '<header class="qe-head"><h1>Edit images with a sentence</h1>',
         f'<p class="qe-model qe-{_text(status.state)}"><span class="qe-dot"></span>'
-        f"<span>{_text(status.model)} {_text(words)}</span></p></header>",
+        f"<span>{_text(status.model)} {_text(state)}</span></p></header>",
     ]
     if status.failure:
-        parts.append(f'<p class="qe-banner qe-bad" role="alert">{_text(status.failure)}</p>')
+        parts.append(f'<p class="qe-banner qe-failure" role="alert">{_text(status.failure)}</p>')
     if status.warning:
         parts.append(f'<p class="qe-banner">{_text(status.warning)}</p>')
     return "".join(parts)
 
 
-def field_error(sentence: str, *, is_new: bool = True) -> str:
-    """A sentence beside the field it is about; a screen reader says a new one at once."""
+def field_error(message: str, *, is_new: bool = True) -> str:
+    """An error message; screen readers announce a new one."""
     role = ' role="alert"' if is_new else ""
-    return f'<p class="qe-error"{role}>{_text(sentence)}</p>'
+    return f'<p class="qe-error"{role}>{_text(message)}</p>'
 
 
-def notice(sentence: str) -> str:
-    """A sentence that is no complaint."""
-    return f'<p class="qe-notice" role="status">{_text(sentence)}</p>'
+def notice(message: str) -> str:
+    """A message that is not an error."""
+    return f'<p class="qe-notice" role="status">{_text(message)}</p>'
 
 
 def progress(state: JobState, executor: ExecutorState) -> str:
-    """How far a job is, as a bar and a sentence."""
-    done, words = progress_words(state, executor)
-    return _bar(done, words)
+    """The progress of a job, as a bar with a text."""
+    return _bar(*progress_text(state, executor))
 
 
-def progress_words(state: JobState, executor: ExecutorState) -> tuple[float | None, str]:
-    """The share that is done, None while nobody can say, and a sentence."""
+def progress_text(state: JobState, executor: ExecutorState) -> tuple[float | None, str]:
+    """The share of a job that is done, None while unknown, and a text."""
     job, step = state.job, state.progress
     if job.cancel_requested and not job.status.is_final:
         return None, "Canceling at the next step…"
     if job.status is JobStatus.QUEUED:
         if executor is ExecutorState.STARTING:
-            return None, "Waiting for the model to be loaded…"
+            return None, "Waiting for the model to load…"
         if job.prepared_at is None:
             return None, "Fetching images and LoRAs…"
         ahead = state.position or 0
@@ -93,71 +101,72 @@ def progress_words(state: JobState, executor: ExecutorState) -> tuple[float | No
         if step is None or not step.total:
             return 0.0, "Starting…"
         share = step.step / step.total
-        return share, _STAGES.get(step.stage, "") or f"Step {step.step} of {step.total}"
-    return 1.0, _WORDS[job.status]
+        return share, _STAGE_TEXTS.get(step.stage, "") or f"Step {step.step} of {step.total}"
+    return 1.0, _STATUS_TEXTS[job.status]
 
 
 def grid_progress(states: Sequence[JobState], total: int) -> str:
-    """How far a grid is: its ended edits, and the steps of the one that runs."""
-    ended = sum(state.job.status.is_final for state in states)
+    """The progress of a grid: its finished edits and the steps of the running ones."""
+    finished = sum(state.job.status.is_final for state in states)
     running = [state.progress for state in states if state.progress and state.progress.total]
-    share = (ended + sum(step.step / step.total for step in running)) / total
-    return _bar(share, f"{ended} of {total} done")
+    share = (finished + sum(step.step / step.total for step in running)) / total
+    return _bar(share, f"{finished} of {total} done")
 
 
 def result(job: Job) -> str:
-    """What became of an edit: each output with its seed, its download, and its use as input."""
+    """The outputs of an edit, each with its seed, download and use as input."""
     size = "×".join(map(str, (job.outputs[0].width, job.outputs[0].height)))
     took = (job.finished_at or 0) - (job.started_at or 0)
     steps = job.outcome.num_inference_steps if job.outcome else None
     facts = [size, f"{steps} steps", f"{took:.1f} s"]
     cards = "".join(_output(job, index) for index in range(len(job.outputs)))
     return (
-        f'<p class="qe-facts">{" · ".join(facts)}</p>'
+        f'<p class="qe-meta">{" · ".join(facts)}</p>'
         f'<div class="qe-outputs" data-job="{job.id}">{cards}</div>'
     )
 
 
 def compare(output: Output, before: str | None) -> str:
-    """An output over its input, which is seen left of a line that can be dragged.
+    """An output over its input. The input is hidden until the line is moved or the button held.
 
-    `before` is the input's place on this server (`/uploads/…`); without it the output is alone.
+    `before` is the route of the input (`/uploads/…`); without it the output is shown alone.
     """
-    # the width at which it is as high as the page lets it be
+    # CSS derives the width from the largest height
     shape = f"--width: {output.width}; --height: {output.height}"
     after = f'<img class="qe-after" src="{_url(output)}" alt="After">'
     if before is None:
-        words = notice("The image that this was made from is no longer kept.")
-        return f'<div class="qe-compare" style="{shape}">{after}</div>{words}'
+        message = notice("The original image is no longer kept.")
+        return f'<div class="qe-compare" style="{shape}">{after}</div>{message}'
     return (
-        f'<div class="qe-compare" style="{shape}">{after}'
-        f'<img class="qe-before" src=".{_text(before)}" alt="Before">'
-        '<span class="qe-line"></span><span class="qe-tag">Before</span>'
-        '<span class="qe-tag">After</span><input type="range" min="0" max="100" step="1" '
-        'value="50" aria-label="Before and after: how much of the input is shown"></div>'
+        f'<div class="qe-compare" style="{shape}">{after}<span class="qe-tag">After</span>'
+        f'<div class="qe-overlay"><img class="qe-before" src=".{_text(before)}" alt="Before">'
+        '<span class="qe-tag">Before</span></div><span class="qe-line"></span>'
+        '<input type="range" min="0" max="100" step="1" value="0" '
+        'aria-label="Before and after: share of the original shown, in percent">'
+        '<button type="button" class="qe-button qe-hold">Hold to compare</button></div>'
     )
 
 
 def grid(labels: Sequence[str], states: Sequence[JobState | None], executor: ExecutorState) -> str:
-    """The cells with their labels, each with its image as soon as it is there."""
+    """The cells of a grid with their labels; images appear as they finish."""
     cells = []
     for label, state in zip(labels, states, strict=True):
-        inside = _cell(state, executor) if state else '<div class="qe-wait">Gone</div>'
+        inside = _cell(state, executor) if state else '<div class="qe-placeholder">Deleted</div>'
         cells.append(f'<figure class="qe-cell"><figcaption>{_text(label)}</figcaption>{inside}')
         cells.append("</figure>")
     return f'<div class="qe-grid">{"".join(cells)}</div>'
 
 
 def history(jobs: Sequence[Job], total: int, shown_keys: bool) -> str:
-    """The page's edits, newest first."""
+    """The given edits, newest first, and a button when there are more."""
     if not jobs:
         return EMPTY_HISTORY
     parts = []
     if shown_keys:
-        parts.append(notice("Everybody with a key for this server sees this list."))
+        parts.append(notice("Everyone with a key for this server sees this list."))
     parts.append(f'<div class="qe-history">{"".join(map(_entry, jobs))}</div>')
     if total > len(jobs):
-        parts.append(f'<button class="qe-button" data-action="more">{total - len(jobs)} more')
+        parts.append(f'<button class="qe-button" data-action="more">Show {total - len(jobs)} more')
         parts.append("</button>")
     return "".join(parts)
 
@@ -167,9 +176,7 @@ def _output(job: Job, index: int) -> str:
     shown = ""
     if len(job.outputs) > 1:
         shown = _button("show", f"{job.id}:{index}", _image(output, f"Show output {index + 1}"))
-    unsafe = (
-        '<span class="qe-error">called unsafe by the checker</span>' if output.is_unsafe else ""
-    )
+    unsafe = '<span class="qe-error">flagged as unsafe</span>' if output.is_unsafe else ""
     return (
         f'<div class="qe-output">{shown}<span class="qe-seed">seed {output.seed}</span>{unsafe}'
         f"{_download(output)}{_button('input', f'{job.id}:{index}', 'Use as input')}</div>"
@@ -179,20 +186,20 @@ def _output(job: Job, index: int) -> str:
 def _cell(state: JobState, executor: ExecutorState) -> str:
     job = state.job
     if job.outputs:
-        buttons = f"{_button('settings', job.id, 'Use these settings')}{_download(job.outputs[0])}"
-        image = _button("show", f"{job.id}:0", _image(job.outputs[0], "Show it beside the input"))
+        buttons = f"{_button('settings', job.id, 'Use settings')}{_download(job.outputs[0])}"
+        image = _button("show", f"{job.id}:0", _image(job.outputs[0], "Compare with the original"))
         return f'{image}<div class="qe-actions">{buttons}</div>'
     if job.error:
-        return f'<div class="qe-wait">{field_error(job.error.message, is_new=False)}</div>'
-    _, words = progress_words(state, executor)
-    return f'<div class="qe-wait">{_text(words)}</div>'
+        return f'<div class="qe-placeholder">{field_error(job.error.message, is_new=False)}</div>'
+    _, text = progress_text(state, executor)
+    return f'<div class="qe-placeholder">{_text(text)}</div>'
 
 
 def _entry(job: Job) -> str:
     prompt = job.request.params.prompt
     short = prompt if len(prompt) <= MAX_SHOWN_PROMPT else prompt[: MAX_SHOWN_PROMPT - 1] + "…"
     when = datetime.fromtimestamp(job.created_at).astimezone()
-    buttons = [_button("settings", job.id, "Use these settings again")]
+    buttons = [_button("settings", job.id, "Use settings")]
     if job.outputs:
         buttons += [_button("input", f"{job.id}:0", "Use as input"), _download(job.outputs[0])]
     if job.status.is_final:
@@ -202,13 +209,13 @@ def _entry(job: Job) -> str:
     shown = (
         _button("show", f"{job.id}:0", _image(job.outputs[0], f"Show: {short}"))
         if job.outputs
-        else f'<div class="qe-wait">{_WORDS[job.status]}</div>'
+        else f'<div class="qe-placeholder">{_STATUS_TEXTS[job.status]}</div>'
     )
     error = field_error(job.error.message, is_new=False) if job.error else ""
     return (
         f'<article class="qe-entry" data-job="{job.id}" data-status="{_text(job.status)}">{shown}'
-        f'<div class="qe-about"><p class="qe-prompt" title="{_text(prompt)}">{_text(short)}</p>'
-        f'<p class="qe-facts">{_text(" · ".join(_facts(job)))} · '
+        f'<div class="qe-details"><p class="qe-prompt" title="{_text(prompt)}">{_text(short)}</p>'
+        f'<p class="qe-meta">{_text(" · ".join(_facts(job)))} · '
         f'<time datetime="{when.isoformat()}">{when:%d %b, %H:%M}</time></p>{error}'
         f'</div><div class="qe-actions">{"".join(buttons)}</div></article>'
     )
@@ -223,7 +230,7 @@ def _facts(job: Job) -> list[str]:
     return [f"seed {job.request.params.seed}", *loras, *([f"{count} outputs"] if count > 1 else [])]
 
 
-def _bar(done: float | None, words: str) -> str:
+def _bar(done: float | None, text: str) -> str:
     share = "" if done is None else f' aria-valuenow="{done * 100:.0f}"'
     style = "" if done is None else f' style="width:{done * 100:.1f}%"'
     waiting = " qe-waiting" if done is None else ""
@@ -231,7 +238,7 @@ def _bar(done: float | None, words: str) -> str:
         f'<div class="qe-progress"><div class="qe-bar{waiting}" role="progressbar" '
         f'aria-label="Progress" aria-valuemin="0" aria-valuemax="100"{share}>'
         f'<div class="qe-fill"{style}></div></div>'
-        f'<p class="qe-words" role="status">{_text(words)}</p></div>'
+        f'<p class="qe-progress-text" role="status">{_text(text)}</p></div>'
     )
 
 
@@ -248,7 +255,7 @@ def _download(output: Output) -> str:
 
 
 def _button(action: str, value: str, inside: str) -> str:
-    """A button that tells the server `action` with `value`; `inside` is HTML."""
+    """A button that sends `action` and `value` to the server; `inside` is HTML."""
     return (
         f'<button type="button" class="qe-button qe-{action}" data-action="{action}" '
         f'data-value="{value}">{inside}</button>'
@@ -256,7 +263,7 @@ def _button(action: str, value: str, inside: str) -> str:
 
 
 def _url(output: Output) -> str:
-    # relative to the page: right behind a proxy's prefix, too
+    # relative to the page, so that it works behind a proxy's prefix
     return f".{ROUTE}/{output.name}"
 
 

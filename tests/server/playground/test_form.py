@@ -1,4 +1,4 @@
-"""The page's fields to what the engine is asked for, and back."""
+"""The form: from a browser's values to an edit, and back."""
 
 import contextlib
 from typing import Any
@@ -9,16 +9,20 @@ from hypothesis import strategies as st
 
 from pipelines.api.errors import InvalidParameter
 from pipelines.api.params import EditParams, LoraRef
+from pipelines.api.sizes import SizeBounds
 from server.job import OutputFormat
 from server.playground.form import (
     AUTO_SIZE,
-    FREE_SIZE,
+    CUSTOM_SIZE,
+    FIELDS,
     PRESETS,
     Form,
     LoraField,
     SlotImage,
+    as_offered,
     form_of_job,
     form_of_values,
+    presets_within,
     random_seed,
     values_of_form,
 )
@@ -28,7 +32,7 @@ FULL = Form(
     images=(SlotImage("/a/one.png", "one.png"), None, None),
     prompt="Make it blue",
     negative_prompt="red",
-    size=FREE_SIZE,
+    size=CUSTOM_SIZE,
     width=300,
     height=400,
     loras=(LoraField("a", 0.5), LoraField(), LoraField("b", 2)),
@@ -42,7 +46,7 @@ FULL = Form(
 
 
 def sent(form: Form) -> list[Any]:
-    """The form as a browser sends it."""
+    """The values that a browser sends for a form."""
     values = values_of_form(form)
     images = [
         {"path": image.path, "orig_name": image.name} if image else None for image in form.images
@@ -56,7 +60,7 @@ def refusal(**fields: Any) -> InvalidParameter:
     return refused.value
 
 
-def test_full_form_asks_for_all_of_it() -> None:
+def test_params_have_all_values_of_a_full_form() -> None:
     assert FULL.params(lambda: 1) == EditParams(
         prompt="Make it blue",
         seed=7,
@@ -69,29 +73,59 @@ def test_full_form_asks_for_all_of_it() -> None:
     )
 
 
-def test_empty_fields_leave_their_values_to_the_model() -> None:
+def test_params_leave_empty_fields_to_the_model() -> None:
     params = Form(prompt="a").params(lambda: 1)
 
     assert params == EditParams(prompt="a", seed=1)
 
 
-def test_seed_is_drawn_unless_it_is_locked() -> None:
+def test_params_draw_a_seed_unless_it_is_locked() -> None:
     assert Form(prompt="a", seed=5).params(lambda: 9).seed == 9
     assert Form(prompt="a", seed=5, is_seed_locked=True).params(lambda: 9).seed == 5
     assert refusal(seed=None, is_seed_locked=True).field == "seed"
 
 
 @pytest.mark.parametrize("preset", [value for _, value in PRESETS if "*" in value])
-def test_preset_is_inside_the_bounds(preset: str) -> None:
+def test_preset_is_an_allowed_size(preset: str) -> None:
     assert Form(prompt="a", size=preset).params(lambda: 1).size
+
+
+def test_presets_leave_out_sizes_beyond_the_bounds() -> None:
+    offered = [value for _, value in presets_within(SizeBounds(256, 512))]
+
+    assert offered == [AUTO_SIZE, "256*256", "512*512", CUSTOM_SIZE]
+    assert presets_within(SizeBounds()) == list(PRESETS)
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"),
+    [
+        ("512*512", ("512*512", 512, 512)),
+        ("1152*864", (CUSTOM_SIZE, 1152, 864)),
+        ("large", (AUTO_SIZE, 512, 512)),
+        (None, (AUTO_SIZE, 512, 512)),
+    ],
+)
+def test_preset_that_is_not_offered_becomes_a_custom_size(
+    size: object, shown: tuple[object, ...]
+) -> None:
+    values = sent(Form())
+    values[FIELDS.index("size")] = size
+
+    offered = as_offered(values, SizeBounds(256, 512))
+
+    assert (offered["size"], offered["width"], offered["height"]) == shown
+    assert list(offered) == list(FIELDS)
 
 
 @pytest.mark.parametrize(
     ("fields", "field"),
     [
-        ({"size": FREE_SIZE, "width": 255, "height": 512}, "size"),
-        ({"size": FREE_SIZE, "width": 512.5, "height": 512}, "size"),
-        ({"size": FREE_SIZE, "width": None}, "size"),
+        ({"size": CUSTOM_SIZE, "width": 255, "height": 512}, "size"),
+        ({"size": CUSTOM_SIZE, "width": 5000, "height": 5000}, "size"),
+        ({"size": CUSTOM_SIZE, "width": float("inf"), "height": 512}, "size"),
+        ({"size": CUSTOM_SIZE, "width": 512.5, "height": 512}, "size"),
+        ({"size": CUSTOM_SIZE, "width": None}, "size"),
         ({"size": "large"}, "size"),
         ({"num_inference_steps": 2.5}, "num_inference_steps"),
         ({"num_inference_steps": float("nan")}, "num_inference_steps"),
@@ -104,16 +138,16 @@ def test_preset_is_inside_the_bounds(preset: str) -> None:
         ({"loras": (LoraField(), LoraField(), LoraField("c", 9))}, "loras.2.scale"),
     ],
 )
-def test_refusal_names_the_field(fields: dict[str, Any], field: str) -> None:
+def test_params_name_the_field_when_they_refuse_it(fields: dict[str, Any], field: str) -> None:
     assert refusal(**fields).field == field
 
 
-def test_form_comes_back_from_what_the_browser_sends() -> None:
+def test_form_survives_a_round_trip_through_the_browser() -> None:
     assert form_of_values(sent(FULL)) == FULL
     assert form_of_values(sent(Form())) == Form()
 
 
-def test_typed_numbers_are_read() -> None:
+def test_form_reads_numbers_from_text() -> None:
     values = sent(Form(prompt="a"))
     values[14:18] = ["12", True, " 4 ", "2.5"]
 
@@ -122,7 +156,7 @@ def test_typed_numbers_are_read() -> None:
     assert (params.seed, params.num_inference_steps, params.true_cfg_scale) == (12, 4, 2.5)
 
 
-def test_word_for_a_number_is_refused_by_its_field() -> None:
+def test_form_refuses_a_word_in_a_number_field() -> None:
     values = sent(Form())
     values[16] = "many"
 
@@ -140,12 +174,12 @@ ANYTHING = st.recursive(
 
 
 @given(st.lists(ANYTHING, min_size=20, max_size=20))
-def test_whatever_is_sent_is_read_or_refused(values: list[Any]) -> None:
+def test_form_reads_or_refuses_any_values(values: list[Any]) -> None:
     with contextlib.suppress(InvalidParameter):
         form_of_values(values).params(random_seed)
 
 
-def test_job_gives_the_form_that_asks_for_it_again() -> None:
+def test_form_of_a_job_repeats_the_job() -> None:
     params = FULL.params(lambda: 1)
     job = make_job(contract="page", params=params, output_format=OutputFormat.WEBP)
 

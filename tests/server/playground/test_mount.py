@@ -1,4 +1,4 @@
-"""The page at `/`: what stands there without it, and what it leaves to the API."""
+"""The page at `/`: what replaces it, what it forwards, and what it leaves to the API."""
 
 import importlib.util
 from collections.abc import Callable, Iterator
@@ -20,10 +20,10 @@ from tests.live_server import LiveServer, until
 
 def client_of(keys: tuple[str, ...] = (), public_url: str | None = None) -> TestClient:
     """The page's routes alone, before Gradio is imported."""
-    parts = cast(PageContext, FakeParts(Settings()))
+    context = cast(PageContext, FakeContext(Settings()))
     app = FastAPI()
     app.add_middleware(BaseUrl, public_url=public_url)
-    app.router.routes.extend(Playground(parts, KeyCheck(keys)).routes())
+    app.router.routes.extend(Playground(context, KeyCheck(keys)).routes())
 
     @app.exception_handler(ServerError)
     async def render(request: Request, exc: Exception) -> Response:
@@ -32,7 +32,7 @@ def client_of(keys: tuple[str, ...] = (), public_url: str | None = None) -> Test
     return TestClient(app, base_url="http://here:8000", follow_redirects=False)
 
 
-class FakeParts:
+class FakeContext:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
@@ -48,16 +48,16 @@ def served(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         server.close()
 
 
-def test_page_that_is_starting_says_so_and_looks_again() -> None:
+def test_root_reloads_itself_while_the_page_starts() -> None:
     answer = client_of().get("/")
 
     assert answer.status_code == 200
-    assert "starting" in answer.text
+    assert "Starting" in answer.text
     assert 'http-equiv="refresh"' in answer.text
     assert client_of().get("/config").status_code == 503
 
 
-def test_page_without_gradio_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_root_says_how_to_install_the_page_without_gradio(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
 
     answer = client_of().get("/")
@@ -67,11 +67,11 @@ def test_page_without_gradio_says_how_to_install_it(monkeypatch: pytest.MonkeyPa
     assert "[page]" in answer.text
 
 
-def test_only_get_is_answered_at_the_root() -> None:
+def test_root_refuses_other_methods_than_get() -> None:
     assert client_of().post("/").status_code == 405
 
 
-def test_key_opens_with_a_cookie() -> None:
+def test_login_sets_a_cookie_for_a_valid_key() -> None:
     client = client_of(("right",))
     assert client.get("/").status_code == 401
     assert client.post("/login", data={"key": "wrong"}).status_code == 401
@@ -85,10 +85,10 @@ def test_key_opens_with_a_cookie() -> None:
     assert "SameSite=lax" in cookie
     assert "Secure" not in cookie
     assert "right" not in cookie
-    assert "starting" in client.get("/").text
+    assert "Starting" in client.get("/").text
 
 
-def test_cookie_of_a_key_that_is_gone_opens_nothing() -> None:
+def test_cookie_of_a_removed_key_is_refused() -> None:
     token = KeyCheck(["old"]).token("old")
 
     answer = client_of(("new",)).get("/config", headers={"Cookie": f"qwen_edit_page={token}"})
@@ -96,7 +96,7 @@ def test_cookie_of_a_key_that_is_gone_opens_nothing() -> None:
     assert answer.status_code == 401
 
 
-def test_cookie_is_for_https_alone_where_the_page_is() -> None:
+def test_cookie_is_secure_when_the_page_is_served_over_https() -> None:
     client = client_of(("right",), public_url="https://images.example/edit")
 
     answer = client.post("/login", data={"key": "right"})
@@ -115,13 +115,13 @@ def test_cookie_is_for_https_alone_where_the_page_is() -> None:
         ("http://[", 403),
     ],
 )
-def test_requests_of_other_web_pages_are_refused(origin: str, status: int) -> None:
+def test_requests_of_other_sites_are_refused(origin: str, status: int) -> None:
     client = client_of(public_url="https://images.example/edit")
 
     assert client.get("/", headers={"Origin": origin}).status_code == status
 
 
-def test_api_keeps_its_own_errors_beside_the_page(served: LiveServer) -> None:
+def test_api_keeps_its_errors_beside_the_page(served: LiveServer) -> None:
     get: Callable[[str], Any] = lambda path: served.http.get(served.url + path)  # noqa: E731
 
     for path in ("/nothing", "/v1/nothing", "/gradio", "/login", "/monitoring"):
@@ -133,21 +133,21 @@ def test_api_keeps_its_own_errors_beside_the_page(served: LiveServer) -> None:
     assert get("/").headers["x-qwen-edit-model"] == "tiny"
 
 
-def test_page_serves_no_file_but_its_own(served: LiveServer) -> None:
+def test_page_refuses_files_that_are_not_its_own(served: LiveServer) -> None:
     for path in (Path(__file__), served.data_dir / "jobs.sqlite3", Path("/etc/passwd")):
         answer = served.http.get(f"{served.url}/gradio_api/file={path}")
 
         assert answer.status_code == 403, path
 
 
-def test_page_fetches_nothing_for_a_browser(served: LiveServer) -> None:
+def test_page_downloads_nothing_for_a_browser(served: LiveServer) -> None:
     join(served, {"path": "http://127.0.0.1:9/a.png", "meta": {"_type": "gradio.FileData"}})
 
-    until(lambda: "the page fetches nothing by itself" in served.log())
+    until(lambda: "the page downloads nothing" in served.log())
 
 
 def join(served: LiveServer, image: dict[str, Any]) -> None:
-    """What a browser sends that has put `image` into the first slot."""
+    """Send what a browser sends after `image` was put into the first slot."""
     config = served.http.get(f"{served.url}/config").json()
     slot = next(each for each in config["components"] if each["type"] == "image")
     event = next(each for each in config["dependencies"] if each["inputs"][:1] == [slot["id"]])
@@ -159,7 +159,7 @@ def join(served: LiveServer, image: dict[str, Any]) -> None:
     served.http.post(f"{served.url}/gradio_api/queue/join", json=body).raise_for_status()
 
 
-def test_browser_cannot_name_a_file_of_this_machine_as_its_own(served: LiveServer) -> None:
+def test_page_refuses_a_local_path_as_an_upload(served: LiveServer) -> None:
     secret = served.folder / "secret.txt"
     secret.write_text("the password")
 
@@ -182,7 +182,7 @@ def test_browser_cannot_name_a_file_of_this_machine_as_its_own(served: LiveServe
         "api/predict",
     ],
 )
-def test_what_gradio_could_do_besides_is_not_there(served: LiveServer, path: str) -> None:
+def test_other_paths_of_gradio_are_not_served(served: LiveServer, path: str) -> None:
     for method in ("GET", "POST"):
         answer = served.http.request(method, f"{served.url}/gradio_api/{path}")
 
@@ -190,7 +190,7 @@ def test_what_gradio_could_do_besides_is_not_there(served: LiveServer, path: str
         assert "Gradio" not in answer.text
 
 
-def test_uploaded_script_gets_no_say(served: LiveServer) -> None:
+def test_uploaded_script_is_sandboxed(served: LiveServer) -> None:
     uploads = f"{served.url}/gradio_api/upload"
     for name in ("evil.html", "evil.svg"):
         script = b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>"
@@ -204,7 +204,7 @@ def test_uploaded_script_gets_no_say(served: LiveServer) -> None:
         assert answer.headers["content-disposition"].startswith("attachment")
 
 
-def test_gradio_tells_nobody_anything(served: LiveServer) -> None:
+def test_gradio_telemetry_is_off(served: LiveServer) -> None:
     config = served.http.get(f"{served.url}/config").json()
 
     assert config["analytics_enabled"] is False

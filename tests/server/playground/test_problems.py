@@ -1,19 +1,20 @@
-"""Where on the page a sentence stands."""
+"""Errors in the page's words, each at its field."""
 
 import pytest
 
 from pipelines.api.errors import InvalidParameter
 from server.errors import InvalidImage, InvalidLora, InvalidRequest, QueueFull
 from server.job import JobError
-from server.playground.form import Form, LoraField
-from server.playground.problems import PLACES, field_error_of, field_error_of_job
+from server.playground.form import Form, LoraField, SlotImage
+from server.playground.problems import ERROR_FIELDS, FieldError, field_error_of, field_error_of_job
 
-# The request's first LoRA stands in the second row.
-FORM = Form(loras=(LoraField(), LoraField("a"), LoraField("b")))
+IMAGE = SlotImage("/x/a.png", "a.png")
+# The first image and the first LoRA are in the second slot and row.
+FORM = Form(images=(None, IMAGE, IMAGE), loras=(LoraField(), LoraField("a"), LoraField("b")))
 
 
 @pytest.mark.parametrize(
-    ("error", "place"),
+    ("error", "field"),
     [
         (InvalidParameter("prompt", "must not be empty"), "prompt"),
         (InvalidParameter("size", "is wrong"), "size"),
@@ -28,27 +29,50 @@ FORM = Form(loras=(LoraField(), LoraField("a"), LoraField("b")))
         (RuntimeError("a secret"), "run"),
     ],
 )
-def test_error_stands_at_its_field(error: Exception, place: str) -> None:
-    assert field_error_of(error, FORM).place == place
-    assert place in PLACES
+def test_error_belongs_to_its_field(error: Exception, field: str) -> None:
+    assert field_error_of(error, FORM).field == field
+    assert field in ERROR_FIELDS
 
 
-def test_inside_of_the_server_is_not_told() -> None:
-    assert "secret" not in field_error_of(RuntimeError("a secret"), None).sentence
+def test_unexpected_error_is_not_disclosed() -> None:
+    assert "secret" not in field_error_of(RuntimeError("a secret"), None).message
 
 
 @pytest.mark.parametrize(
-    ("message", "place"),
+    ("message", "field", "shown"),
     [
-        ("images/1: http://a gave 404.", "images"),
-        ("loras/0/path: http://a gave nothing.", "lora_2"),
-        ("The device has too little memory.", "run"),
+        ("images/1: http://a gave 404.", "images", "Image 3: http://a gave 404."),
+        ("loras/0/path: http://a gave nothing.", "lora_2", "LoRA 2: http://a gave nothing."),
+        ("The device has too little memory.", "run", "The device has too little memory."),
     ],
 )
-def test_failed_job_stands_at_the_field_it_names(message: str, place: str) -> None:
-    assert field_error_of_job(JobError("fetch_failed", message), FORM).place == place
+def test_job_error_belongs_to_the_field_it_names(message: str, field: str, shown: str) -> None:
+    error = field_error_of_job(JobError("fetch_failed", message), FORM)
+
+    assert error == FieldError(field, shown)
 
 
-def test_sentence_ends_as_one() -> None:
-    assert field_error_of(InvalidParameter("prompt", "is no"), None).sentence == "prompt is no."
-    assert field_error_of(InvalidRequest("It is so."), None).sentence == "It is so."
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (InvalidParameter("prompt", "must not be empty"), "Prompt must not be empty."),
+        (InvalidParameter("num_inference_steps", "must be 2"), "Steps must be 2."),
+        (InvalidParameter("true_cfg_scale", "must be 2"), "CFG scale must be 2."),
+        (InvalidParameter("num_outputs", "must be 2"), "Outputs must be 2."),
+        (InvalidParameter("loras.2.scale", "must be 2"), "LoRA 3: scale must be 2."),
+        (InvalidImage("images/1 is damaged", field="images/1"), "Image 2 is damaged."),
+        (InvalidRequest("images: http://a is refused", field="images"),
+         "Image URL: http://a is refused."),
+        (InvalidLora("loras/0/path is no file", field="loras/0/path"), "LoRA 2 is no file."),
+        (InvalidLora("There is no LoRA 'x'.", field="loras/0/path"), "There is no LoRA 'x'."),
+        (InvalidParameter("grid", "needs a LoRA"), "The grid needs a LoRA."),
+        (InvalidRequest("Add an image first.", field="images"), "Add an image first."),
+    ],
+)  # fmt: skip
+def test_message_uses_the_labels_of_the_page(error: Exception, shown: str) -> None:
+    assert field_error_of(error, FORM).message == shown
+
+
+def test_message_ends_with_a_full_stop() -> None:
+    assert field_error_of(InvalidRequest("It is so"), None).message == "It is so."
+    assert field_error_of(InvalidRequest("It is so."), None).message == "It is so."

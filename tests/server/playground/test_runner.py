@@ -1,4 +1,4 @@
-"""The page's edits in the queue."""
+"""The page's runner."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -6,19 +6,23 @@ from typing import Any, cast
 
 import pytest
 
-from server.errors import NotFound, QueueFull
+from pipelines.api.errors import InvalidParameter
+from pipelines.api.sizes import SizeBounds
+from server.errors import InvalidRequest, NotFound, QueueFull
 from server.job import Job, JobStatus, Submission
 from server.jobs.job_queue import JobProgress, JobState
 from server.jobs.service import EditService
 from server.playground import runner
-from server.playground.form import Form, SlotImage
-from server.playground.images import ImageShelf, KeptImage
+from server.playground.form import CUSTOM_SIZE, Form, SlotImage
+from server.playground.images import ImageStore, StoredImage
 from server.playground.runner import Runner
 from tests.make_job import make_job
 
+SIZES = SizeBounds(256, 512)
+
 
 class FakeService:
-    """Keeps what was submitted; each job changes when the test says so."""
+    """Records submissions; each job changes when the test says so."""
 
     def __init__(self, room: int = 9) -> None:
         self.room = room
@@ -44,13 +48,13 @@ class FakeService:
         while (state := await queue.get()) is not None:
             yield state
 
-    def tell(self, job_id: str, state: JobState | None) -> None:
+    def report(self, job_id: str, state: JobState | None) -> None:
         self.changes.setdefault(job_id, asyncio.Queue()).put_nowait(state)
 
 
-class FakeShelf:
-    async def keep(self, image: SlotImage, field: str) -> KeptImage:
-        return KeptImage(f"/uploads/{image.name}", image.name)
+class FakeImageStore:
+    async def store(self, image: SlotImage, field: str) -> StoredImage:
+        return StoredImage(f"/uploads/{image.name}", image.name)
 
 
 @pytest.fixture
@@ -59,7 +63,7 @@ def service() -> FakeService:
 
 
 def runner_of(service: FakeService) -> Runner:
-    return Runner(cast(EditService, service), cast(ImageShelf, FakeShelf()), lambda: 3)
+    return Runner(cast(EditService, service), cast(ImageStore, FakeImageStore()), lambda: 3, SIZES)
 
 
 def form(**changes: Any) -> Form:
@@ -72,7 +76,7 @@ def state(job_id: str, step: int) -> JobState:
     return JobState(job, None, JobProgress("denoise", step, 8))
 
 
-async def test_submit_names_images_by_their_urls_in_order(service: FakeService) -> None:
+async def test_submit_names_images_by_url_in_order(service: FakeService) -> None:
     await runner_of(service).submit(form(), "http://here")
 
     submission, images = service.submitted[0]
@@ -81,7 +85,9 @@ async def test_submit_names_images_by_their_urls_in_order(service: FakeService) 
     assert submission.params.seed == 3
 
 
-async def test_full_queue_takes_all_edits_of_a_grid_or_none(service: FakeService) -> None:
+async def test_submit_all_cancels_the_queued_edits_when_the_queue_is_full(
+    service: FakeService,
+) -> None:
     service.room = 2
 
     with pytest.raises(QueueFull):
@@ -90,24 +96,42 @@ async def test_full_queue_takes_all_edits_of_a_grid_or_none(service: FakeService
     assert service.canceled == ["2", "1"]
 
 
-async def test_follow_gives_all_states_until_the_last_has_ended(service: FakeService) -> None:
-    service.tell("1", state("1", 1))
+async def test_submit_refuses_a_form_without_images(service: FakeService) -> None:
+    empty, runs = form(images=(None, None, None)), runner_of(service)
+
+    for submit in (runs.submit(empty, "http://here"), runs.submit_all([empty], "http://here")):
+        with pytest.raises(InvalidRequest, match="Add an image first") as refused:
+            await submit
+        assert refused.value.field == "images"
+
+    assert service.submitted == []
+
+
+async def test_submit_refuses_a_size_that_the_page_does_not_offer(service: FakeService) -> None:
+    for size in ({"size": "1024*1024"}, {"size": CUSTOM_SIZE, "width": 513, "height": 512}):
+        with pytest.raises(InvalidParameter, match="256–512 pixels") as refused:
+            await runner_of(service).submit(form(**size), "http://here")
+        assert refused.value.field == "size"
+
+
+async def test_follow_yields_all_states_until_the_last_job_ends(service: FakeService) -> None:
+    service.report("1", state("1", 1))
     following = runner_of(service).follow(["1", "2", "gone"])
 
     assert (await anext(following))["1"].progress == JobProgress("denoise", 1, 8)
-    service.tell("2", state("2", 5))
-    service.tell("1", None)
+    service.report("2", state("2", 5))
+    service.report("1", None)
     assert set(await anext(following)) == {"1", "2"}
-    service.tell("2", None)
+    service.report("2", None)
     with pytest.raises(StopAsyncIteration):
         await anext(following)
 
 
-async def test_follow_says_the_same_again_so_that_a_closed_page_is_noticed(
+async def test_follow_repeats_the_states_when_nothing_changes(
     service: FakeService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner, "REPEAT_INTERVAL_S", 0.001)
-    service.tell("1", state("1", 1))
+    service.report("1", state("1", 1))
     following = runner_of(service).follow(["1"])
 
     first, again = await anext(following), await anext(following)
@@ -116,7 +140,7 @@ async def test_follow_says_the_same_again_so_that_a_closed_page_is_noticed(
     await following.aclose()
 
 
-async def test_cancel_leaves_out_what_is_gone(service: FakeService) -> None:
+async def test_cancel_ignores_deleted_jobs(service: FakeService) -> None:
     await runner_of(service).cancel(["1", "gone", "2"])
 
     assert service.canceled == ["2", "gone", "1"]

@@ -1,21 +1,21 @@
-"""The request as curl and Python; `browser/test_code.py` runs them."""
+"""The request as code; `browser/test_code.py` runs it."""
 
 import ast
 import dataclasses
 
 from pipelines.api.params import EditParams, LoraRef
 from server.job import OutputFormat
-from server.playground.images import KeptImage
-from server.playground.snippets import Asked, curl, python
+from server.playground.images import StoredImage
+from server.playground.snippets import CodeRequest, curl, python
 
-FILE = KeptImage("/uploads/a.png", "cat.png")
-URL = KeptImage("/uploads/b.png", "https://example.com/b.png")
-OUTPUT = KeptImage("/outputs/c.png", None)
+FILE = StoredImage("/uploads/a.png", "cat.png")
+URL = StoredImage("/uploads/b.png", "https://example.com/b.png")
+OUTPUT = StoredImage("/outputs/c.png", None)
 
 
-def asked(*images: KeptImage, has_keys: bool = False, is_seed_chosen: bool = True) -> Asked:
+def asked(*images: StoredImage, has_keys: bool = False, is_seed_chosen: bool = True) -> CodeRequest:
     params = EditParams("it's", 7, loras=(LoraRef("https://a/b:c", 0.5),), num_outputs=2)
-    return Asked(params, is_seed_chosen, images, OutputFormat.PNG, "http://here", has_keys)
+    return CodeRequest(params, is_seed_chosen, images, OutputFormat.PNG, "http://here", has_keys)
 
 
 def test_curl_sends_files_as_files_and_urls_as_text() -> None:
@@ -27,24 +27,24 @@ def test_curl_sends_files_as_files_and_urls_as_text() -> None:
 
 
 def test_curl_keeps_the_order_of_images() -> None:
-    # a form's files come behind its texts
+    # the server puts a form's files after its text fields
     text = curl(asked(FILE, URL))
 
     assert text.index("http://here/uploads/a.png") < text.index("https://example.com/b.png")
     assert "image=@" not in text
 
 
-def test_output_is_named_by_its_url() -> None:
+def test_curl_names_an_output_by_its_url() -> None:
     assert "images=http://here/outputs/c.png" in curl(asked(OUTPUT))
 
 
-def test_quotes_in_a_file_name_stay_in_it() -> None:
-    text = curl(asked(KeptImage("/uploads/a.png", 'a "b"\\;c.png')))
+def test_curl_escapes_quotes_in_a_file_name() -> None:
+    text = curl(asked(StoredImage("/uploads/a.png", 'a "b"\\;c.png')))
 
     assert """'image=@"a \\"b\\"\\\\;c.png"'""" in text
 
 
-def test_key_is_named_and_not_shown() -> None:
+def test_code_reads_the_key_from_the_environment() -> None:
     assert "$QWEN_EDIT_KEY" in curl(asked(FILE, has_keys=True))
     assert 'os.environ["QWEN_EDIT_KEY"]' in python(asked(FILE, has_keys=True))
     assert "KEY" not in curl(asked(FILE)) + python(asked(FILE))

@@ -1,4 +1,4 @@
-"""The page's own HTML: what it says, and that nothing of a request is markup in it."""
+"""The page's HTML, in which nothing from a request is markup."""
 
 import pytest
 
@@ -24,14 +24,14 @@ def running(step: int, total: int, stage: str = "denoise") -> JobState:
 
 
 @pytest.mark.parametrize(
-    ("state", "words"),
+    ("state", "text"),
     [
         (JobState(job(), 0, None), "Waiting: next in line"),
         (JobState(job(), 3, None), "Waiting: 3 ahead in the queue"),
         (JobState(job(prepared_at=None), 0, None), "Fetching images and LoRAs…"),
         (JobState(job(status=JobStatus.RUNNING), None, None), "Starting…"),
         (running(2, 8), "Step 2 of 8"),
-        (running(8, 8, "decode"), "Painting the image"),
+        (running(8, 8, "decode"), "Decoding the image…"),
         (
             JobState(job(status=JobStatus.RUNNING, cancel_requested=True), None, None),
             "Canceling at the next step…",
@@ -39,21 +39,21 @@ def running(step: int, total: int, stage: str = "denoise") -> JobState:
         (JobState(job(status=JobStatus.CANCELED), None, None), "Canceled"),
     ],
 )
-def test_progress_says_where_a_job_is(state: JobState, words: str) -> None:
-    assert views.progress_words(state, READY)[1] == words
-    assert words in views.progress(state, READY)
+def test_progress_describes_the_state_of_a_job(state: JobState, text: str) -> None:
+    assert views.progress_text(state, READY)[1] == text
+    assert text in views.progress(state, READY)
 
 
-def test_progress_says_that_the_model_is_being_loaded() -> None:
-    assert "model" in views.progress_words(JobState(job(), 0, None), ExecutorState.STARTING)[1]
+def test_progress_mentions_the_model_while_it_loads() -> None:
+    assert "model" in views.progress_text(JobState(job(), 0, None), ExecutorState.STARTING)[1]
 
 
-def test_bar_shows_the_share_to_everybody() -> None:
+def test_progress_exposes_the_share_to_screen_readers() -> None:
     assert 'aria-valuenow="25"' in views.progress(running(2, 8), READY)
     assert "aria-valuenow" not in views.progress(JobState(job(), 0, None), READY)
 
 
-def test_grid_counts_what_has_ended_and_the_steps_of_what_runs() -> None:
+def test_grid_progress_counts_finished_edits_and_running_steps() -> None:
     states = [JobState(job(status=JobStatus.CANCELED), None, None), running(4, 8)]
 
     shown = views.grid_progress(states, 4)
@@ -62,7 +62,7 @@ def test_grid_counts_what_has_ended_and_the_steps_of_what_runs() -> None:
     assert 'aria-valuenow="38"' in shown
 
 
-def test_nothing_of_a_request_is_markup() -> None:
+def test_views_escape_everything_from_a_request() -> None:
     failed = job(status=JobStatus.FAILED, error=JobError("a", EVIL))
     done = job(status=JobStatus.SUCCEEDED, outputs=(OUTPUT,))
     pieces = [
@@ -70,7 +70,7 @@ def test_nothing_of_a_request_is_markup() -> None:
         views.grid([EVIL], [JobState(failed, None, None)], READY),
         views.field_error(EVIL),
         views.notice(EVIL),
-        views.head(views.Status(EVIL, EVIL, ExecutorState.FAILED, EVIL, EVIL)),
+        views.header(views.Status(EVIL, EVIL, ExecutorState.FAILED, EVIL, EVIL)),
     ]
 
     for piece in pieces:
@@ -78,14 +78,14 @@ def test_nothing_of_a_request_is_markup() -> None:
         assert "&lt;img src=x" in piece
 
 
-def test_head_says_that_the_demo_model_answers() -> None:
-    shown = views.head(views.Status("demo", "cpu", READY, None, "The small demo model answers."))
+def test_header_warns_of_the_demo_model() -> None:
+    shown = views.header(views.Status("demo", "cpu", READY, None, "The small demo model answers."))
 
     assert "The small demo model answers." in shown
-    assert "qe-banner" not in views.head(views.Status("big", "cuda", READY, None, None))
+    assert "qe-banner" not in views.header(views.Status("big", "cuda", READY, None, None))
 
 
-def test_result_offers_each_output() -> None:
+def test_result_offers_every_output() -> None:
     outputs = (OUTPUT, OUTPUT)
     done = job(status=JobStatus.SUCCEEDED, outputs=outputs)
 
@@ -95,15 +95,17 @@ def test_result_offers_each_output() -> None:
     assert f'data-value="{done.id}:1"' in shown
 
 
-def test_comparison_shows_the_output_alone_where_its_input_is_gone() -> None:
+def test_compare_shows_the_output_alone_when_its_input_has_expired() -> None:
     both, alone = views.compare(OUTPUT, "/uploads/cat.png"), views.compare(OUTPUT, None)
 
     assert 'src="./uploads/cat.png"' in both
     assert ("range" in both, "range" in alone) == (True, False)
     assert all(f"/{OUTPUT.name}" in shown for shown in (both, alone))
     assert "no longer kept" in alone
+    # opens on the output
+    assert 'value="0"' in both
 
 
-def test_history_offers_what_is_not_shown() -> None:
+def test_history_offers_the_rest_when_it_shows_a_part() -> None:
     assert "8 more" in views.history([job()], 9, shown_keys=False)
     assert views.history([], 0, shown_keys=False) == views.EMPTY_HISTORY

@@ -1,4 +1,4 @@
-"""One browser and one server for all of these tests; each has a page of its own."""
+"""One browser and one server for all tests of the page; each test opens its own page."""
 
 import os
 import re
@@ -18,23 +18,23 @@ from tests.lora_files import random_pairs, write_lora
 TIMEOUT_MS = 90_000
 DESKTOP = {"width": 1280, "height": 900}
 PHONE = {"width": 390, "height": 844}
-# A job that is still there when somebody presses Cancel, on any machine.
+# An edit that still runs when Cancel is pressed, on any machine.
 LONG = {"steps": "100", "outputs": "6", "size": "Square · 1024 × 1024"}
 LONG_STEP = re.compile(r"Step \d+ of 600")
 
 
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    """Chromium of this machine. It ends with this package: async tests cannot run beside it."""
+    """Chromium of this machine, closed after this package: async tests cannot run beside it."""
     path = shutil.which("chromium") or shutil.which("chromium-browser")
     if path is None:
-        sentence = "The page's tests need Chromium: apt-get install chromium"
+        message = "The page's tests need Chromium: apt-get install chromium"
         if os.environ.get("CI"):
-            pytest.fail(sentence)
-        pytest.skip(sentence)
+            pytest.fail(message)
+        pytest.skip(message)
     expect.set_options(timeout=TIMEOUT_MS)
     with sync_playwright() as playwright:
-        # as root, in a container, its sandbox cannot start
+        # its sandbox does not start as root in a container
         running = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield running
         running.close()
@@ -57,16 +57,17 @@ def page_server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 def with_page(server: LiveServer) -> LiveServer:
-    """The server once its page is there."""
+    """Wait for the page of a server, and return the server."""
     until(lambda: "the page is ready" in server.log())
     return server
 
 
 class Visit:
-    """An open page, and all that it asked for."""
+    """An open page, its requests and its errors."""
 
-    def __init__(self, page: Page) -> None:
+    def __init__(self, page: Page, url: str) -> None:
         self.page = page
+        self.url = url
         self.requests: list[str] = []
         self.errors: list[str] = []
         self.missing: list[str] = []
@@ -75,20 +76,20 @@ class Visit:
         page.on("pageerror", lambda error: self.errors.append(str(error)))
 
     def _note_missing(self, response: Response) -> None:
-        # Gradio asks for the progress of an upload that may not have begun
+        # Gradio asks for the progress of an upload that may not have started
         if response.status in (404, 405) and "/upload_progress" not in response.url:
             self.missing.append(response.url)
 
-    def foreign(self, url: str) -> list[str]:
-        """The requests that went to another host than that of `url`."""
-        own = urlsplit(url).netloc
+    def foreign(self) -> list[str]:
+        """The requests to other hosts than the page's."""
+        own = urlsplit(self.url).netloc
         found = [each for each in self.requests if each.startswith(("http", "ws"))]
         return [each for each in found if urlsplit(each).netloc != own]
 
 
 @pytest.fixture
 def open_page(browser: Browser, page_server: LiveServer) -> Iterator[Callable[..., Page]]:
-    """Opens the page in a browser profile of its own. No request may leave the machine."""
+    """Open the page in a fresh browser profile. Fails if a request leaves the machine."""
     contexts: list[BrowserContext] = []
     visits: list[Visit] = []
 
@@ -96,34 +97,34 @@ def open_page(browser: Browser, page_server: LiveServer) -> Iterator[Callable[..
         context = browser.new_context(viewport=viewport or DESKTOP, accept_downloads=True)
         context.set_default_timeout(TIMEOUT_MS)
         contexts.append(context)
-        visits.append(Visit(context.new_page()))
+        visits.append(Visit(context.new_page(), server.url))
         page = visits[-1].page
         page.goto(server.url)
         expect(page.locator("#run")).to_be_visible()
-        # the events of loading have been answered
+        # the load events have been answered
         expect(page.locator(".qe-model")).to_be_visible()
         return page
 
     yield visit
     for context in contexts:
         context.close()
-    # none holds up the next test or stands in its history
+    # the next test finds an idle server and an empty history
     page_server.forget_edits()
     for seen in visits:
-        assert seen.foreign(page_server.url) == []
+        assert seen.foreign() == []
         assert seen.errors == []
         assert seen.missing == []
 
 
 @pytest.fixture
 def page(open_page: Callable[..., Page]) -> Page:
-    """The page, opened on a screen as that of a desk."""
+    """The page on a desktop screen."""
     return open_page()
 
 
 @pytest.fixture(scope="session")
 def image_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An image on the disk of whoever uses the page."""
+    """An image on the user's disk."""
     path = tmp_path_factory.mktemp("images") / "my ball.png"
     path.write_bytes(encoded(gradient(256, 256)))
     return path
@@ -135,14 +136,14 @@ def add_image(page: Page, path: Path, slot: int = 1) -> None:
     expect(page.locator(f"#image-{slot} img")).to_be_visible()
 
 
-def ask(page: Page, path: Path, prompt: str = "Make it blue") -> None:
-    """Fill in what every edit needs."""
+def fill_form(page: Page, path: Path, prompt: str = "Make it blue") -> None:
+    """Fill in the image and the prompt."""
     add_image(page, path)
     page.get_by_label("Prompt", exact=True).fill(prompt)
 
 
 def make_it_long(page: Page) -> None:
-    """Ask for an edit that takes minutes."""
+    """Fill in values for an edit that takes minutes."""
     page.get_by_role("button", name="Advanced").click()
     page.get_by_label("Steps").fill(LONG["steps"])
     page.get_by_label("Outputs").fill(LONG["outputs"])
@@ -151,7 +152,7 @@ def make_it_long(page: Page) -> None:
 
 
 def choose_lora(page: Page, name: str, row: int = 1) -> None:
-    """Choose a LoRA from the menu of a row."""
+    """Choose a LoRA in a row."""
     if not page.locator("#lora-1").is_visible():
         page.get_by_role("button", name="LoRAs").click()
     page.get_by_label(f"LoRA {row}").click()
@@ -159,7 +160,7 @@ def choose_lora(page: Page, name: str, row: int = 1) -> None:
 
 
 def run(page: Page) -> None:
-    """Press Run and wait for the result, not for that of an earlier run."""
+    """Press Run and wait for the result of this run."""
     shown = page.locator("#outputs .qe-outputs")
     before = shown.get_attribute("data-job") if shown.count() else "none"
     page.locator("#run").click()

@@ -16,13 +16,13 @@ from tests.server.playground.browser.conftest import (
     LONG_STEP,
     PHONE,
     add_image,
-    ask,
     choose_lora,
+    fill_form,
     make_it_long,
     run,
 )
 
-# A browser's own drag and paste, with a file in it.
+# The data of a browser's drag or paste, with a file in it.
 TRANSFER = """([name, data]) => {
   const bytes = Uint8Array.from(atob(data), (character) => character.charCodeAt(0));
   const transfer = new DataTransfer();
@@ -35,8 +35,8 @@ def transfer(page: Page, path: Path) -> object:
     return page.evaluate_handle(TRANSFER, [path.name, base64.b64encode(path.read_bytes()).decode()])
 
 
-def test_edit_goes_from_drop_to_download(page: Page, image_file: Path) -> None:
-    # somewhere in a slot, and beside all of them
+def test_edit_runs_from_drop_to_download(page: Page, image_file: Path) -> None:
+    # into a slot, and elsewhere on the page
     dropped = {"dataTransfer": transfer(page, image_file)}
     page.locator("#image-1 button.upload-container").dispatch_event("drop", dropped)
     expect(page.locator("#image-1 img")).to_be_visible()
@@ -53,10 +53,10 @@ def test_edit_goes_from_drop_to_download(page: Page, image_file: Path) -> None:
     assert PIL.Image.open(io.BytesIO(waiting.value.path().read_bytes())).size == (256, 256)
 
 
-def test_pasted_images_go_into_the_first_empty_slots(page: Page, image_file: Path) -> None:
+def test_pasted_images_fill_the_first_empty_slots(page: Page, image_file: Path) -> None:
     add_image(page, image_file)
 
-    # the second before the first has been sent
+    # the second before the first is uploaded
     page.evaluate(
         "(data) => [1, 2].forEach(() => document.body.dispatchEvent("
         "new ClipboardEvent('paste', {clipboardData: data, bubbles: true})))",
@@ -67,25 +67,32 @@ def test_pasted_images_go_into_the_first_empty_slots(page: Page, image_file: Pat
     expect(page.locator("#image-3 img")).to_be_visible()
 
 
-def test_line_between_before_and_after_is_moved_by_keys(page: Page, image_file: Path) -> None:
-    ask(page, image_file)
+def test_result_opens_on_after_and_shows_before_by_key_or_while_held(
+    page: Page, image_file: Path
+) -> None:
+    fill_form(page, image_file)
     run(page)
-    line = page.get_by_role("slider", name="Before and after")
-    before = page.locator("#compare .qe-before")
-    expect(before).to_have_css("clip-path", re.compile("50%"))
+    before = page.locator("#compare .qe-overlay")
+    hidden_share = "element => getComputedStyle(element).clipPath.match(/[0-9.]+%/)?.[0] ?? '0%'"
+    assert before.evaluate(hidden_share) == "100%"
 
-    line.focus()
+    page.get_by_role("slider", name="Before and after").focus()
     for _ in range(10):
-        page.keyboard.press("ArrowLeft")
+        page.keyboard.press("ArrowRight")
+    assert before.evaluate(hidden_share) == "90%"
 
-    expect(before).to_have_css("clip-path", re.compile("60%"))
-    # both are there, of their own size, from this server
+    page.get_by_role("button", name="Hold to compare").hover()
+    page.mouse.down()
+    assert before.evaluate(hidden_share) == "0%"
+    page.mouse.up()
+    assert before.evaluate(hidden_share) == "90%"
+    # both have loaded from this server in full size
     for name in ("before", "after"):
         width = f"document.querySelector('#compare .qe-{name}').naturalWidth"
         page.wait_for_function(f"{width} === 256")
 
 
-def test_image_is_added_by_url(page: Page, file_host: tuple[str, Path]) -> None:
+def test_url_adds_an_image(page: Page, file_host: tuple[str, Path]) -> None:
     url, folder = file_host
     (folder / "cat.png").write_bytes(encoded(gradient(320, 256)))
 
@@ -96,23 +103,23 @@ def test_image_is_added_by_url(page: Page, file_host: tuple[str, Path]) -> None:
     expect(page.get_by_label("Image URL")).to_have_value("")
 
 
-def test_example_fills_image_and_prompt(page: Page) -> None:
+def test_example_fills_in_image_and_prompt(page: Page) -> None:
     page.get_by_role("button", name="Make the circle green", exact=True).click()
 
     expect(page.locator("#image-1 img")).to_be_visible()
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("Make the circle green")
 
 
-def test_all_settings_reach_the_engine(
+def test_run_passes_all_settings_to_the_engine(
     page: Page, page_server: LiveServer, image_file: Path
 ) -> None:
-    ask(page, image_file, "Make it “blue” & <b>bold</b>")
+    fill_form(page, image_file, "Make it “blue” & <b>bold</b>")
     add_image(page, image_file, 3)
     choose_lora(page, "sepia", 1)
     choose_lora(page, "outline", 2)
     page.locator("#scale-2 input[type=number]").fill("0.35")
     page.get_by_label("Size", exact=True).click()
-    page.get_by_role("option", name="Free size").click()
+    page.get_by_role("option", name="Custom").click()
     page.locator("#width input[type=number]").fill("272")
     page.locator("#height input[type=number]").fill("256")
     page.get_by_label("Outputs").fill("2")
@@ -139,8 +146,8 @@ def test_all_settings_reach_the_engine(
     expect(entry).to_contain_text("Make it “blue” & <b>bold</b>")
 
 
-def test_seed_that_is_typed_is_locked_and_used(page: Page, image_file: Path) -> None:
-    ask(page, image_file)
+def test_typed_seed_is_locked_and_used(page: Page, image_file: Path) -> None:
+    fill_form(page, image_file)
     page.get_by_label("Seed", exact=True).press_sequentially("42")
     expect(page.get_by_label("Lock")).to_be_checked()
 
@@ -151,8 +158,8 @@ def test_seed_that_is_typed_is_locked_and_used(page: Page, image_file: Path) -> 
     expect(page.get_by_label("Lock")).not_to_be_checked()
 
 
-def test_seed_is_drawn_anew_unless_it_is_locked(page: Page, image_file: Path) -> None:
-    ask(page, image_file)
+def test_seed_changes_with_every_run_unless_it_is_locked(page: Page, image_file: Path) -> None:
+    fill_form(page, image_file)
     seed = page.get_by_label("Seed", exact=True)
     run(page)
     first = seed.input_value()
@@ -166,14 +173,15 @@ def test_seed_is_drawn_anew_unless_it_is_locked(page: Page, image_file: Path) ->
     assert first != second == seed.input_value()
 
 
-def test_cancel_ends_the_job(page: Page, page_server: LiveServer, image_file: Path) -> None:
-    ask(page, image_file)
+def test_cancel_ends_the_running_job(page: Page, page_server: LiveServer, image_file: Path) -> None:
+    fill_form(page, image_file)
     make_it_long(page)
     page.get_by_role("tab", name="As code").click()
     page.locator("#run").click()
-    # the tab of the progress comes by itself
+    # Run selects the tab with the progress
     expect(page.locator("#progress")).to_be_visible()
     expect(page.locator("#progress")).to_contain_text(LONG_STEP)
+    expect(page.locator("#empty-result")).to_be_hidden()
 
     page.locator("#cancel").click()
 
@@ -183,12 +191,12 @@ def test_cancel_ends_the_job(page: Page, page_server: LiveServer, image_file: Pa
     assert job["status"] == "canceled"
 
 
-def test_waiting_edit_says_its_place_and_can_be_canceled(
+def test_waiting_edit_shows_its_place_and_can_be_canceled(
     open_page: Callable[..., Page], image_file: Path
 ) -> None:
     pages = [open_page() for _ in range(2)]
     for each in pages:
-        ask(each, image_file)
+        fill_form(each, image_file)
         make_it_long(each)
         each.locator("#run").click()
         expect(each.locator("#progress .qe-progress")).to_be_visible()
@@ -200,7 +208,7 @@ def test_waiting_edit_says_its_place_and_can_be_canceled(
         expect(each.locator("#progress")).to_contain_text("Canceled")
 
 
-def test_keyboard_alone_makes_an_edit(page: Page) -> None:
+def test_keyboard_alone_runs_an_edit(page: Page) -> None:
     page.get_by_role("button", name="Make the circle green", exact=True).focus()
     page.keyboard.press("Enter")
     expect(page.locator("#image-1 img")).to_be_visible()
@@ -215,9 +223,9 @@ def test_keyboard_alone_makes_an_edit(page: Page) -> None:
     expect(page.locator("#outputs .qe-output")).to_be_visible()
 
 
-def test_phone_has_no_sideways_scrolling(open_page: Callable[..., Page], image_file: Path) -> None:
+def test_phone_does_not_scroll_sideways(open_page: Callable[..., Page], image_file: Path) -> None:
     page = open_page(viewport=PHONE)
-    ask(page, image_file, "A word without any blank: " + "x" * 200)
+    fill_form(page, image_file, "A word without spaces: " + "x" * 200)
     choose_lora(page, "sepia")
     run(page)
     expect(page.locator("#compare")).to_be_in_viewport()

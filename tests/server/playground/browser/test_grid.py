@@ -1,4 +1,4 @@
-"""The grid: one edit at several LoRA scales, or with several seeds."""
+"""The grid: one edit at several LoRA scales or with several seeds."""
 
 from pathlib import Path
 
@@ -6,13 +6,13 @@ from playwright.sync_api import Page, expect
 
 from tests.conftest import as_base64, encoded, gradient
 from tests.live_server import LiveServer
-from tests.server.playground.browser.conftest import ask, choose_lora
+from tests.server.playground.browser.conftest import choose_lora, fill_form
 
 
 def test_grid_varies_the_scale_of_a_lora(
     page: Page, page_server: LiveServer, image_file: Path
 ) -> None:
-    ask(page, image_file)
+    fill_form(page, image_file)
     choose_lora(page, "sepia")
     page.get_by_role("tab", name="Grid").click()
     page.get_by_label("Scales of the first LoRA").fill("0, 0.5, 1.5")
@@ -25,15 +25,15 @@ def test_grid_varies_the_scale_of_a_lora(
     expect(page.get_by_role("button", name="Run the grid")).to_be_visible()
     jobs = page_server.http.get(f"{page_server.url}/v1/edits?limit=3").json()["items"]
     assert len({job["seed"] for job in jobs}) == 1
-    page.locator("#grid").get_by_role("button", name="Use these settings").nth(1).click()
+    page.locator("#grid").get_by_role("button", name="Use settings").nth(1).click()
     expect(page.locator("#scale-1 input[type=number]")).to_have_value("0.5")
     expect(page.get_by_label("Lock")).to_be_checked()
 
 
-def test_grid_varies_the_seed_and_cancel_ends_all_of_it(
+def test_grid_varies_the_seed_and_cancel_ends_all_cells(
     page: Page, page_server: LiveServer, image_file: Path
 ) -> None:
-    # all cells wait behind it: a cancel that comes while one is painted comes too late
+    # keeps the cells waiting: a cell that is being decoded can no longer be canceled
     ahead = encoded(gradient())
     busy = page_server.http.post(
         f"{page_server.url}/v1/edits",
@@ -41,9 +41,9 @@ def test_grid_varies_the_seed_and_cancel_ends_all_of_it(
               "num_inference_steps": 100},
     )  # fmt: skip
     assert busy.status_code == 201
-    ask(page, image_file)
+    fill_form(page, image_file)
     page.get_by_label("Seed", exact=True).fill("500")
-    # drawn or typed, the seed that is shown is the first
+    # the seed in the field is the first, locked or not
     page.get_by_label("Lock").uncheck()
     page.get_by_role("tab", name="Grid").click()
     page.locator("#vary").get_by_label("Seed").check()
@@ -65,8 +65,8 @@ def test_grid_varies_the_seed_and_cancel_ends_all_of_it(
     assert [job["status"] for job in jobs] == ["canceled"] * 3
 
 
-def test_grid_without_a_lora_says_what_it_needs(page: Page, image_file: Path) -> None:
-    ask(page, image_file)
+def test_grid_asks_for_a_lora_when_none_is_chosen(page: Page, image_file: Path) -> None:
+    fill_form(page, image_file)
     page.get_by_role("tab", name="Grid").click()
 
     page.get_by_role("button", name="Run the grid").click()

@@ -1,4 +1,4 @@
-"""Where keys are set, the page asks for one, and nothing of it is open without."""
+"""The page of a server with keys: nothing is open without one."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,14 +11,14 @@ from tests.live_server import LiveServer, is_alive
 from tests.server.playground.browser.conftest import (
     LONG_STEP,
     TIMEOUT_MS,
-    ask,
+    fill_form,
     make_it_long,
     run,
     with_page,
 )
 
 KEYS = "first-key,second-key"
-# What the page's browser asks for, uploads and the queue included.
+# Requests of the page, uploads and the queue included.
 CLOSED = (
     ("GET", "/config"),
     ("GET", "/theme.css"),
@@ -43,7 +43,7 @@ def keyed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         server.close()
 
 
-def test_page_opens_with_a_key_and_stays_open(
+def test_login_opens_the_page_and_survives_a_reload(
     keyed: LiveServer, browser: Browser, image_file: Path
 ) -> None:
     context = browser.new_context()
@@ -52,16 +52,16 @@ def test_page_opens_with_a_key_and_stays_open(
     page.goto(keyed.url)
     page.get_by_label("API key").fill("wrong")
     page.get_by_role("button", name="Open the page").click()
-    expect(page.get_by_role("alert")).to_contain_text("not known")
+    expect(page.get_by_role("alert")).to_contain_text("not valid")
 
     page.get_by_label("API key").fill("second-key")
     page.keyboard.press("Enter")
     expect(page.locator("#run")).to_be_visible()
-    ask(page, image_file)
+    fill_form(page, image_file)
     run(page)
     page.get_by_role("tab", name="As code").click()
     expect(page.locator("#curl")).to_contain_text("Bearer $QWEN_EDIT_KEY")
-    expect(page.locator("#history")).to_contain_text("Everybody with a key")
+    expect(page.locator("#history")).to_contain_text("Everyone with a key")
     page.reload()
 
     expect(page.locator("#history .qe-entry")).to_have_count(1)
@@ -72,16 +72,14 @@ def test_page_opens_with_a_key_and_stays_open(
 
 
 @pytest.mark.parametrize(("method", "path"), CLOSED)
-def test_nothing_of_the_page_is_open_without_a_key(
-    keyed: LiveServer, method: str, path: str
-) -> None:
+def test_request_without_a_key_is_refused(keyed: LiveServer, method: str, path: str) -> None:
     answer = keyed.http.request(method, keyed.url + path)
 
     assert answer.status_code == 401
     assert answer.json()["error"]["code"] == "unauthorized"
 
 
-def test_form_stands_at_the_root_without_a_key(keyed: LiveServer) -> None:
+def test_root_shows_the_login_form_without_a_key(keyed: LiveServer) -> None:
     answer = keyed.http.get(keyed.url)
 
     assert answer.status_code == 401
@@ -89,14 +87,14 @@ def test_form_stands_at_the_root_without_a_key(keyed: LiveServer) -> None:
     assert "gradio" not in answer.text
 
 
-def test_forged_cookie_opens_nothing(keyed: LiveServer) -> None:
+def test_forged_cookie_is_refused(keyed: LiveServer) -> None:
     for value in ("", "x", "0" * 64, "first-key"):
         headers = {"Cookie": f"qwen_edit_page={value}"}
 
         assert keyed.http.get(f"{keyed.url}/config", headers=headers).status_code == 401
 
 
-def test_server_stops_at_once_with_a_page_open(
+def test_server_stops_quickly_while_a_page_is_open(
     start_server: Callable[..., LiveServer], browser: Browser, image_file: Path
 ) -> None:
     server = with_page(start_server(PAGE="true"))
@@ -105,7 +103,7 @@ def test_server_stops_at_once_with_a_page_open(
     page.goto(server.url)
     expect(page.locator("#run")).to_be_visible()
     expect(page.locator(".qe-model")).to_be_visible()
-    ask(page, image_file)
+    fill_form(page, image_file)
     make_it_long(page)
     page.locator("#run").click()
     expect(page.locator("#progress")).to_contain_text(LONG_STEP)
@@ -114,14 +112,14 @@ def test_server_stops_at_once_with_a_page_open(
     seconds = server.stop()
 
     context.close()
-    # not when the edit or the open stream ends, which takes minutes
+    # without waiting for the edit or the open stream, which take minutes
     assert seconds < 15
     assert server.process.returncode == 0
     assert not any(map(is_alive, workers))
     assert "Traceback" not in server.log()
 
 
-def test_other_web_pages_are_refused(page_server: LiveServer) -> None:
+def test_requests_of_other_sites_are_refused(page_server: LiveServer) -> None:
     headers = {"Origin": "http://evil.example"}
     answers: list[httpx2.Response] = [
         page_server.http.post(f"{page_server.url}/gradio_api/queue/join", headers=headers, json={}),
