@@ -61,7 +61,7 @@ screenshot: $(STAMP)
 
 judge: export OMP_NUM_THREADS := $(OMP_NUM_THREADS)
 judge: $(STAMP)
-	$(BIN)/python -m demo_model judge --threads $(OMP_NUM_THREADS)
+	$(BIN)/python -m demo_model evaluate --threads $(OMP_NUM_THREADS)
 
 clean:
 	rm -rf $(VENV) demo-output build dist htmlcov *.egg-info .coverage .coverage.*

@@ -1,4 +1,4 @@
-"""`python -m demo_model train` makes the demo model anew, `judge` measures it."""
+"""Train and evaluate the demo model: `python -m demo_model train`, `evaluate`."""
 
 import argparse
 import logging
@@ -10,14 +10,13 @@ LORAS = Path("weights/loras")
 
 
 def main() -> None:
-    """Run one of the commands."""
+    """Run the command line."""
     args = _parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    # Imported here, so that --help and a wrong option answer at once.
+    # Imported here, so that --help and wrong options answer at once.
     import torch
 
-    from demo_model import recipe
-    from demo_model import report as judgement
+    from demo_model import recipe, report
 
     torch.set_num_threads(args.threads)
     if args.command == "train":
@@ -26,15 +25,15 @@ def main() -> None:
     elif args.command == "train-loras":
         recipe.make_loras(args.model, args.loras)
     else:
-        judgement.write_card(args.model, args.loras, per_task=args.per_task)
+        report.write_card(args.model, args.loras, per_task=args.per_task)
 
 
 def _parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m demo_model", description=__doc__)
-    parser.add_argument("command", choices=["train", "train-loras", "judge"])
+    parser.add_argument("command", choices=["train", "train-loras", "evaluate"])
     parser.add_argument("--model", type=Path, default=DEMO, help=f"the model's folder [{DEMO}]")
     parser.add_argument("--loras", type=Path, default=LORAS, help=f"the LoRAs' folder [{LORAS}]")
-    parser.add_argument("--per-task", type=int, default=30, help="edits of each task to judge [30]")
+    parser.add_argument("--per-task", type=int, default=30, help="edits of each task [30]")
     parser.add_argument(
         "--threads", type=int, default=os.cpu_count() or 1, help="processor threads [all]"
     )

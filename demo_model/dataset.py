@@ -1,4 +1,4 @@
-"""Edits of drawn scenes as the transformer sees them: latents and embeddings, computed once."""
+"""Edits of drawn scenes as latents and embeddings, computed once."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ import torch
 from diffusers import QwenImageEditPlusPipeline
 from torch import Tensor
 
-from demo_model.families import Edit
+from demo_model.edits import Edit
 from demo_model.instructions import Task
 from demo_model.scenes import Scene, as_image
 from demo_model.styles import paint_styled
@@ -17,7 +17,7 @@ from demo_model.vae import still_images
 from pipelines.api.families import QWEN_IMAGE_EDIT_PLUS
 from pipelines.api.model_spec import ModelSpec
 
-# A scene, and the styles it is drawn in.
+# A scene and the styles that it is drawn in.
 Look = tuple[Scene, tuple[str, ...]]
 
 SIZES = QWEN_IMAGE_EDIT_PLUS.sizes
@@ -27,11 +27,11 @@ PROMPTS_PER_BATCH = 128
 
 @dataclass(frozen=True, slots=True)
 class EditSet:
-    """`count` edits with as many source images and as long a text: they fit into one batch.
+    """`count` edits with equally many source images and equally long texts, for one batch.
 
-    Padding would need a mask, and attention with one takes twice the time.
+    Padding would need a mask, and attention with a mask takes twice the time.
     text: (count, tokens, joint_attention_dim), bfloat16. sources: (count, images) and
-    target: (count,), as rows of `Dataset.latents`. weight: (count,), how often each is met.
+    target: (count,), rows of `Dataset.latents`. weight: (count,), relative frequencies.
     """
 
     text: Tensor
@@ -44,8 +44,8 @@ class EditSet:
 class Dataset:
     """Edits at one image size, by number of source images.
 
-    latents: (scenes, tokens, 64), normalised and packed, bfloat16. strength: how far the targets go
-    towards their styles, and so the scale of a LoRA that learns them.
+    latents: (scenes, tokens, 64), normalised and packed, bfloat16. strength: how far the targets
+    are drawn towards their styles, which is the scale of a LoRA that learns them.
     """
 
     grid: tuple[int, int, int]
@@ -66,7 +66,7 @@ def build_dataset(
 ) -> Dataset:
     """Draw the edits at `size` (width, height) and encode them, the targets in `styles`.
 
-    `weights` says how often a task is met; 1.0, where it says nothing, is as often as it is drawn.
+    `weights` maps tasks to frequencies relative to how often they were drawn, 1.0 by default.
     """
     looks: list[Look] = list(
         {
@@ -147,7 +147,7 @@ def encode_texts(
     prompts: Sequence[str],
     images: Sequence[Sequence[PIL.Image.Image]],
 ) -> list[Tensor]:
-    """What `encode_prompt` gives for each prompt with its own images: (tokens, width) each."""
+    """The same as `encode_prompt` of diffusers, in batches: (tokens, width) for each prompt."""
     asked = []
     for prompt, seen in zip(prompts, images, strict=True):
         labels = "".join(

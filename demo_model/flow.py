@@ -1,4 +1,4 @@
-"""Trains the demo model's transformer by flow matching, over edits encoded once."""
+"""Training of the demo model's transformer by flow matching, over a `Dataset`."""
 
 import copy
 import logging
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 WARMUP_STEPS = 100
 TWO_IMAGES_SHARE = 0.2
-# How much more a token counts that the edit changes: most of an image stays as it is.
+# The weight of a token that the edit changes: most of an image stays as it is.
 CHANGED_WEIGHT = 4.0
 CHANGED_THRESHOLD = 0.3
 SCHEDULE_SHIFT = math.exp(0.5)
@@ -28,7 +28,7 @@ LOG_EVERY = 50
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One batch: latents (edits, tokens, 64) of targets and sources, and texts as in EditSet."""
+    """One batch: latents of targets and sources, (edits, tokens, 64), and texts as in EditSet."""
 
     target: Tensor
     sources: Tensor
@@ -58,12 +58,12 @@ class Trainer:
         pure_noise: float,
         compiles: bool = False,
     ) -> None:
-        """Train on the datasets in turn. `rate(done)` is the learning rate; done is 0 to 1.
+        """Train on random batches of the datasets. `rate(done)` is the learning rate, done 0 to 1.
 
-        `batch` is the number of edits for the smallest images; larger ones come in fewer.
-        `pure_noise` is the share of edits that begin with nothing but noise, as the first step of
-        an edit does: that step decides what is drawn.
-        `compiles` pays off for many steps at one small size: each other size costs minutes.
+        `batch` is the number of edits at the smallest size; larger sizes have fewer.
+        `pure_noise` is the share of samples that are noise alone, like the first step of an edit,
+        which decides what is drawn. `compiles` uses torch.compile, which pays off for many steps
+        at one small size and costs minutes for each further size.
         """
         self.transformer.train()
         self._generator.manual_seed(seed)
@@ -120,7 +120,7 @@ class Trainer:
         )
 
     def _moments(self, count: int) -> Tensor:
-        """Times from 0 (image) to 1 (noise), shifted as the schedule of the pipeline is."""
+        """Times from 0 (image) to 1 (noise), shifted like the schedule of the pipeline."""
         even = torch.rand(count, generator=self._generator)
         shifted = SCHEDULE_SHIFT * even / (1 + (SCHEDULE_SHIFT - 1) * even)
         pure = torch.rand(count, generator=self._generator) < self._pure_noise
@@ -134,7 +134,7 @@ class Trainer:
 
 
 def set_scale(transformer: QwenImageTransformer2DModel, scale: float) -> None:
-    """Set the scale of the adapter, where there is one."""
+    """Set the scale of the adapter, if the transformer has one."""
     for module in transformer.modules():
         if isinstance(module, LoraLayer):
             for adapter in module.scaling:

@@ -1,7 +1,5 @@
-"""Plain English for each thing that the demo model can do, in many phrasings."""
+"""Instructions in plain English for each task of the demo model, in many phrasings."""
 
-import string
-from collections.abc import Sequence
 from enum import StrEnum
 
 import numpy as np
@@ -10,7 +8,7 @@ from demo_model.scenes import Scene
 
 
 class Task(StrEnum):
-    """What an instruction asks for."""
+    """The kind of edit that an instruction asks for."""
 
     RECOLOR = "recolor"
     BACKGROUND = "background"
@@ -84,40 +82,28 @@ NICKNAMES = {"circle": "ball"}
 CAPITAL_SHARE, STOP_SHARE, PLEASE_SHARE, NO_ARTICLE_SHARE = 0.7, 0.3, 0.06, 0.06
 
 
-def all_words() -> Sequence[str]:
-    """Every word that an instruction can have but the names of colours and shapes."""
-    phrases = [phrase for some in PHRASES.values() for phrase in some]
-    phrases += [place for some in PLACES.values() for place in some]
-    fields = {
-        name for phrase in phrases for _, name, _, _ in string.Formatter().parse(phrase) if name
-    }
-    text = " ".join([*phrases, *FIRST, *SECOND, *NICKNAMES.values()])
-    text = text.format(**dict.fromkeys(fields, ""))
-    return sorted({*text.split(), "a", "an", "the", "it", "please", "object", "shape", "one"})
-
-
-def name_thing(rng: np.random.Generator, scene: Scene, index: int) -> str:
-    """Words for one of the things, exact enough to know it from the others."""
-    thing = scene.things[index]
-    shape = thing.shape
-    if shape in NICKNAMES and rng.random() < 0.1:
-        shape = NICKNAMES[shape]
-    names = [f"the {shape}", f"the {shape}", f"the {thing.color} {shape}"]
-    if len(scene.things) == 1:
+def name_shape(rng: np.random.Generator, scene: Scene, index: int) -> str:
+    """Words that tell one shape of the scene from the others."""
+    shape = scene.shapes[index]
+    kind = shape.kind
+    if kind in NICKNAMES and rng.random() < 0.1:
+        kind = NICKNAMES[kind]
+    names = [f"the {kind}", f"the {kind}", f"the {shape.color} {kind}"]
+    if len(scene.shapes) == 1:
         names += ["the object", "the shape", "it"]
     return str(rng.choice(names))
 
 
-def name_new(rng: np.random.Generator, shape: str, color: str | None) -> str:
-    """Words for a thing that is not there yet."""
-    if shape in NICKNAMES and rng.random() < 0.1:
-        shape = NICKNAMES[shape]
-    words = f"{color} {shape}" if color else shape
+def name_new(rng: np.random.Generator, kind: str, color: str | None) -> str:
+    """Words for a shape that the scene does not have yet."""
+    if kind in NICKNAMES and rng.random() < 0.1:
+        kind = NICKNAMES[kind]
+    words = f"{color} {kind}" if color else kind
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
 
 
 def phrase(rng: np.random.Generator, task: Task, **slots: str) -> str:
-    """One way to say it, now and then without articles, with a full stop or a please."""
+    """A random phrasing of the task, sometimes without articles, with a full stop or a please."""
     if task is Task.TRANSFER:
         slots |= {"first": str(rng.choice(FIRST)), "second": str(rng.choice(SECOND))}
     elif task is Task.ADD:

@@ -1,4 +1,4 @@
-"""Trains the demo LoRAs with PEFT, each one look, and writes each in another trainer's layout."""
+"""The demo LoRAs: adapters for PEFT, and files in the layouts of different trainers."""
 
 import copy
 import logging
@@ -20,7 +20,7 @@ TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "img_mlp.net.0.proj", "img_mlp.ne
 
 @dataclass(frozen=True, slots=True)
 class DemoLora:
-    """One look, how many steps it takes to learn, and the layout of its file."""
+    """A style, its training steps, and the layout of its file."""
 
     style: str
     steps: int
@@ -30,7 +30,7 @@ class DemoLora:
 def with_adapter(
     transformer: QwenImageTransformer2DModel, seed: int
 ) -> QwenImageTransformer2DModel:
-    """A copy with PEFT's adapter on it, which alone can learn."""
+    """A copy with a PEFT adapter, the only part that is trained."""
     student = copy.deepcopy(transformer).requires_grad_(False)
     torch.manual_seed(seed)
     config = LoraConfig(r=RANK, lora_alpha=RANK, target_modules=list(TARGETS))
@@ -39,7 +39,7 @@ def with_adapter(
 
 
 def diffusers_layout(state: dict[str, Tensor], alpha: float) -> dict[str, Tensor]:
-    """`transformer.<layer>.lora_A.weight`, without alpha: it equals the rank."""
+    """`transformer.<layer>.lora_A.weight`, without alpha, which equals the rank."""
     return {f"transformer.{name}": tensor for name, tensor in state.items()}
 
 
@@ -73,7 +73,7 @@ DEMO_LORAS = (
 
 
 def save_lora(lora: DemoLora, trained: QwenImageTransformer2DModel, path: Path) -> None:
-    """Write the adapter on `trained` as a file in the look's layout, in bfloat16."""
+    """Write the adapter on `trained` to `path` in the LoRA's layout, in bfloat16."""
     state = {name: t.bfloat16() for name, t in get_peft_model_state_dict(trained).items()}
     tensors = {name: t.contiguous() for name, t in lora.layout(state, float(RANK)).items()}
     metadata = {"modelspec.architecture": "qwen-image-edit/lora", "modelspec.title": lora.style}

@@ -1,53 +1,57 @@
-"""Judges edits of drawn scenes by colour and place, and how well the rest stayed as it was."""
+"""Metrics of one edit: whether it did what was asked, and what else it changed."""
 
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from demo_model.families import Edit
+from demo_model.edits import Edit
 from demo_model.instructions import Task
-from demo_model.scenes import COLORS, Pixels, Scene, Thing, mask, paint, rgb
+from demo_model.scenes import COLORS, Pixels, Scene, Shape, mask, paint, rgb
 
 Region = npt.NDArray[np.bool_]
 
-# Shares of the range of values: how far removed places may be from the bare background, and from
-# where on a pixel counts as changed.
+# Shares of the range of values: the mean error below which an area counts as cleared, and the
+# error above which a pixel counts as changed.
 CLEARED_ERROR = 0.12
 CHANGED_ERROR = 0.12
-# How far a new thing's middle may be from its place, as a share of the side; how large it may be.
+# The distance allowed between a new shape's centre and its place, as a share of the side, and its
+# allowed area relative to the expected one.
 PLACE_ERROR = 0.12
 AREA_FACTORS = (0.4, 2.0)
 EDGE_PIXELS = 4.0
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """Whether the edit did what was asked, and the mean absolute error of the rest, 0 to 1."""
+class EditMetrics:
+    """How one edit went.
+
+    `unchanged_error` is the mean absolute error of what should not change, 0 to 1.
+    """
 
     is_right: bool
     unchanged_error: float
 
 
-def judge(edit: Edit, output: Pixels) -> Verdict:
-    """`output` is (height, width, 3), from 0 to 255."""
+def measure(edit: Edit, output: Pixels) -> EditMetrics:
+    """Compare a model's output, (height, width, 3) from 0 to 255, with what the edit asks for."""
     height, width = output.shape[:2]
     rest = _unchanged_region(edit, width, height)
     expected = paint(edit.target, width, height)
     error = np.abs(output - expected)[rest].mean() / 255 if rest.any() else 0.0
-    return Verdict(bool(_CHECKS[edit.task](edit, output)), float(error))
+    return EditMetrics(bool(_CHECKS[edit.task](edit, output)), float(error))
 
 
 def _is_recolored(edit: Edit, output: Pixels) -> bool:
-    thing = edit.changed[0]
-    return _color_inside(thing, output) == thing.color
+    shape = edit.changed[0]
+    return _color_inside(shape, output) == shape.color
 
 
 def _is_on_background(edit: Edit, output: Pixels) -> bool:
     height, width = output.shape[:2]
-    bare = ~_covered(edit.target.things, width, height, EDGE_PIXELS)
+    bare = ~_covered(edit.target.shapes, width, height, EDGE_PIXELS)
     seen = output[bare].mean(0)
-    # the pattern shifts the mean; so the candidates are drawn with it
+    # the pattern shifts the mean, so the candidates are drawn with it
     backdrops = {color: replace(edit.target.backdrop, color=color) for color in COLORS}
     means = {c: paint(Scene(b), width, height)[bare].mean(0) for c, b in backdrops.items()}
     return _nearest(seen, means) == edit.target.backdrop.color
@@ -82,7 +86,7 @@ def _is_added(edit: Edit, output: Pixels) -> bool:
 
 
 def _is_kept(edit: Edit, output: Pixels) -> bool:
-    return judge_error(edit.target, output) <= CLEARED_ERROR
+    return mean_error(edit.target, output) <= CLEARED_ERROR
 
 
 _CHECKS = {
@@ -96,7 +100,7 @@ _CHECKS = {
 }
 
 
-def judge_error(scene: Scene, output: Pixels) -> float:
+def mean_error(scene: Scene, output: Pixels) -> float:
     """The mean absolute error against the drawn scene, 0 to 1."""
     height, width = output.shape[:2]
     return float(np.abs(output - paint(scene, width, height)).mean() / 255)
@@ -104,16 +108,16 @@ def judge_error(scene: Scene, output: Pixels) -> float:
 
 def _unchanged_region(edit: Edit, width: int, height: int) -> Region:
     if edit.task is Task.BACKGROUND:
-        return _covered(edit.target.things, width, height, -EDGE_PIXELS)
+        return _covered(edit.target.shapes, width, height, -EDGE_PIXELS)
     region: Region = ~_covered(edit.changed, width, height, EDGE_PIXELS)
     return region
 
 
-def _covered(things: tuple[Thing, ...], width: int, height: int, grow: float) -> Region:
-    """Where the things are, their outlines moved out by `grow` pixels."""
+def _covered(shapes: tuple[Shape, ...], width: int, height: int, grow: float) -> Region:
+    """The pixels inside the shapes, their outlines moved out by `grow` pixels."""
     covered = np.zeros((height, width), bool)
-    for thing in things:
-        covered |= mask(thing, width, height, grow) > 0.5
+    for shape in shapes:
+        covered |= mask(shape, width, height, grow) > 0.5
     return covered
 
 
@@ -125,10 +129,10 @@ def _is_cleared(edit: Edit, region: Region, output: Pixels) -> bool:
     return bool(np.abs(output - expected)[region].mean() <= 255 * CLEARED_ERROR)
 
 
-def _color_inside(thing: Thing, output: Pixels) -> str:
-    """The palette's colour that is nearest to the middle part of the thing."""
+def _color_inside(shape: Shape, output: Pixels) -> str:
+    """The palette's colour nearest to the mean of the shape's inner part."""
     height, width = output.shape[:2]
-    inner = _covered((replace(thing, radius=0.7 * thing.radius),), width, height, 0)
+    inner = _covered((replace(shape, radius=0.7 * shape.radius),), width, height, 0)
     return _nearest(output[inner].mean(0), {color: rgb(color) for color in COLORS})
 
 

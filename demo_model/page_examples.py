@@ -1,7 +1,7 @@
 """Draws the images behind the page's examples: `python -m demo_model.page_examples`.
 
 The page ships them as PNG files in `server/playground/examples/`, because the server does not
-import this package and an installed server does not have it. Each file is a scene of one thing,
+import this package and an installed server does not have it. Each file is a scene of one shape,
 drawn at 256×256 by `demo_model.scenes`; a test compares the shipped files with these drawings.
 """
 
@@ -9,15 +9,15 @@ from pathlib import Path
 
 import PIL.Image
 
-from demo_model.scenes import Backdrop, Scene, Thing, draw
+from demo_model.scenes import Backdrop, Scene, Shape, draw
 
 FOLDER = Path("server/playground/examples")
 SIDE = 256
 RADIUS = 0.2
 
 
-def _scene(shape: str, color: str, backdrop: Backdrop, x: float = 0.5) -> Scene:
-    return Scene(backdrop, (Thing(shape, color, x, 0.5, RADIUS),))
+def _scene(kind: str, color: str, backdrop: Backdrop, x: float = 0.5) -> Scene:
+    return Scene(backdrop, (Shape(kind, color, x, 0.5, RADIUS),))
 
 
 _RED_CIRCLE = _scene("circle", "red", Backdrop("yellow"))

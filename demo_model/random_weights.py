@@ -1,7 +1,7 @@
-"""Builds small models of the published architecture, in the published directory layout.
+"""Small random models of the published architecture, in the published folder layout.
 
-Their weights are random, the same bytes from the same seed. `demo_model` makes the demo
-model from one; tests and benchmarks use them as they are.
+The same seed gives the same bytes. The demo model is trained from one; tests and benchmarks use
+them untrained.
 """
 
 import json
@@ -28,7 +28,7 @@ from pipelines.files.spec_file import write_spec
 DEMO_SPEC = replace(
     QWEN_IMAGE_EDIT_PLUS.spec,
     name=DEMO_NAME,
-    # too small to carry places over from one size to another
+    # the demo model does not relate positions in images of different sizes
     reference_area=None,
     condition_area=56 * 56,
     output_area=256 * 256,
@@ -42,7 +42,7 @@ SPECIAL_TOKENS = [
     "<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>",
     "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>",
 ]  # fmt: skip
-# What a newcomer types. A word that stands here becomes one token, as in the published vocabulary.
+# Words that newcomers type. Each becomes one token, as in the published vocabulary.
 VOCABULARY = (
     "make the turn change recolor recolour paint color colour it into to a an of in on with and as "
     "red green blue yellow purple orange white black gray grey pink brown cyan picture image photo "
@@ -60,7 +60,7 @@ CHAT_TEMPLATE = (
     "{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-# How Qwen's tokenizer cuts text into words before it looks for tokens.
+# How Qwen's tokenizer splits text into words before byte-pair encoding.
 WORD_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -78,8 +78,8 @@ def build(
 ) -> None:
     """Write a random model of the published architecture to `path`.
 
-    `width` is the transformer's inner dimension, a multiple of 32. `zero_cond_t` is the difference
-    between Qwen-Image-Edit-2511 (true) and -2509 (false).
+    `width` is the transformer's inner dimension, a multiple of 32. `zero_cond_t` is true for
+    Qwen-Image-Edit-2511 and false for -2509.
     """
     tokenizer = build_tokenizer()
     with torch.random.fork_rng(devices=[]):
@@ -95,7 +95,7 @@ def build(
             transformer=new_transformer(width, layers, zero_cond_t).eval(),
         )
         _amplify(pipe.transformer, gain=1.75)
-        # Weak layers over strong embeddings: each state stays close to its own word.
+        # Weak layers over strong embeddings keep each state close to its own word.
         _amplify(pipe.text_encoder, gain=0.5)
         nn.init.normal_(pipe.text_encoder.get_input_embeddings().weight)
     pipe.save_pretrained(path)
@@ -104,7 +104,7 @@ def build(
 
 
 def build_tokenizer() -> Qwen2Tokenizer:
-    """A byte-level BPE in Qwen's form whose merges come from the words of the demo's prompts."""
+    """A byte-level BPE tokenizer of Qwen's kind, trained on the words of the demo's prompts."""
     words = Tokenizer(models.BPE())
     words.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -130,9 +130,9 @@ def build_tokenizer() -> Qwen2Tokenizer:
 
 
 def _tokenizer_texts() -> list[str]:
-    """The texts every word of which gets a token: the pipeline's template, and what people type.
+    """Texts whose words each become a token: the pipeline's template and `VOCABULARY`.
 
-    The template matters: the pipeline drops its first 64 tokens by count.
+    The template matters because the pipeline drops its first 64 tokens by count.
     """
     template = QwenImageEditPlusPipeline(*[None] * 6).prompt_template_encode
     words = [form for word in VOCABULARY.split() for form in (word, word.capitalize())]
@@ -189,14 +189,14 @@ def _text_encoder(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLForConditionalGenerati
 
 
 def new_vae() -> AutoencoderKLQwenImage:
-    """The smallest VAE that gives drawn scenes back, with diffusers' own random weights."""
+    """The smallest VAE that can reconstruct drawn scenes, with diffusers' random weights."""
     return AutoencoderKLQwenImage(base_dim=8, z_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=1)
 
 
 def new_transformer(
     width: int = 128, layers: int = 4, zero_cond_t: bool = True
 ) -> QwenImageTransformer2DModel:
-    """A small transformer with diffusers' own random weights; arguments as of `build`."""
+    """A small transformer with diffusers' random weights; arguments as in `build`."""
     return QwenImageTransformer2DModel(
         patch_size=2,
         in_channels=64,
@@ -213,7 +213,7 @@ def new_transformer(
 def _amplify(module: nn.Module, gain: float) -> None:
     """Draw larger weights, so that prompt, images and CFG show in the output.
 
-    With the default ones they change no pixel by more than 1 of 255, and a test would see nothing.
+    With the default ones they change no pixel by more than 1 of 255, which tests cannot see.
     """
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
@@ -221,7 +221,7 @@ def _amplify(module: nn.Module, gain: float) -> None:
 
 
 def _name_published_classes(path: Path, image_processor: dict[str, object]) -> None:
-    """Name the classes that a published folder names, instead of our image-only processor."""
+    """Write the class names of a published folder instead of our image-only processor's."""
     index_file = path / "model_index.json"
     index = json.loads(index_file.read_text())
     index["processor"] = ["transformers", "Qwen2VLProcessor"]

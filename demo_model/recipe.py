@@ -1,4 +1,4 @@
-"""How the demo model and its LoRAs were made, in numbers, and the steps that make them again."""
+"""The recipe of the demo model and its LoRAs: numbers, seeds and training steps."""
 
 import logging
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from diffusers import QwenImageEditPlusPipeline
 from demo_model import loras, vae
 from demo_model import random_weights as demo
 from demo_model.dataset import Dataset, build_dataset
-from demo_model.families import Edit, draw_additions, draw_family
+from demo_model.edits import Edit, draw_additions, draw_edits
 from demo_model.flow import Trainer
 from demo_model.instructions import Task
 from demo_model.replace_folder import new_folder
@@ -26,25 +26,26 @@ SEED = 0
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """Families of edits to train on, drawn at one size (width, height) from a seed of their own."""
+    """Training edits of `scenes` random scenes, drawn at one size (width, height) from one seed."""
 
     size: tuple[int, int]
-    families: int
+    scenes: int
     seed: int
-    draw: Callable[[np.random.Generator], list[Edit]] = draw_family
+    draw: Callable[[np.random.Generator], list[Edit]] = draw_edits
 
     def edits(self) -> list[Edit]:
-        """All the families' edits, the same each time."""
+        """All edits, the same on each call."""
         rng = np.random.default_rng(self.seed)
-        return [edit for _ in range(self.families) for edit in self.draw(rng)]
+        return [edit for _ in range(self.scenes) for edit in self.draw(rng)]
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Training steps over some drawn sets, which take turns at random; the shares say how often.
+    """Training steps over drawn sets, each with its relative frequency.
 
-    `batch` edits of the smallest size go into a step. The learning rate goes from the first to the
-    second value. `weights` as in `build_dataset`, `pure_noise` as in `Trainer.train`.
+    `batch` is the number of edits of the smallest size in a step. The learning rate goes linearly
+    from the first to the second value. `weights` as in `build_dataset`, `pure_noise` and `compiles`
+    as in `Trainer.train`.
     """
 
     sets: tuple[tuple[Drawn, int], ...]
@@ -69,14 +70,14 @@ SQUARE_ADDITIONS = Drawn((256, 256), 600, 106, draw_additions)
 MIDDLE_ADDITIONS = Drawn((384, 384), 160, 107, draw_additions)
 LARGE_ADDITIONS = Drawn((512, 512), 130, 108, draw_additions)
 STAGES = (
-    # Small images first: what the words mean is learnt there at a fifth of the price.
+    # Small images first: the meaning of words is learnt there at a fifth of the cost.
     Stage(((SMALL, 1),), 2000, 64, (2e-3, 2e-3), seed=0, compiles=True),
     Stage(((SQUARE, 4), (TALL, 1), (WIDE, 1)), 900, 16, (1.5e-3, 1.5e-3), 1, HARD_TASKS),
     Stage(
         ((SQUARE, 3), (TALL, 1), (WIDE, 1), (MIDDLE, 1), (LARGE, 1)),
         650, 16, (1.2e-3, 2e-5), 2, HARD_TASKS,
     ),
-    # What is drawn from nothing takes the longest.
+    # Adding a shape takes the longest to learn.
     Stage(
         (
             (SMALL_ADDITIONS, 2), (SQUARE_ADDITIONS, 2), (SQUARE, 2),
@@ -93,17 +94,18 @@ STAGES = (
     ),
 )  # fmt: skip
 STYLED = Drawn((256, 256), 60, seed=200)
-# Each LoRA has its own number of steps.
+# The steps are each LoRA's own.
 LORA_STAGE = Stage(((STYLED, 1),), 0, 8, (4e-3, 0.0), seed=5)
-# A LoRA learns at these scales to go as far towards its style; so its scale is even to use.
+# LoRAs are trained at these scales towards styles of the same strength, so that the effect of a
+# scale is even.
 LORA_SCALES = (0.5, 1.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What the demo model is made by: stages of its transformer, steps of its VAE and decoder.
+    """Training of the whole demo model: stages of its transformer, steps of its VAE and decoder.
 
-    The decoder is trained several times, after the first on LoRAs' styles at lower strengths too.
+    The decoder is trained several times, from the second on styles at lower strengths too.
     """
 
     stages: tuple[Stage, ...] = STAGES
@@ -112,7 +114,7 @@ class Recipe:
 
 
 def make_model(path: Path, recipe: Recipe = Recipe()) -> None:
-    """Train the demo model from nothing and put it to `path`; hours on two processor cores."""
+    """Train the demo model from random weights and write it to `path`; hours on two CPU cores."""
     with new_folder(path) as made:
         _train_model(made, recipe)
 
@@ -129,7 +131,7 @@ def _train_model(path: Path, recipe: Recipe) -> None:
         run_stage(trainer, pipe, stage)
     pipe.transformer = trainer.average
     for time, steps in enumerate(recipe.decoder_steps, 1):
-        # LoRAs at lower scales go to colours between, which the decoder has not met at first
+        # LoRAs at lower scales give colours in between, which the first decoder has not seen
         least_strength = 1.0 if time == 1 else 0.2
         vae.train_decoder(pipe.vae, SEED + time, steps, least_strength)
     save(pipe, path)
@@ -146,7 +148,7 @@ def make_loras(model: Path, folder: Path) -> None:
 
 
 def save(pipe: QwenImageEditPlusPipeline, path: Path) -> None:
-    """Write the trained parts over the random ones in `path`, all weights in bfloat16."""
+    """Write the trained components over the random ones in `path`, in bfloat16."""
     for name in ("vae", "transformer", "text_encoder"):
         part = getattr(pipe, name).to(torch.bfloat16)
         part.save_pretrained(path / name)
@@ -162,11 +164,11 @@ def run_stage(
 ) -> None:
     """Draw and encode the stage's edits, the targets in `styles`, and train on them.
 
-    The targets go as far towards the styles as the strengths say, which take turns at random.
+    Each strength gives a dataset whose targets are drawn that far towards the styles.
     """
     datasets: list[Dataset] = []
     for (drawn, share), strength in product(stage.sets, strengths):
-        logger.info("drawing %d families at %d×%d", drawn.families, *drawn.size)
+        logger.info("drawing %d scenes at %d×%d", drawn.scenes, *drawn.size)
         data = build_dataset(
             pipe,
             demo.DEMO_SPEC,

@@ -1,4 +1,4 @@
-"""A model's folder that is made anew, and takes the old one's place only once it is whole."""
+"""Replacement of a model's folder by a new one, only once that is complete."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ CARD = "README.md"
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder beside `path` to write into, which replaces `path` after the block.
 
-    The old folder's card stays, for nobody else writes it. When the block raises, the old folder
+    The old folder's card is kept, as it is written by hand. When the block raises, the old folder
     stays as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -28,7 +28,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         try:
             os.rename(made, path)
         except OSError:
-            # else the old one would be removed with what is beside it
+            # otherwise it would be removed with the temporary folder
             if old.exists():
                 os.rename(old, path)
             raise

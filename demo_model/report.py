@@ -1,4 +1,4 @@
-"""The whole judgement of a demo model and its LoRAs, written into its model card."""
+"""The full evaluation of a demo model and its LoRAs, written into its model card."""
 
 import logging
 import time
@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from demo_model.edits import Edit
 from demo_model.evaluate import (
     MAX_UNCHANGED_ERROR,
     Score,
     held_out_edits,
     make_edit,
-    try_edits,
+    score_edits,
 )
-from demo_model.families import Edit
 from demo_model.instructions import Task
 from demo_model.replace_folder import CARD
 from demo_model.styles import STYLES, paint_styled
@@ -25,12 +25,12 @@ from pipelines.files.lora_format.file import plan_lora
 
 logger = logging.getLogger(__name__)
 
-# Largest images with fewer edits: they take eight times as long.
+# Sizes with the share of edits made at each: the largest images take eight times as long.
 SIZES = {(256, 256): 1.0, (384, 320): 0.5, (512, 512): 0.34}
 SCALES = (0.0, 0.5, 1.0)
 STYLE_SIZE = (256, 256)
 STYLE_EDITS = 12
-START, END = "<!-- judged -->", "<!-- /judged -->"
+START, END = "<!-- evaluation -->", "<!-- /evaluation -->"
 
 
 def write_card(
@@ -41,13 +41,14 @@ def write_card(
     sizes: Mapping[tuple[int, int], float] = SIZES,
     style_edits: int = STYLE_EDITS,
 ) -> None:
-    """Judge the model in `model` and its LoRAs, and put the figures between the card's marks.
+    """Evaluate the model in `model` and its LoRAs; write the figures between the card's marks.
 
-    `sizes` are (width, height), each with the share of `per_task` that is edited at it. A model
-    without a card gets one, and a card without marks gets them at its end.
+    `sizes` are (width, height), each with the share of `per_task` edits made at it. A model without
+    a card gets one, and a card without marks gets them at its end. Raises ModelUnusable and
+    LoraInvalid before the first edit.
     """
     pipeline = EditPipeline.load(model, device="cpu", dtype=torch.float32)
-    # what would end the judgement, it finds out before and not after the hour that it takes
+    # An evaluation takes an hour: an unwritable card or a wrong LoRA must end it at the start.
     head, tail = _open_card(model / CARD)
     for style in STYLES:
         plan_lora(_lora_file(loras, style), read_linears(model), style)
@@ -61,7 +62,7 @@ def write_card(
 
 
 def _open_card(card: Path) -> tuple[str, str]:
-    """What stands before and after the figures, in a card that has marks for them from here on."""
+    """The card before and after the figures. A card without marks is given them."""
     text = card.read_text() if card.exists() else f"# {card.absolute().parent.name}\n"
     if START not in text:
         text = f"{text.rstrip()}\n\n{START}\n{END}\n"
@@ -81,7 +82,7 @@ def _task_table(
     for size, share in sizes.items():
         edits = list(held_out_edits(max(1, round(per_task * share))))
         started = time.monotonic()
-        scores = try_edits(pipeline, edits, size)
+        scores = score_edits(pipeline, edits, size)
         seconds = (time.monotonic() - started) / len(edits)
         lines += [_task_row(task, size, scores[task]) for task in Task]
         logger.info("%d×%d: %.2f s per edit", *size, seconds)
@@ -90,7 +91,7 @@ def _task_table(
 
 def _task_row(task: Task, size: tuple[int, int], score: Score) -> str:
     return (
-        f"| {task} | {size[0]}×{size[1]} | {len(score.verdicts)} | {score.right:.0%} "
+        f"| {task} | {size[0]}×{size[1]} | {len(score.edits)} | {score.right:.0%} "
         f"| {score.unchanged_error:.3f} | {score.left_alone:.0%} |"
     )
 
@@ -119,7 +120,7 @@ def style_distance(
     styles: Sequence[str],
     stack: Sequence[tuple[Path, float]],
 ) -> float:
-    """The mean absolute error, 0 to 1, of edits with these LoRAs against the drawn styles."""
+    """The mean absolute error, 0 to 1, of edits with LoRAs against the drawn styles."""
     errors = []
     for number, edit in enumerate(edits):
         drawn = paint_styled(edit.target, *STYLE_SIZE, *styles)

@@ -1,7 +1,7 @@
-"""Drawn scenes: coloured shapes on plain and patterned backgrounds. What the demo model knows.
+"""Drawn scenes: coloured shapes on plain and patterned backgrounds, all that the demo model knows.
 
-Places and lengths are shares of the image: `x` of its width, `y` of its height, `radius` of its
-shorter side; so one scene can be drawn at any size.
+Positions and lengths are fractions of the image: `x` of its width, `y` of its height, `radius` of
+its shorter side, so one scene can be drawn at any size.
 """
 
 import math
@@ -15,7 +15,7 @@ import PIL.Image
 Pixels = npt.NDArray[np.floating[Any]]
 Mask = npt.NDArray[np.floating[Any]]
 
-SHAPES = ("circle", "square", "triangle")
+KINDS = ("circle", "square", "triangle")
 COLORS: dict[str, tuple[int, int, int]] = {
     "red": (220, 40, 40),
     "green": (40, 160, 60),
@@ -29,15 +29,15 @@ COLORS: dict[str, tuple[int, int, int]] = {
     "gray": (128, 128, 128),
 }
 PATTERNS = ("plain", "gradient", "stripes", "clouds")
-# How far a pattern goes to its darker or lighter tone; further, and orange would look brown.
+# How far a pattern goes towards its darker or lighter tone; beyond this, orange looks brown.
 PATTERN_DEPTH = 0.22
 
 
 @dataclass(frozen=True, slots=True)
-class Thing:
-    """One shape. `radius` is a circle's; a square and a triangle look about as large."""
+class Shape:
+    """A circle, square or triangle; at one `radius`, all three look about equally large."""
 
-    shape: str
+    kind: str
     color: str
     x: float
     y: float
@@ -46,7 +46,7 @@ class Thing:
 
 @dataclass(frozen=True, slots=True)
 class Backdrop:
-    """What lies behind the things. `seed` fixes the direction and the waves of the pattern."""
+    """The background. `seed` fixes the direction and the waves of its pattern."""
 
     color: str
     pattern: str = "plain"
@@ -55,54 +55,54 @@ class Backdrop:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A backdrop and the things before it, the last one in front."""
+    """A backdrop and the shapes on it, the last one in front."""
 
     backdrop: Backdrop
-    things: tuple[Thing, ...] = ()
+    shapes: tuple[Shape, ...] = ()
 
-    def with_thing(self, index: int, thing: Thing) -> "Scene":
-        """The scene with one thing replaced."""
-        things = (*self.things[:index], thing, *self.things[index + 1 :])
-        return replace(self, things=things)
+    def with_shape(self, index: int, shape: Shape) -> "Scene":
+        """The scene with one shape replaced."""
+        shapes = (*self.shapes[:index], shape, *self.shapes[index + 1 :])
+        return replace(self, shapes=shapes)
 
-    def without_thing(self, index: int) -> "Scene":
-        """The scene with one thing less."""
-        return replace(self, things=(*self.things[:index], *self.things[index + 1 :]))
+    def without_shape(self, index: int) -> "Scene":
+        """The scene without one of its shapes."""
+        return replace(self, shapes=(*self.shapes[:index], *self.shapes[index + 1 :]))
 
 
 def draw(scene: Scene, width: int, height: int) -> PIL.Image.Image:
-    """The scene as an RGB image of that size in pixels."""
+    """The scene as an RGB image, width and height in pixels."""
     return as_image(paint(scene, width, height))
 
 
 def as_image(pixels: Pixels) -> PIL.Image.Image:
-    """Values from 0 to 255 as an RGB image."""
+    """An RGB image from (height, width, 3) values, 0 to 255."""
     return PIL.Image.fromarray(np.round(pixels).astype(np.uint8))
 
 
 def paint(scene: Scene, width: int, height: int) -> Pixels:
-    """The scene as (height, width, 3) values from 0 to 255."""
+    """The scene as (height, width, 3) values, 0 to 255."""
     pixels = _paint_backdrop(scene.backdrop, width, height)
-    for thing in scene.things:
-        cover = mask(thing, width, height)[..., None]
-        pixels = pixels * (1 - cover) + rgb(thing.color) * cover
+    for shape in scene.shapes:
+        cover = mask(shape, width, height)[..., None]
+        pixels = pixels * (1 - cover) + rgb(shape.color) * cover
     return pixels
 
 
 def rgb(color: str) -> Pixels:
-    """A colour of the palette as three values from 0 to 255."""
+    """A colour of the palette as three values, 0 to 255."""
     return np.array(COLORS[color], np.float32)
 
 
-def mask(thing: Thing, width: int, height: int, grow: float = 0.0) -> Mask:
-    """How much of each pixel the thing covers, from 0 to 1, its outline moved out by `grow` pixels.
+def mask(shape: Shape, width: int, height: int, grow: float = 0.0) -> Mask:
+    """The share of each pixel that the shape covers, 0 to 1, as (height, width).
 
-    (height, width); edges are smooth over one pixel.
+    `grow` moves the outline out, in pixels. Edges are smooth over one pixel.
     """
     side = min(width, height)
     x, y = _pixel_grid(width, height)
-    dx, dy = x - thing.x * width, y - thing.y * height
-    distance = _DISTANCES[thing.shape](dx, dy, thing.radius * side)
+    dx, dy = x - shape.x * width, y - shape.y * height
+    distance = _DISTANCES[shape.kind](dx, dy, shape.radius * side)
     covered: Mask = np.clip(0.5 - distance + grow, 0, 1).astype(np.float32)
     return covered
 
@@ -118,7 +118,7 @@ def _square(dx: Pixels, dy: Pixels, radius: float) -> Pixels:
 
 
 def _triangle(dx: Pixels, dy: Pixels, radius: float) -> Pixels:
-    """Upright, with equal sides; the distance is exact at the edges, which is all that counts."""
+    """Upright, with equal sides. The distance is exact at the edges, where it decides coverage."""
     inner = 0.58 * radius
     slope = np.abs(dx) * math.cos(math.pi / 6) - dy * math.sin(math.pi / 6)
     distance: Pixels = np.maximum(slope - inner, dy - inner)
@@ -130,7 +130,7 @@ _DISTANCES = {"circle": _circle, "square": _square, "triangle": _triangle}
 
 def _paint_backdrop(backdrop: Backdrop, width: int, height: int) -> Pixels:
     base = rgb(backdrop.color)
-    # dark colours are varied towards light, light ones towards dark
+    # dark colours vary towards white, light ones towards black
     tone = np.float32(255 if base.mean() < 80 else 0)
     depth = PATTERN_DEPTH * _pattern(backdrop, width, height)[..., None]
     painted: Pixels = (base * (1 - depth) + tone * depth).astype(np.float32)
@@ -138,7 +138,7 @@ def _paint_backdrop(backdrop: Backdrop, width: int, height: int) -> Pixels:
 
 
 def _pattern(backdrop: Backdrop, width: int, height: int) -> Mask:
-    """How strong the tone is at each pixel, from 0 to 1."""
+    """The strength of the tone at each pixel, 0 to 1."""
     if backdrop.pattern == "plain":
         return np.zeros((height, width), np.float32)
     rng = np.random.default_rng(backdrop.seed)
@@ -163,6 +163,6 @@ def _pattern(backdrop: Backdrop, width: int, height: int) -> Mask:
 
 
 def _pixel_grid(width: int, height: int) -> tuple[Pixels, Pixels]:
-    """The middles of the pixels: (1, width) and (height, 1)."""
+    """The x and y of pixel centres: (1, width) and (height, 1)."""
     y, x = np.ogrid[0:height, 0:width]
     return x.astype(np.float32) + 0.5, y.astype(np.float32) + 0.5

@@ -1,11 +1,11 @@
-"""What the demo LoRAs teach: three looks, as plain image operations on (height, width, 3)."""
+"""The styles that the demo LoRAs teach, as operations on (height, width, 3) pixels."""
 
 import numpy as np
 
 from demo_model.scenes import Mask, Pixels, Scene, mask, paint
 
 STYLES = ("sepia", "outline", "mosaic")
-# Shares of the shorter side.
+# A share of the shorter side.
 OUTLINE_WIDTH = 0.035
 TILE_PIXELS = 16
 GROUT_PIXELS = 2
@@ -15,7 +15,10 @@ _SEPIA = np.array([[0.393, 0.769, 0.189], [0.349, 0.686, 0.168], [0.272, 0.534, 
 def paint_styled(
     scene: Scene, width: int, height: int, *styles: str, strength: float = 1.0
 ) -> Pixels:
-    """The scene in these styles, as values from 0 to 255; at half the strength half way there."""
+    """The scene in these styles, as values from 0 to 255.
+
+    `strength` interpolates between the plain scene, 0, and the styled one, 1.
+    """
     plain = paint(scene, width, height)
     pixels = plain.copy()
     if "outline" in styles:
@@ -29,24 +32,24 @@ def paint_styled(
 
 
 def sepia(pixels: Pixels) -> Pixels:
-    """Brown tones, as of an old photograph."""
+    """Brown tones like an old photograph's."""
     toned: Pixels = np.minimum(pixels @ _SEPIA.T, 255)
     return toned
 
 
 def outline(scene: Scene, width: int, height: int) -> Mask:
-    """How much of each pixel a black line around the things covers, (height, width)."""
+    """The share of each pixel that a line around the shapes covers, as (height, width)."""
     line = np.zeros((height, width), np.float32)
     half = OUTLINE_WIDTH * min(width, height) / 2
-    for thing in scene.things:
-        inside, outside = (mask(thing, width, height, grow) for grow in (-half, half))
-        # a thing in front hides the lines of those behind it
+    for shape in scene.shapes:
+        inside, outside = (mask(shape, width, height, grow) for grow in (-half, half))
+        # a shape in front hides the lines of those behind it
         line = np.maximum(line * (1 - outside), outside - inside)
     return line
 
 
 def mosaic(pixels: Pixels) -> Pixels:
-    """Square tiles of one colour each, with darker joints between them."""
+    """Square tiles of one colour, with darker joints between them."""
     height, width = pixels.shape[:2]
     rows, columns = -(-height // TILE_PIXELS), -(-width // TILE_PIXELS)
     padded = np.pad(

@@ -1,4 +1,4 @@
-"""Trains the demo model's VAE to give drawn scenes back, and measures its latents."""
+"""Training of the demo model's VAE on drawn scenes, and the statistics of its latents."""
 
 import logging
 import time
@@ -23,9 +23,9 @@ BATCH = 8
 SIZE = 128
 LEARNING_RATE = 2e-3
 KL_WEIGHT = 2e-4
-# Latents of the transformer are never exact; the decoder learns to see past errors of this size.
+# The transformer's latents are never exact; the decoder learns to ignore errors of this size.
 DECODER_NOISE = 0.3
-# The latents' noise at the beginning; with the usual 1.0 it drowns all there is to learn from.
+# The log variance of latents at the start; the usual 0 would drown the signal in noise.
 FIRST_LOG_VARIANCE = -6.0
 STYLED_SHARE = 0.3
 LOG_EVERY = 100
@@ -33,7 +33,7 @@ MEASURED_IMAGES = 256
 
 
 def train(vae: AutoencoderKLQwenImage, seed: int, steps: int = STEPS) -> None:
-    """Train in place, then write the mean and spread of its latents into its configuration."""
+    """Train in place, then write the mean and deviation of its latents into its configuration."""
     with torch.no_grad():
         vae.quant_conv.bias[vae.config.z_dim :] = FIRST_LOG_VARIANCE
     _train(vae, [p for name, p in vae.named_parameters() if "time_conv" not in name], seed, steps)
@@ -45,9 +45,9 @@ def train(vae: AutoencoderKLQwenImage, seed: int, steps: int = STEPS) -> None:
 def train_decoder(
     vae: AutoencoderKLQwenImage, seed: int, steps: int = DECODER_STEPS, least_strength: float = 1.0
 ) -> None:
-    """Train only what turns latents into images; what learnt from the latents stays valid.
+    """Train the decoder alone, so that a transformer trained on the latents stays valid.
 
-    Styled images go this far at least towards their style.
+    Styled images are drawn at strengths from `least_strength` to 1.
     """
     vae.requires_grad_(False)
     parts = (vae.post_quant_conv, vae.decoder)
@@ -96,9 +96,9 @@ def _train(
 def _loss(
     vae: AutoencoderKLQwenImage, images: Tensor, noise: Tensor, extra_noise: float
 ) -> tuple[Tensor, Tensor]:
-    """Absolute and squared error, and a small pull of the latents towards a normal distribution.
+    """Absolute plus squared error plus a small KL term, and the absolute error alone.
 
-    The parts of the VAE one by one: its `decode` clamps, and what lies outside got no gradient.
+    Calls the parts of the VAE one by one: its `decode` clamps, which would cut gradients off.
     """
     with torch.autocast("cpu", torch.bfloat16):
         moments = vae.quant_conv(vae.encoder(images))
@@ -113,7 +113,7 @@ def _loss(
 
 
 def _images(rng: np.random.Generator, count: int, least_strength: float = 1.0) -> Tensor:
-    """(count, 3, 1, SIZE, SIZE) in [-1, 1]; some in one or two of the demo LoRAs' styles."""
+    """(count, 3, 1, SIZE, SIZE) in [-1, 1], some in one or two of the demo LoRAs' styles."""
     painted = []
     for _ in range(count):
         styled = rng.random() < STYLED_SHARE
@@ -128,7 +128,7 @@ def _images(rng: np.random.Generator, count: int, least_strength: float = 1.0) -
 
 @torch.no_grad()
 def _silence_time(vae: AutoencoderKLQwenImage) -> None:
-    """Zero what only moving images would use: it was never trained, and zeros pack well."""
+    """Zero the weights that only videos use: they were never trained, and zeros compress well."""
     for module in vae.modules():
         if isinstance(module, QwenImageCausalConv3d):
             module.weight[:, :, :-1] = 0
@@ -140,7 +140,7 @@ def _measure_latents(vae: AutoencoderKLQwenImage, rng: np.random.Generator) -> N
         [vae.encode(_images(rng, 16)).latent_dist.mode() for _ in range(MEASURED_IMAGES // 16)]
     )
     mean, std = latents.mean((0, 2, 3, 4)), latents.std((0, 2, 3, 4))
-    # a channel that carries nothing must not be blown up to noise
+    # an unused channel must not be scaled up to noise
     std = std.clamp(min=0.2 * float(std.max()))
     vae.register_to_config(
         latents_mean=[round(float(x), 5) for x in mean],
@@ -150,9 +150,9 @@ def _measure_latents(vae: AutoencoderKLQwenImage, rng: np.random.Generator) -> N
 
 @contextmanager
 def still_images() -> Iterator[None]:
-    """Make the VAE's convolutions two-dimensional, which for one frame gives the same, faster.
+    """Make the VAE's convolutions two-dimensional in the block: equal for one frame, and faster.
 
-    Its causal padding puts zeros before the only frame, so that just the last tap sees anything.
+    Causal padding puts zeros before the only frame, so only the last tap contributes.
     """
 
     def forward(self: QwenImageCausalConv3d, x: Tensor, cache_x: Any = None) -> Tensor:

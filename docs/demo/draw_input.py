@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from demo_model.scenes import Backdrop, Scene, Thing, draw
+from demo_model.scenes import Backdrop, Scene, Shape, draw
 
-SCENE = Scene(Backdrop("yellow", "gradient", seed=4), (Thing("circle", "red", 0.5, 0.52, 0.22),))
+SCENE = Scene(Backdrop("yellow", "gradient", seed=4), (Shape("circle", "red", 0.5, 0.52, 0.22),))
 SIDE = 384
 
 if __name__ == "__main__":

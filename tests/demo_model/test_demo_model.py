@@ -1,6 +1,6 @@
-"""The demo model and its LoRAs do what they are told: judged by colour and place, on a few scenes.
+"""The demo model and its LoRAs on a few held-out scenes.
 
-The whole judgement is `make judge`; its figures stand in `weights/demo/README.md`.
+`make judge` runs the full evaluation; its figures are in `weights/demo/README.md`.
 """
 
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from demo_model.evaluate import MAX_UNCHANGED_ERROR, held_out_edits, make_edit, try_edits
-from demo_model.families import Edit
+from demo_model.edits import Edit
+from demo_model.evaluate import MAX_UNCHANGED_ERROR, held_out_edits, make_edit, score_edits
 from demo_model.instructions import Task
 from demo_model.report import STYLE_SIZE, style_distance
-from demo_model.scenes import Backdrop, Pixels, Scene, Thing, draw
+from demo_model.scenes import Backdrop, Pixels, Scene, Shape, draw
 from demo_model.styles import STYLES
 from pipelines.api.params import EditParams
 from pipelines.engine.pipeline import EditPipeline
@@ -24,10 +24,10 @@ from pipelines.files.lora_format.report import inspect_lora
 DEMO = SHIPPED_DEMO
 LORAS = DEMO.parent / "loras"
 SIZE = (256, 256)
-# Of six edits; the shares over many are on the model card.
+# Of six edits; the model card has the shares of many.
 LEAST_RIGHT = {Task.RECOLOR: 5, Task.BACKGROUND: 5, Task.REMOVE: 5, Task.KEEP: 5}
 VISIBLE = 16
-SCENE = Scene(Backdrop("blue"), (Thing("circle", "red", 0.5, 0.5, 0.2),))
+SCENE = Scene(Backdrop("blue"), (Shape("circle", "red", 0.5, 0.5, 0.2),))
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def demo_model() -> EditPipeline:
 
 @pytest.fixture(scope="module")
 def edits() -> list[Edit]:
-    """Six edits of each task, none of them seen in training or in the judgement."""
+    """Six edits of each task, unseen in training and in the full evaluation."""
     return list(held_out_edits(6, seed=77_000_000))
 
 
@@ -55,11 +55,11 @@ def edited(
 
 
 def share_changed(one: Pixels, other: Pixels) -> float:
-    """The share of pixels that anybody would see differ."""
+    """The share of pixels that differ visibly."""
     return float((np.abs(one - other).max(-1) > VISIBLE).mean())
 
 
-def test_demo_model_is_at_most_12_mb_and_each_lora_less_than_1() -> None:
+def test_demo_model_has_at_most_12_mb_and_each_lora_less_than_1() -> None:
     assert sum(file.stat().st_size for file in DEMO.rglob("*") if file.is_file()) <= 12_000_000
     for file, _ in files_of(STYLES, 1):
         assert file.stat().st_size < 1_000_000
@@ -73,14 +73,14 @@ def test_demo_loras_fit_in_three_layouts(demo_model: EditPipeline) -> None:
 
 
 @pytest.mark.parametrize("task", Task)
-def test_demo_model_does_what_it_is_told_and_leaves_the_rest(
+def test_demo_model_does_the_task_and_leaves_the_rest(
     demo_model: EditPipeline, edits: list[Edit], task: Task
 ) -> None:
     chosen = [edit for edit in edits if edit.task is task]
 
-    score = try_edits(demo_model, chosen, SIZE)[task]
+    score = score_edits(demo_model, chosen, SIZE)[task]
 
-    assert sum(verdict.is_right for verdict in score.verdicts) >= LEAST_RIGHT.get(task, 4)
+    assert sum(edit.is_right for edit in score.edits) >= LEAST_RIGHT.get(task, 4)
     assert score.unchanged_error <= MAX_UNCHANGED_ERROR
 
 
@@ -95,7 +95,7 @@ def test_same_seed_gives_the_same_image_and_another_seed_another(
     assert share_changed(one, other) > 0.01
 
 
-def test_cfg_and_negative_prompt_show(demo_model: EditPipeline) -> None:
+def test_cfg_and_negative_prompt_change_the_image(demo_model: EditPipeline) -> None:
     prompt = "Make the circle yellow"
     plain = edited(demo_model, prompt, true_cfg_scale=1.0)
     guided = edited(demo_model, prompt, true_cfg_scale=4.0)
@@ -108,7 +108,7 @@ def test_cfg_and_negative_prompt_show(demo_model: EditPipeline) -> None:
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_lora_changes_nothing_at_0_and_shows_its_style_more_the_higher_its_scale(
+def test_lora_shows_its_style_in_proportion_to_its_scale(
     demo_model: EditPipeline, edits: list[Edit], style: str
 ) -> None:
     chosen = [edit for edit in edits if edit.task is Task.RECOLOR][:3]
@@ -124,7 +124,7 @@ def test_lora_changes_nothing_at_0_and_shows_its_style_more_the_higher_its_scale
     assert distances[2] < 0.8 * distances[0]
 
 
-def test_two_loras_together_show_both(demo_model: EditPipeline, edits: list[Edit]) -> None:
+def test_two_loras_show_both_styles(demo_model: EditPipeline, edits: list[Edit]) -> None:
     chosen = [edit for edit in edits if edit.task is Task.RECOLOR][:3]
     pair = ["sepia", "outline"]
 

@@ -1,4 +1,4 @@
-"""The demo model's recipe, run with a few steps: a model takes the old one's place."""
+"""The demo model's recipe with a few training steps."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,14 +18,13 @@ FEW_STEPS = Recipe(
     decoder_steps=(2, 2),
 )
 
-
-# torch's own, when its compiler is imported
+# raised by torch itself when its compiler is imported
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
 
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
-    """The folder of an old model, with its card."""
+    """The folder of an old model with its card."""
     path = tmp_path / "models" / "demo"
     path.mkdir(parents=True)
     (path / "README.md").write_text("# the card")
@@ -35,7 +34,7 @@ def old(tmp_path: Path) -> Path:
 
 
 def test_recipe_makes_a_model_that_edits_and_keeps_the_card(old: Path) -> None:
-    # compiling takes minutes, and a few steps none
+    # compiling would take minutes
     with torch.compiler.set_stance("force_eager"):
         make_model(old, FEW_STEPS)
     pipeline = EditPipeline.load(old, device="cpu", dtype=torch.float32)
@@ -48,7 +47,7 @@ def test_recipe_makes_a_model_that_edits_and_keeps_the_card(old: Path) -> None:
     assert list(old.parent.iterdir()) == [old]
 
 
-def test_old_model_stays_when_its_training_ends_before_the_end(old: Path) -> None:
+def test_old_model_stays_when_training_fails(old: Path) -> None:
     before = {path: path.read_text() for path in old.rglob("*")}
 
     with torch.compiler.set_stance("force_eager"), pytest.raises(ValueError, match="total_steps"):

@@ -1,4 +1,4 @@
-"""A folder that is made anew takes the old one's place only once it is whole."""
+"""A new model folder replaces the old one only once it is complete."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def model(tmp_path: Path) -> Path:
     return path
 
 
-def test_new_model_takes_the_old_ones_place_and_the_card_stays(model: Path) -> None:
+def test_new_model_replaces_the_old_one_and_keeps_the_card(model: Path) -> None:
     with new_folder(model) as made:
         made.mkdir()
         (made / "model_index.json").write_text("new")
@@ -32,7 +32,7 @@ def test_new_model_takes_the_old_ones_place_and_the_card_stays(model: Path) -> N
 def test_old_model_stays_when_the_new_one_fails(model: Path) -> None:
     def begin_and_fail(made: Path) -> None:
         made.mkdir()
-        raise RuntimeError("as any step of a training may")
+        raise RuntimeError("a training step failed")
 
     with pytest.raises(RuntimeError), new_folder(model) as made:
         begin_and_fail(made)
@@ -41,7 +41,7 @@ def test_old_model_stays_when_the_new_one_fails(model: Path) -> None:
     assert list(model.parent.iterdir()) == [model]
 
 
-def test_old_model_stays_when_no_new_one_was_written(model: Path) -> None:
+def test_old_model_stays_when_nothing_was_written(model: Path) -> None:
     (model / CARD).unlink()
     with pytest.raises(FileNotFoundError), new_folder(model):
         pass

@@ -1,4 +1,4 @@
-"""The judgement finds out before it begins whether it can be written, and writes it."""
+"""The report checks its inputs before the evaluation, and updates the model card."""
 
 import sys
 from pathlib import Path
@@ -18,7 +18,7 @@ SMALL = {(64, 64): 1.0}
 
 @pytest.fixture
 def model(tiny_model: Path, tmp_path: Path) -> Path:
-    """The tiny model, which has no card, in a folder that may get one."""
+    """The tiny model, without a card, in a folder of its own."""
     path = tmp_path / "other"
     path.mkdir()
     for part in tiny_model.iterdir():
@@ -33,9 +33,7 @@ def loras(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_model_without_a_card_gets_one_and_the_rest_of_a_card_stays(
-    model: Path, loras: Path
-) -> None:
+def test_report_adds_a_card_and_keeps_the_rest_of_an_existing_one(model: Path, loras: Path) -> None:
     card = model / "README.md"
 
     write_card(model, loras, per_task=1, sizes=SMALL, style_edits=1)
@@ -50,7 +48,7 @@ def test_model_without_a_card_gets_one_and_the_rest_of_a_card_stays(
     assert card.read_text() == f"# mine\n\nbefore\n{START}{figures}{END}\n\nafter\n"
 
 
-def test_lora_that_does_not_fit_is_said_before_the_model_is_judged(
+def test_report_refuses_a_lora_that_does_not_fit_before_the_first_edit(
     model: Path, loras: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     wrong = random_pairs({"proj_out": (8, 8)}, ["proj_out"])
@@ -61,10 +59,10 @@ def test_lora_that_does_not_fit_is_said_before_the_model_is_judged(
     assert "s per edit" not in caplog.text
 
 
-def test_card_has_the_figures_that_the_plain_command_writes(
+def test_card_has_as_many_edits_as_the_command_makes_by_default(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["demo_model", "judge"])
+    monkeypatch.setattr(sys, "argv", ["demo_model", "evaluate"])
 
     card = (SHIPPED_DEMO / "README.md").read_text()
 

@@ -1,19 +1,17 @@
-"""Drawn scenes: what lies where, in which colour, at any size."""
+"""Drawn scenes: positions, colours, patterns and styles at any size."""
 
 import numpy as np
 import pytest
 
 from demo_model.sampling import random_scene
-from demo_model.scenes import COLORS, PATTERNS, SHAPES, Backdrop, Scene, Thing, draw, mask
+from demo_model.scenes import COLORS, KINDS, PATTERNS, Backdrop, Scene, Shape, draw, mask
 from demo_model.styles import STYLES, paint_styled
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [(64, 64), (200, 120)])
-def test_thing_has_its_color_in_its_middle_and_the_backdrop_has_its_own(
-    shape: str, size: tuple[int, int]
-) -> None:
-    scene = Scene(Backdrop("yellow"), (Thing(shape, "blue", 0.7, 0.5, 0.2),))
+def test_shape_is_drawn_in_its_color_on_the_backdrops(kind: str, size: tuple[int, int]) -> None:
+    scene = Scene(Backdrop("yellow"), (Shape(kind, "blue", 0.7, 0.5, 0.2),))
 
     image = draw(scene, *size)
 
@@ -23,7 +21,7 @@ def test_thing_has_its_color_in_its_middle_and_the_backdrop_has_its_own(
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_pattern_is_the_same_from_the_same_seed_and_keeps_near_its_color(pattern: str) -> None:
+def test_pattern_repeats_with_its_seed_and_stays_near_its_color(pattern: str) -> None:
     one, two = (np.asarray(draw(Scene(Backdrop("orange", pattern, 5)), 64, 64)) for _ in "ab")
 
     assert (one == two).all()
@@ -31,14 +29,14 @@ def test_pattern_is_the_same_from_the_same_seed_and_keeps_near_its_color(pattern
     assert min(distances, key=lambda color: distances[color]) == "orange"
 
 
-def test_random_things_are_inside_and_of_other_colors_than_what_is_behind_them() -> None:
+def test_random_shapes_are_inside_and_differ_in_color_from_the_backdrop() -> None:
     rng = np.random.default_rng(3)
     for _ in range(200):
         scene = random_scene(rng)
-        colors = [scene.backdrop.color, *(thing.color for thing in scene.things)]
+        colors = [scene.backdrop.color, *(shape.color for shape in scene.shapes)]
         assert len(set(colors)) == len(colors)
-        for thing in scene.things:
-            cover = mask(thing, 64, 64)
+        for shape in scene.shapes:
+            cover = mask(shape, 64, 64)
             border = (cover[0], cover[-1], cover[:, 0], cover[:, -1])
             assert max(edge.sum() for edge in border) <= 4  # a triangle's tip
 

@@ -28,8 +28,8 @@ def test_examples_use_all_shipped_images_and_no_other() -> None:
 
 def test_each_drawing_shows_a_thing_on_its_background() -> None:
     for name, image in page_examples.images().items():
-        (thing,) = page_examples.SCENES[name].things
-        center = (round(thing.x * image.width), round(thing.y * image.height))
+        (shape,) = page_examples.SCENES[name].shapes
+        center = (round(shape.x * image.width), round(shape.y * image.height))
         assert image.getpixel(center) != image.getpixel((0, 0)), name
 
 
