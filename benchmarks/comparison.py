@@ -1,4 +1,4 @@
-"""One edit through our step loop and through the stock pipeline call, on the same model."""
+"""One edit with our step loop and with diffusers' own pipeline call, on the same model."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -30,9 +30,9 @@ STAGES = ("encode", "denoise", "decode")
 
 @dataclass(slots=True)
 class Measurement:
-    """One edit: seconds per stage and in all, peak device memory (0 on a CPU), and what came out.
+    """One edit: seconds per stage and in total, peak device memory (0 on a CPU), and the output.
 
-    latents: what the VAE was given to decode, (1, 16, 1, rows, columns).
+    latents: the input of the VAE's decoder, (1, 16, 1, rows, columns).
     """
 
     seconds: dict[str, float] = field(default_factory=dict)
@@ -44,7 +44,7 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The same edit by both loops, and by ours with LoRAs, after one warm-up of each."""
+    """The same edit by both loops and by ours with LoRAs, each after one warm-up."""
 
     ours: Measurement
     stock: Measurement
@@ -55,14 +55,14 @@ class Comparison:
 
     @property
     def latents_difference(self) -> float:
-        """The largest difference, as a share of the largest value."""
+        """The largest difference, relative to the largest value."""
         theirs = self.stock.latents.float()
         difference = (self.ours.latents.float() - theirs).abs().max() / theirs.abs().max()
         return float(difference)
 
     @property
     def image_difference(self) -> int:
-        """The largest difference of any channel of any pixel, of 255."""
+        """The largest difference of any channel of any pixel, 0 to 255."""
         ours, theirs = (np.asarray(m.image, dtype=np.int16) for m in (self.ours, self.stock))
         return int(np.abs(ours - theirs).max())
 
@@ -70,7 +70,10 @@ class Comparison:
 def compare(
     architecture: Architecture, device: torch.device, dtype: torch.dtype, steps: int
 ) -> Comparison:
-    """Build the model and run the edit through both loops. Raises ValueError for NaN latents."""
+    """Build the model and run the edit with both loops.
+
+    Raises ValueError when the random weights give latents that are not finite.
+    """
     model = build(architecture, device, dtype)
     pipe, pipeline = model.pipe, EditPipeline(model, device)
     side = isqrt(architecture.spec.output_area)
@@ -100,7 +103,7 @@ def compare(
 
 
 def _adapter(pipeline: EditPipeline, device: torch.device, dtype: torch.dtype) -> Adapter:
-    """An adapter as of three LoRAs of rank 64 on every layer of every block; it changes nothing."""
+    """An adapter the size of three LoRAs of rank 64 on every block layer; it changes nothing."""
     return {
         name: (
             torch.randn(LORA_RANK, in_features, device=device, dtype=dtype),
@@ -131,10 +134,10 @@ def _edit_stock(
 def _measure(
     pipe: QwenImageEditPlusPipeline, device: torch.device, edit: Callable[[], PIL.Image.Image]
 ) -> Measurement:
-    """Run `edit` twice and measure the second run; both loops are cut into stages alike.
+    """Run `edit` twice and measure the second run, with the same stages for both loops.
 
-    Denoising begins with the first call of the transformer, decoding with that of the VAE's
-    first decoding layer; at each the device's queued work is waited for.
+    Denoising starts at the first call of the transformer, decoding at the VAE's first decoding
+    layer; each mark waits for the device's queued work.
     """
     edit()
     result = Measurement()
@@ -174,8 +177,7 @@ def _measure(
 
 @contextmanager
 def _stock_areas(spec: ModelSpec) -> Iterator[None]:
-    """Have the stock call resize its references to the areas of `spec`: it keeps them in constants
-    of its module."""
+    """Make the stock call resize references to the areas of `spec`, which are module constants."""
     before = stock.VAE_IMAGE_SIZE, stock.CONDITION_IMAGE_SIZE
     stock.VAE_IMAGE_SIZE, stock.CONDITION_IMAGE_SIZE = spec.reference_area, spec.condition_area
     try:

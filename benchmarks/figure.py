@@ -1,4 +1,4 @@
-"""One measured number, what it should stay under, and the table that both stand in."""
+"""One measured figure with its target, and tables of figures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """`value` in `unit`; met when it is at most `limit`. Without a limit it only informs."""
+    """A `value` in `unit`. The target is met at `limit` or below; None means no target."""
 
     name: str
     value: float
@@ -16,14 +16,14 @@ class Figure:
 
     @property
     def is_met(self) -> bool:
-        """Whether the target was reached, or there is none."""
+        """Whether the target is met, or there is none."""
         return self.limit is None or self.value <= self.limit
 
     def cells(self) -> tuple[str, ...]:
         """The figure as a row of the table."""
         target = "" if self.limit is None else f"at most {self.limit:.4g} {self.unit}"
-        verdict = "" if self.limit is None else "yes" if self.is_met else "**no**"
-        return self.name, f"{self.value:.4g} {self.unit}", target, verdict, self.detail
+        met = "" if self.limit is None else "yes" if self.is_met else "**no**"
+        return self.name, f"{self.value:.4g} {self.unit}", target, met, self.detail
 
 
 def figure_table(figures: Sequence[Figure]) -> str:
@@ -33,7 +33,7 @@ def figure_table(figures: Sequence[Figure]) -> str:
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells as a Markdown table that is also readable as text; the first row heads it."""
+    """Rows of cells as a Markdown table, aligned for reading as text; the first row is the head."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"

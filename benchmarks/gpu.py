@@ -1,11 +1,11 @@
-"""Our step loop against the stock pipeline call, on the published configuration.
+"""Our step loop and diffusers' own pipeline call, on the published configuration.
 
     python -m benchmarks.gpu [--write docs/performance.md]
 
 Builds Qwen-Image-Edit-Plus at its published size with random weights, in bf16, on the GPU itself
-(57.7 GB), and runs one 1024×1024 edit with one 1024×1024 reference and CFG through
-`EditPipeline.edit` and through `QwenImageEditPlusPipeline.__call__`, on the same inputs. On a CPU
-it does the same with a small configuration, which shows that the script works and nothing else.
+(57.7 GB), and runs one 1024×1024 edit with one 1024×1024 reference and CFG with
+`EditPipeline.edit` and with `QwenImageEditPlusPipeline.__call__`, on the same inputs. On a CPU it
+uses a small configuration, which only shows that the script works.
 """
 
 import argparse
@@ -30,7 +30,7 @@ TABLE_END = "<!-- end of the gpu table -->"
 
 
 def report(comparison: Comparison, architecture: Architecture, device: torch.device) -> str:
-    """Everything about the run, as two Markdown tables."""
+    """The facts and the times of the run, as two Markdown tables."""
     return markdown_table(_facts(comparison, architecture, device)) + "\n\n" + _times(comparison)
 
 
@@ -77,7 +77,7 @@ def _times(comparison: Comparison) -> str:
 
 
 def _lora_row(comparison: Comparison) -> tuple[str, str, str, str]:
-    """A forward with LoRAs beside our own without; the target is a ratio of at most 1.15."""
+    """Our forward with LoRAs, relative to without; the target is at most 1.15."""
     seconds = comparison.with_loras.seconds["denoise"]
     ratio = seconds / comparison.ours.seconds["denoise"]
     name = f"Seconds per forward with LoRAs of total rank {LORA_RANK}, ratio to without"
@@ -85,7 +85,10 @@ def _lora_row(comparison: Comparison) -> tuple[str, str, str, str]:
 
 
 def write_table(path: Path, table: str) -> None:
-    """Put the table between the two markers of the file, in place of what stood there."""
+    """Replace the text between the two markers of the file by the table.
+
+    Raises ValueError when a marker is missing.
+    """
     before, start, rest = path.read_text().partition(TABLE_START)
     _, end, after = rest.partition(TABLE_END)
     if not (start and end):
@@ -94,7 +97,7 @@ def write_table(path: Path, table: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Compare, print, and keep the table where asked."""
+    """Compare, print the tables, and write them to the file that is named."""
     args = _parse(arguments)
     device = torch.device(args.device)
     on_gpu = device.type == "cuda"
@@ -132,7 +135,7 @@ def _card(device: torch.device) -> str:
 
 
 def _driver(device: torch.device) -> str:
-    """The NVIDIA driver's version; torch knows the CUDA version only."""
+    """The NVIDIA driver's version; torch only knows the version of CUDA."""
     query = shutil.which("nvidia-smi")
     if device.type != "cuda" or query is None:
         return "–"

@@ -1,8 +1,8 @@
-"""Switching LoRAs: this engine beside stock diffusers and PEFT, on the same files, in one run.
+"""Switches of LoRAs in this engine and in stock diffusers with PEFT, on the same files.
 
-The transformer has the published 60 layers at a width of 64, so that what is measured is the work
-per layer that a switch costs, not the matrices. Stock is `load_lora_weights` for three files,
-`set_adapters`, `delete_adapters`; it keeps no parsed files, so its warm and cold switch are one.
+The transformer has the published 60 layers at a width of 64, which measures the work per layer, not
+the matrices. Stock is `load_lora_weights` for three files, `set_adapters` and `delete_adapters`; it
+caches no parsed files, so it has no warm switch.
 """
 
 import gc
@@ -28,7 +28,7 @@ LAYERS = 60
 RANKS = (4, 8, 16)
 REPETITIONS = 5
 SWITCHES = 500
-# What a block has beside its modulation: 12 linear layers, 720 in all; with it 14, 840 in all.
+# A block has 12 linear layers beside its modulation, 720 in total, and 14 with it, 840 in total.
 TARGETS = {720: lambda name: "_mod." not in name, 840: lambda name: True}
 Stack = Sequence[tuple[Path, float]]
 
@@ -44,12 +44,12 @@ def lora_switching() -> list[Figure]:
 
 @dataclass(frozen=True, slots=True)
 class Stock:
-    """The library's way: a pipeline object around the transformer, one adapter per file."""
+    """Stock diffusers: a pipeline object around the transformer, one adapter per file."""
 
     pipe: QwenImageEditPlusPipeline
 
     def load(self, stack: Stack) -> None:
-        """Bring three files into the model and make them active."""
+        """Load the files into the model and activate them."""
         names = [f"a{index}" for index in range(len(stack))]
         for name, (path, _) in zip(names, stack, strict=True):
             self.pipe.load_lora_weights(
@@ -58,7 +58,7 @@ class Stock:
         self.pipe.set_adapters(names, [scale for _, scale in stack])
 
     def unload(self) -> None:
-        """Take them out again."""
+        """Remove them from the model."""
         self.pipe.delete_adapters(["a0", "a1", "a2"])
 
 
@@ -98,7 +98,7 @@ def _measure_ours(
             pass
 
     def warm(index: int) -> None:
-        # other scales each time: a switch to a stack that was composed before would cost nothing
+        # different scales each time: a stack that was composed before would cost nothing
         with engine.active(_stack(files, index)):
             pass
 
@@ -125,7 +125,7 @@ def _measure_stock(
 
 
 def _growth(folder: Path) -> list[Figure]:
-    """Resident memory that 500 switches among three stacks leave behind in their second half."""
+    """The growth of resident memory in the second half of 500 switches between stacks."""
     transformer = _transformer()
     linears = {
         name: shape
@@ -133,7 +133,7 @@ def _growth(folder: Path) -> list[Figure]:
         if "attn" in name
     }
     files = [_write(folder / f"growth-{rank}.safetensors", linears, rank) for rank in RANKS]
-    # caches of a few stacks only, so that what is dropped is measured too
+    # small caches, so that eviction is measured too
     engine = LoraEngine(transformer, CPU, torch.float32, host_bytes=2**21, device_bytes=2**21)
     orders = itertools.cycle(itertools.permutations(files))
     halves = []
@@ -148,7 +148,7 @@ def _growth(folder: Path) -> list[Figure]:
 
 
 def _real_width(folder: Path) -> list[Figure]:
-    """One published block at its real width, times 60: memory held and time to fold."""
+    """One published block at its real width, times 60: memory and time of composition."""
     block = {
         name: shape
         for name, shape in QWEN_IMAGE_EDIT_PLUS.linears({}).items()
@@ -213,7 +213,7 @@ def _stack(files: Sequence[Path], index: int) -> Stack:
 
 
 def _median(work: Callable[[int], object], repetitions: int = REPETITIONS) -> float:
-    """Median seconds of `work`, after one run that does not count."""
+    """The median seconds of `work` after one warm-up."""
     return statistics.median(list(_timed(work, repetitions))[1:])
 
 

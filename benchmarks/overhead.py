@@ -1,7 +1,7 @@
-"""What the server adds to an edit's time, and what polling clients take from a running one.
+"""The server's overhead on an edit, and the slowdown of a running edit by polling clients.
 
-Measured over HTTP, from a client process, against a server process with the demo model. The
-pipeline's own time is `timings.inference` of the answer: encode, denoise and decode.
+Measured over HTTP between a client process and a server process with the demo model. The pipeline's
+own time is `timings.inference` of the response: encode, denoise and decode.
 """
 
 import asyncio
@@ -26,9 +26,9 @@ MAX_OVERHEAD_MS = 50.0
 MAX_OVERHEAD_SHARE = 0.05
 
 POLLS_PER_S = 50.0
-# What the published SDK does: the rate that a job is watched at when nobody polls harder.
+# The rate at which the published SDK polls, as the baseline.
 CALM_POLLS_PER_S = 1.0
-# Many short pairs: the two halves of each then meet the same load from other programs.
+# Many short pairs, so that both halves of a pair see the same load from other programs.
 POLLED_STEPS = 50
 POLLED_PAIRS = 14
 MAX_SLOWDOWN = 1.05
@@ -38,14 +38,14 @@ TIMEOUT_S = 120.0
 
 @dataclass(slots=True)
 class Watched:
-    """A job watched to its end: its pipeline time, and the latency of each poll meanwhile, ms."""
+    """A finished job: its pipeline time and the latency of each poll while it ran, in ms."""
 
     inference_ms: float = 0.0
     poll_ms: list[float] = field(default_factory=list)
 
 
 def http_overhead(server: LiveServer) -> list[Figure]:
-    """Wall time of a synchronous edit minus the pipeline's own time."""
+    """The wall time of a synchronous edit minus the pipeline's own time."""
     body = _body(enable_sync_mode=True)
     overheads, inferences = [], []
     for _ in range(1 + OVERHEAD_EDITS):
@@ -63,7 +63,7 @@ def http_overhead(server: LiveServer) -> list[Figure]:
 
 
 def polling(server: LiveServer) -> list[Figure]:
-    """An edit's pipeline time with and without polling, and how long the polls took."""
+    """An edit's pipeline time with and without polling, and the latency of the polls."""
     return asyncio.run(_polling(server.url))
 
 
@@ -72,7 +72,7 @@ async def _polling(url: str) -> list[Figure]:
     async with httpx2.AsyncClient(base_url=url, timeout=TIMEOUT_S) as client:
         await _watched_edit(client, POLLS_PER_S)
         for index in range(POLLED_PAIRS):
-            # each order as often as the other: what drifts during the run cancels out
+            # both orders equally often, so that drift during the run cancels out
             rates = sorted((CALM_POLLS_PER_S, POLLS_PER_S), reverse=bool(index % 2))
             edits = {rate: await _watched_edit(client, rate) for rate in rates}
             pairs.append((edits[CALM_POLLS_PER_S], edits[POLLS_PER_S]))
@@ -102,10 +102,10 @@ def _polling_figures(pairs: list[tuple[Watched, Watched]]) -> list[Figure]:
 
 
 async def _watched_edit(client: httpx2.AsyncClient, polls_per_s: float) -> Watched:
-    """Run one edit and ask for its result at a fixed rate.
+    """Run one edit and poll its result at a fixed rate.
 
-    An open loop: each poll is due at its time whether or not the earlier ones were answered, and
-    its latency counts from then, so that a stall of the server is counted for all who met it.
+    An open loop: a poll is due at its time even while earlier ones are unanswered, and its latency
+    counts from then, so a stall of the server counts for every poll that it delays.
     """
     answer = await client.post(EDIT_PATH, json=_body(num_inference_steps=POLLED_STEPS))
     path = f"/api/v3/predictions/{answer.raise_for_status().json()['data']['id']}/result"

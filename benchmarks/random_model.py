@@ -1,8 +1,8 @@
-"""The published architecture with random weights, made where it runs: nothing is read or copied.
+"""The published architecture with random weights, created on the device that runs it.
 
-The weights are the libraries' own initialisation (normal with standard deviation 0.02 in the text
-encoder, uniform with fan-in scaling elsewhere, norms at one), which keeps bf16 activations finite
-through 60 layers. Time and memory do not depend on the values; the image means nothing.
+The libraries' own initialisation (normal with standard deviation 0.02 in the text encoder, uniform
+with fan-in scaling elsewhere, norms at one) keeps bf16 activations finite through 60 layers. Time
+and memory do not depend on the values; the image is noise.
 """
 
 from collections.abc import Iterator
@@ -30,10 +30,10 @@ from pipelines.engine.loading import LoadedModel
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """Depths and widths of the three networks, and the areas that the model is run at.
+    """Depths and widths of the three networks, and the model's spec.
 
-    `rope_axes` (frame, height, width) share out a head of the transformer, `text_rope_sections`
-    (time, height, width) half a head of the text encoder.
+    `rope_axes` (frame, height, width) add up to a head of the transformer, `text_rope_sections`
+    (time, height, width) to half a head of the text encoder.
     """
 
     spec: ModelSpec
@@ -57,8 +57,10 @@ class Architecture:
     zero_cond_t: bool = True
 
     def with_depths(self, layers: int | None, text_layers: int | None) -> "Architecture":
-        """The same widths with fewer layers; None leaves a depth. `text_layers` bounds both parts
-        of the text encoder, the one that reads and the one that sees."""
+        """The same widths with fewer layers; None keeps a depth.
+
+        `text_layers` also bounds the vision layers of the text encoder.
+        """
         text = self.text_layers if text_layers is None else text_layers
         vision = self.vision_layers if text_layers is None else min(text, self.vision_layers)
         return replace(
@@ -90,7 +92,7 @@ PUBLISHED = Architecture(
     vae_width=96,
     vae_blocks=2,
 )
-# For machines without a GPU: every part is there, an edit takes a second.
+# For machines without a GPU: all components, and an edit takes a second.
 SMALL = Architecture(
     spec=replace(DEMO_SPEC, name="small", reference_area=256 * 256),
     layers=2,
@@ -118,7 +120,7 @@ def build(
 ) -> LoadedModel:
     """The model with random weights in `dtype`, created on `device` itself.
 
-    It is repaired in the same way as one that is loaded from files.
+    It is repaired like a model that is loaded from files.
     """
     tokenizer = build_tokenizer()
     torch.manual_seed(seed)
@@ -143,7 +145,7 @@ def build(
 
 
 def build_transformer(architecture: Architecture) -> QwenImageTransformer2DModel:
-    """The denoiser."""
+    """The transformer."""
     return QwenImageTransformer2DModel(
         patch_size=2,
         in_channels=64,
@@ -160,7 +162,7 @@ def build_transformer(architecture: Architecture) -> QwenImageTransformer2DModel
 def build_text_encoder(
     architecture: Architecture, tokenizer: Qwen2Tokenizer
 ) -> Qwen2_5_VLForConditionalGeneration:
-    """Qwen2.5-VL, with the ids of `tokenizer`, which may use a part of the vocabulary only."""
+    """Qwen2.5-VL with the token ids of `tokenizer`, which may be smaller than the vocabulary."""
     token_id = tokenizer.convert_tokens_to_ids
     config = Qwen2_5_VLConfig(
         text_config={
@@ -196,7 +198,7 @@ def build_text_encoder(
 
 
 def build_vae(architecture: Architecture) -> AutoencoderKLQwenImage:
-    """The encoder and decoder between pixels and latents."""
+    """The VAE."""
     return AutoencoderKLQwenImage(
         base_dim=architecture.vae_width,
         z_dim=16,
@@ -206,7 +208,7 @@ def build_vae(architecture: Architecture) -> AutoencoderKLQwenImage:
 
 
 def count_parameters(module: nn.Module) -> int:
-    """How many numbers the module learned, or would have."""
+    """The number of parameters of the module."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
@@ -224,8 +226,10 @@ def _scheduler() -> FlowMatchEulerDiscreteScheduler:
 
 @contextmanager
 def _made_on(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """Tensors made in the block lie on `device`, floating ones without a dtype of their own in
-    `dtype`; the frequencies of rotary positions name float32 themselves."""
+    """Create tensors on `device` in the block, floating ones without an explicit dtype in `dtype`.
+
+    The frequencies of rotary positions ask for float32 explicitly.
+    """
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

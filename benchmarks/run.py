@@ -1,4 +1,4 @@
-"""`make bench`: every benchmark that needs no GPU, against its target, in one table.
+"""`make bench`: the benchmarks that need no GPU, with their targets, in one table.
 
     python -m benchmarks.run [http] [polling] [lora]
 
@@ -26,7 +26,7 @@ BENCHMARKS = (*OVER_A_SERVER, *IN_THIS_PROCESS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmarks named, or all; 1 when a target is missed."""
+    """Run the benchmarks that are named, or all. Return 1 when a target is missed."""
     names = _parse(arguments)
     print(
         f"{datetime.date.today()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at start"
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run_over_a_server(names: Sequence[str]) -> list[Figure]:
-    """The worker gets one thread, as the targets say; the live server sees to that."""
+    """Benchmarks against one live server, whose worker has one thread, as the targets assume."""
     if not names:
         return []
     figures: list[Figure] = []

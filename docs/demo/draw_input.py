@@ -1,4 +1,4 @@
-"""Draws `input.png`, the image that the demo edits: a red circle on a yellow gradient."""
+"""Draw `input.png`, the image that the demo edits: a red circle on a yellow gradient."""
 
 from pathlib import Path
 

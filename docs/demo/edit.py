@@ -1,7 +1,7 @@
-"""One edit from beginning to end: start a server, edit an image through it, stop it.
+"""One edit from start to finish: start a server, edit an image with it, stop it.
 
-The edit goes through the WaveSpeed contract with the provider's own SDK, in a thread; meanwhile
-the job is followed step by step through the native contract.
+The provider's own SDK edits through the WaveSpeed contract, in a thread, while the native contract
+reports the progress of the job.
 """
 
 import argparse
@@ -36,26 +36,26 @@ POLL_S = 0.1
 LISTEN_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
 LOG_TAIL_LINES = 30
-# What the environment may set for a server that others use, and what would lock the demo out.
+# Settings from the environment that would lock the demo out of its own server.
 LEFT_OUT = ("QWEN_EDIT_API_KEYS", "QWEN_EDIT_API_KEYS_FILE", "QWEN_EDIT_PUBLIC_URL")
 
 console = Console(highlight=False, soft_wrap=True)
 
 
 class DemoFailed(Exception):
-    """The demo cannot go on; the message says why."""
+    """The demo cannot continue, for the reason in the message."""
 
 
 class Terminated(Exception):
-    """Somebody asked the demo to end."""
+    """A signal asked the demo to end."""
 
 
 def main() -> int:
-    """Run the demo; the exit code."""
+    """Run the demo and return its exit code."""
     args = parse_args()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, terminate)
-    # the demo talks to this machine alone; a proxy from the environment could not reach it
+    # a proxy from the environment could not reach this machine
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"
     with tempfile.TemporaryDirectory(prefix="qwen-edit-demo-") as folder:
         log = Path(folder) / "server.log"
@@ -72,7 +72,7 @@ def main() -> int:
 
 
 def parse_args() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", default="demo", help="name, directory or cached hub id [demo]")
     parser.add_argument("--output", type=Path, default=Path("demo-output/edited.png"))
@@ -80,7 +80,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def run(process: subprocess.Popen[bytes], log: Path, output: Path) -> None:
-    """Edit the image on the server that has just been started."""
+    """Edit the image on the server that has just started."""
     url = wait_for_address(process, log)
     console.print(f"The server listens on [bold]{url}[/bold] and loads the model.")
     with httpx2.Client(base_url=url, timeout=30, trust_env=False) as client:
@@ -98,12 +98,12 @@ def run(process: subprocess.Popen[bytes], log: Path, output: Path) -> None:
 
 @contextmanager
 def server(folder: Path, log: Path, model: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A server with a data folder of its own, on a port of its own; ended after the block."""
+    """A server with its own data folder on a free port, stopped after the block."""
     command = [str(Path(sys.executable).with_name("qwen-edit")), "serve", "--model", model]
     command += ["--host", "127.0.0.1", "--port", "0", "--data-dir", str(folder / "data")]
     environment = {name: value for name, value in os.environ.items() if name not in LEFT_OUT}
     if model == "demo":
-        # so small a model is slower on several threads, many times so on busy cores
+        # on several threads so small a model is slower, many times so on busy cores
         environment.setdefault("OMP_NUM_THREADS", "1")
     console.print("Starting the server.")
     with log.open("wb") as file:
@@ -115,7 +115,7 @@ def server(folder: Path, log: Path, model: str) -> Iterator[subprocess.Popen[byt
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """End the server, whose worker ends with it. A second Ctrl-C does not cut this short."""
+    """Stop the server and with it the worker. A second Ctrl-C does not interrupt this."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     process.terminate()
@@ -127,7 +127,7 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def wait_for_address(process: subprocess.Popen[bytes], log: Path) -> str:
-    """The URL that the server says in its log."""
+    """Wait for the server's URL in its log. Raises DemoFailed."""
     deadline = time.monotonic() + LISTEN_TIMEOUT_S
     while time.monotonic() < deadline:
         if match := re.search(r"listens on (http://\S+)", log.read_text()):
@@ -138,7 +138,7 @@ def wait_for_address(process: subprocess.Popen[bytes], log: Path) -> str:
 
 
 def wait_until_ready(client: httpx2.Client, process: subprocess.Popen[bytes]) -> None:
-    """Wait until the model is loaded. A large one takes minutes."""
+    """Wait until the model is loaded, which takes minutes for a large one. Raises DemoFailed."""
     while True:
         health: dict[str, Any] = client.get("/health").raise_for_status().json()
         if health["status"] == "ready":
@@ -156,7 +156,7 @@ def check_alive(process: subprocess.Popen[bytes]) -> None:
 
 
 def edit_with_sdk(url: str) -> dict[str, Any]:
-    """What a user of the provider's SDK writes; only `base_url` is not the provider's."""
+    """Edit the image as a user of the provider's SDK would; only `base_url` differs."""
     image = base64.b64encode(INPUT.read_bytes()).decode("ascii")
     client = wavespeed.Client(api_key="local", base_url=url)
     answer: dict[str, Any] = client.run(
@@ -172,7 +172,7 @@ def edit_with_sdk(url: str) -> dict[str, Any]:
 
 
 def in_thread(work: Callable[[], dict[str, Any]]) -> Future[dict[str, Any]]:
-    """Do `work` in a thread that nobody has to wait for when the demo ends early."""
+    """Run `work` in a daemon thread, which does not delay an early exit."""
     future: Future[dict[str, Any]] = Future()
 
     def settle() -> None:
@@ -186,7 +186,7 @@ def in_thread(work: Callable[[], dict[str, Any]]) -> Future[dict[str, Any]]:
 
 
 def find_job(client: httpx2.Client, answer: Future[dict[str, Any]]) -> str:
-    """The id of the job that the SDK has submitted; the server has no other."""
+    """Wait for the id of the job that the SDK submits, the server's only one."""
     while True:
         page = client.get("/v1/edits", params={"limit": 1}).raise_for_status().json()
         if page["items"]:
@@ -197,7 +197,7 @@ def find_job(client: httpx2.Client, answer: Future[dict[str, Any]]) -> str:
 
 
 def follow(client: httpx2.Client, job_id: str) -> dict[str, Any]:
-    """Print each change of the job, and give it as it ended."""
+    """Print each change of the job and return it in its final state."""
     start = time.monotonic()
     job: dict[str, Any] = {}
     message = ""
@@ -222,7 +222,7 @@ def progress_of(job: dict[str, Any]) -> str:
 
 
 def outputs_of(answer: Future[dict[str, Any]]) -> list[str]:
-    """The URLs that the SDK has got."""
+    """The URLs that the SDK returned. Raises DemoFailed for an error of the SDK."""
     try:
         outputs: list[str] = answer.result()["outputs"]
     except Exception as exc:
@@ -231,7 +231,7 @@ def outputs_of(answer: Future[dict[str, Any]]) -> list[str]:
 
 
 def show_model(capabilities: dict[str, Any]) -> None:
-    """Say which model answers; loudly, when it is not the real one."""
+    """Print which model answers, with a note when it is the demo model."""
     model = capabilities["model"]
     where = f"{model['device_name']}, {model['dtype']}"
     console.print(f"Model: {model['name']} on {where}", style="bold", markup=False)
@@ -240,7 +240,7 @@ def show_model(capabilities: dict[str, Any]) -> None:
 
 
 def show_result(output: Path, job: dict[str, Any]) -> None:
-    """Say where the image lies and how long each stage took."""
+    """Print the path of the image and the seconds of each stage."""
     result = job["outputs"][0]
     size = f"{result['width']}×{result['height']}, seed {result['seed']}"
     console.print(f"The edited image: {output.resolve()}", style="bold green", markup=False)
@@ -258,7 +258,7 @@ def show_comparison(output: Path) -> None:
 
 
 def give_up(reason: str, log: Path, code: int) -> int:
-    """Say why, with the server's last words; the exit code."""
+    """Print the reason and the end of the server's log, and return the exit code."""
     console.print(f"The demo stopped: {reason}", style="red", markup=False)
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
     if lines:
@@ -268,12 +268,12 @@ def give_up(reason: str, log: Path, code: int) -> int:
 
 
 def shown(path: Path) -> str:
-    """The path as seen from where the demo was started."""
+    """The path relative to the working directory."""
     return os.path.relpath(path)
 
 
 def terminate(number: int, frame: FrameType | None) -> NoReturn:
-    """Turn the signal into an exception, so that the server is ended too."""
+    """Turn the signal into an exception, so that the server is stopped too."""
     raise Terminated
 
 

@@ -1,11 +1,11 @@
-"""What can go wrong with a model, a LoRA or a parameter.
+"""Errors of models, LoRAs and parameters.
 
 EngineError
 ├── InvalidParameter      a value the model cannot work with
 ├── ModelNotFound         no such model on this machine
-├── ModelUnusable         the directory is there, and cannot be loaded
+├── ModelUnusable         the folder is there but cannot be loaded
 ├── LoraNotFound          no such LoRA on this machine
-├── LoraInvalid           the file is no LoRA that this engine can apply
+├── LoraInvalid           the file is not a LoRA that this engine can apply
 └── OutOfDeviceMemory     the device has too little memory for this edit
 
 Each class has a stable `code`: errors cross the process border as (code, message), never pickled.
@@ -21,7 +21,7 @@ class EngineError(Exception):
 
 
 class InvalidParameter(EngineError):
-    """A parameter is outside what the model can work with."""
+    """A parameter has a value that the model cannot work with."""
 
     code = "invalid_parameter"
 
@@ -37,7 +37,7 @@ class ModelNotFound(EngineError):
 
 
 class ModelUnusable(EngineError):
-    """The model's directory cannot be loaded."""
+    """The model's folder cannot be loaded."""
 
     code = "model_unusable"
 

@@ -1,7 +1,7 @@
 """The step loop: from noise to latents, with classifier-free guidance.
 
-Our own instead of the pipeline's call, which cannot be canceled without a trace, encodes everything
-again for each output, and keeps its schedule in the shared pipeline object.
+It replaces the call of diffusers' pipeline, which leaves state behind when it is canceled, encodes
+everything again for each output, and keeps its schedule in the shared pipeline object.
 """
 
 import functools
@@ -17,7 +17,7 @@ from pipelines.engine.loading import LoadedModel
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What all outputs of an edit share. `negative` is None without guidance.
+    """The encoded inputs that all outputs of an edit share. `negative` is None without guidance.
 
     positive, negative: (1, tokens, width).
     """
@@ -39,8 +39,8 @@ def denoise(
 ) -> torch.Tensor:
     """Denoise packed `latents` of an output with `grid` over the scheduler's steps.
 
-    `on_step(k, estimate)` is called after step k, from 1; what it raises ends the loop.
-    `estimate()` gives the latents that the loop would end at if the velocity stayed as it is.
+    `on_step(k, estimate)` is called after step k, from 1; an exception from it ends the loop.
+    `estimate()` gives the latents at which the loop would end with a constant velocity.
     """
 
     def predict(prompt_embeds: torch.Tensor, context: str, timestep: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,6 @@
-"""What torch finds on this machine, as JSON: `python -m pipelines.engine.devices`.
+"""The devices that torch finds on this machine, as JSON: `python -m pipelines.engine.devices`.
 
-A process of its own, because the server never imports torch.
+A separate process, because the server never imports torch.
 """
 
 import json
@@ -23,7 +23,7 @@ def main() -> None:
         "libraries": {name: _version(name) for name in LIBRARIES},
         "cuda_build": torch.version.cuda,
         "devices": devices,
-        # torch says by a warning that the driver is too old for it
+        # torch reports a driver that is too old as a warning
         "problems": [str(warning.message).strip() for warning in caught],
     }
     json.dump(report, sys.stdout)
@@ -37,7 +37,7 @@ def _device(index: int) -> dict[str, Any]:
     properties = torch.cuda.get_device_properties(index)
     try:
         free, total = torch.cuda.mem_get_info(index)
-    except RuntimeError:  # another process holds it alone, or all of its memory
+    except RuntimeError:  # another process has exclusive use of it, or all of its memory
         free, total = 0, properties.total_memory
     return {
         "index": index,

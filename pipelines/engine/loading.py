@@ -47,9 +47,9 @@ def load_model(path: Path, dtype: torch.dtype) -> LoadedModel:
 
 
 def place(pipe: DiffusionPipeline, device: torch.device, offload: Offload) -> None:
-    """Put the components on `device`, or have them come and go.
+    """Move the components to `device`, or have hooks move them there when they are used.
 
-    With Offload.MODEL one component at a time is there, with Offload.GROUP one layer and the next.
+    Offload.MODEL keeps one component at a time on the device, Offload.GROUP one layer and the next.
     """
     if offload is Offload.NONE:
         pipe.to(device)

@@ -21,7 +21,7 @@ from pipelines.engine.lora import LoraEngine
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """`step` of `total` denoising steps are done, over all outputs."""
+    """A stage, and how many denoising steps of all outputs are done."""
 
     stage: Stage
     step: int
@@ -30,9 +30,9 @@ class Progress:
 
 @dataclass(slots=True)
 class EditResult:
-    """The outputs in order, seconds per stage, and the values the model filled in.
+    """The outputs in order, seconds per stage, and the values that the model filled in.
 
-    `prompt` is what was encoded in the end: cut, or rewritten if `is_extended`.
+    `prompt` is the prompt that was encoded: cut, or rewritten if `is_extended`.
     """
 
     num_inference_steps: int
@@ -48,7 +48,7 @@ OnPreview = Callable[[int, PIL.Image.Image], None]
 
 
 class EditPipeline:
-    """A model on a device. Not thread-safe: one thread at a time may call `edit`."""
+    """A model on a device. Only one thread at a time may call `edit`."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class EditPipeline:
         self._pipe = model.pipe
         transformer = model.pipe.transformer
         self._loras = LoraEngine(transformer, device, transformer.dtype)
-        # After the engine: offloading replaces the `forward` of each layer by one that calls it.
+        # After the engine is built: offloading wraps the `forward` of each layer.
         loading.place(model.pipe, device, offload)
 
     @classmethod
@@ -79,17 +79,17 @@ class EditPipeline:
 
     @property
     def linears(self) -> dict[str, tuple[int, int]]:
-        """The transformer's linear layers, which LoRAs can change, with (out, in) features."""
+        """The linear layers that LoRAs can change, with their (out, in) features."""
         return self._loras.linears
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the model computes in."""
+        """The number format that the model computes in."""
         dtype: torch.dtype = self._pipe.transformer.dtype
         return dtype
 
     def preload(self, loras: Sequence[LoraRef]) -> None:
-        """Begin to read these LoRA files: a later edit wants them. Any thread may call this."""
+        """Start to read LoRA files that a later edit uses. Any thread may call this."""
         self._loras.preload([Path(lora.path) for lora in loras])
 
     @torch.no_grad()
@@ -103,8 +103,9 @@ class EditPipeline:
         """Make `params.num_outputs` images from RGB references.
 
         LoRA paths in `params` are local files here. `on_progress` is called at the start of each
-        stage and after each step; what it raises ends the edit and leaves no trace in the next
-        one. Raises InvalidParameter, LoraNotFound, LoraInvalid, OutOfDeviceMemory.
+        stage and after each step; an exception from it ends the edit without a trace in the next
+        one. `on_preview` gets the previews of the first output, by index.
+        Raises InvalidParameter, LoraNotFound, LoraInvalid, OutOfDeviceMemory.
         """
         self._check_references(references)
         stack = [(Path(lora.path), lora.scale) for lora in params.loras]

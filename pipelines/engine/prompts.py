@@ -47,7 +47,7 @@ def extend_prompt(
 ) -> str | None:
     """The prompt in the model's own words, or None when it finds no end within its limits.
 
-    `on_token` is called after each token; what it raises ends the work.
+    `on_token` is called after each token; an exception from it ends the work.
     """
     inputs = _chat_inputs(model, prompt, images)
     tokenizer = model.pipe.tokenizer
@@ -65,7 +65,7 @@ def extend_prompt(
         stopping_criteria=StoppingCriteriaList([_Clock(on_token)]),
     )[0, inputs["input_ids"].shape[1] :]
     if int(tokens[-1]) != end:
-        # out of time or of tokens: half a sentence is worse than the user's own
+        # out of time or tokens: the user's own prompt is better than half a sentence
         return None
     words: str = tokenizer.decode(tokens[:-1], skip_special_tokens=True).strip()
     return words or None

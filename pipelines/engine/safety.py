@@ -1,4 +1,4 @@
-"""Looks at finished images with an image classifier that the operator names."""
+"""Safety check of finished images by an image classifier that the operator chooses."""
 
 import re
 from pathlib import Path
@@ -9,20 +9,20 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from pipelines.api.errors import ModelUnusable
 
-# Classes of the classifiers that people use: NSFW detectors, content raters.
+# Class names in common use: NSFW detectors, content raters.
 _UNSAFE_LABEL = re.compile(r"nsfw|porn|hentai|sexy|sexual|nud|explicit|unsafe|gore", re.IGNORECASE)
 _NEGATION = re.compile(r"^(not|non|no)[\s_-]|^safe|^sfw", re.IGNORECASE)
 
 
 class SafetyChecker:
-    """A transformers image-classification model, some classes of which are unsafe."""
+    """A transformers image-classification model with some unsafe classes."""
 
     def __init__(self, reference: str, device: torch.device) -> None:
-        """Load a model by path or by name. Raises ModelUnusable."""
+        """Load a model by path or hub id. Raises ModelUnusable."""
         source = Path(reference).expanduser()
         name = str(source) if source.is_dir() else reference
         try:
-            # the PIL processors: torchvision is not required anywhere
+            # PIL processors, because torchvision is not required
             self._processor = AutoImageProcessor.from_pretrained(name, use_fast=False)
             self._model = AutoModelForImageClassification.from_pretrained(
                 name, use_safetensors=True
@@ -44,7 +44,7 @@ class SafetyChecker:
 
     @torch.no_grad()
     def is_unsafe(self, image: PIL.Image.Image) -> bool:
-        """Whether the unsafe classes together are likelier than not."""
+        """Whether the unsafe classes have more than half of the probability."""
         inputs = self._processor(image, return_tensors="pt").to(self._model.device)
         probabilities = self._model(**inputs).logits.float().softmax(-1)[0]
         return bool(probabilities[self._unsafe].sum() > 0.5)

@@ -1,4 +1,4 @@
-"""What lies under `weights/`: models and LoRAs by name. Reads directories, never the network."""
+"""The models and LoRAs in a `weights/` folder, by name. Reads folders, never the network."""
 
 import contextlib
 import os
@@ -31,7 +31,7 @@ _HUB_FILE = re.compile(rf"({_HUB_ID.pattern})/((?:[\w. -]+/)*[\w. -]+\.safetenso
 
 @dataclass(frozen=True, slots=True)
 class ModelChoice:
-    """A model directory, and in a sentence why it was taken."""
+    """A model's folder, and why it was chosen."""
 
     path: Path
     why: str
@@ -44,13 +44,13 @@ class ModelChoice:
 
     @property
     def warning(self) -> str | None:
-        """What people should know of this model before they judge its images."""
+        """A note about the model for people who look at its images, or None."""
         return DEMO_WARNING if self.is_demo else None
 
 
 @dataclass(frozen=True, slots=True)
 class LoraEntry:
-    """A LoRA file. `name` is what a request's `path` says.
+    """A LoRA file. `name` is the `path` by which a request names it.
 
     `is_shipped` marks one of the demo model's own that is not in the weights folder.
     """
@@ -63,7 +63,7 @@ class LoraEntry:
 
 @dataclass(frozen=True, slots=True)
 class RemoteLora:
-    """A LoRA that would have to be fetched from `url`."""
+    """A LoRA to fetch from `url`."""
 
     url: str
 
@@ -95,7 +95,7 @@ class Catalog:
         return Catalog(self._weights_dir, shipped_loras=SHIPPED_WEIGHTS / "loras")
 
     def models(self) -> list[Path]:
-        """The model directories under `weights/models/`, by name, nested `owner/repo` included."""
+        """The model folders under `weights/models/`, by name, including nested `owner/repo`."""
         found = [
             *self._models.glob("*/model_index.json"),
             *self._models.glob("*/*/model_index.json"),
@@ -105,8 +105,8 @@ class Catalog:
     def resolve_model(self, reference: str | None) -> ModelChoice:
         """The model for `reference`: a path, a name, a hub id in the local cache, or `demo`.
 
-        With None the first published model by name, else the demo model.
-        Raises ModelNotFound, which lists what is there.
+        None means the first published model by name, or the demo model when there is none.
+        Raises ModelNotFound, which lists the models that were found.
         """
         if reference is None:
             return self._default_model()
@@ -120,7 +120,7 @@ class Catalog:
                 return ModelChoice(path.absolute(), f"asked for as {reference!r}")
         names = [str(path.relative_to(self._models)) for path in self.models()]
         raise ModelNotFound(
-            f"No model {reference!r}: neither a directory with a model_index.json, nor a name "
+            f"No model {reference!r}: neither a folder with a model_index.json, nor a name "
             f"under {self._models}, nor in the Hugging Face cache. Found: "
             f"{', '.join([*names, DEMO_NAME])}."
         )
@@ -128,7 +128,9 @@ class Catalog:
     def _default_model(self) -> ModelChoice:
         published = self.models()
         if not published:
-            why = f"no published model lies under {self._models}; the demo model answers instead"
+            why = (
+                f"there is no published model under {self._models}; the demo model answers instead"
+            )
             return self._demo(why)
         others = ", ".join(path.name for path in published[1:])
         why = f"the first by name under {self._models}"
@@ -137,7 +139,7 @@ class Catalog:
         return ModelChoice(published[0].absolute(), why)
 
     def _demo(self, why: str) -> ModelChoice:
-        # another weights folder, a volume say, need not hold the demo model
+        # a weights folder such as a mounted volume may lack the demo model
         places = (self._weights_dir / DEMO_NAME, SHIPPED_DEMO)
         for path in places:
             if is_model_dir(path):
@@ -163,8 +165,8 @@ class Catalog:
     def resolve_lora(self, reference: str) -> LoraEntry | RemoteLora | HubLora:
         """The local file for `reference`, or where it would have to be fetched from.
 
-        An existing file under `weights/loras/` wins (the suffix may be left out), then a hub id
-        `owner/repo[/file.safetensors]`; a URL is a URL, those of the hub's pages included.
+        An existing file under `weights/loras/` wins (the suffix is optional), then a hub id
+        `owner/repo[/file.safetensors]`. A URL of a hub page counts as a hub id.
         Raises InvalidParameter for a path that leaves the folder, LoraNotFound for an unknown name.
         """
         if re.match(r"https?://", reference, re.IGNORECASE):
@@ -180,7 +182,7 @@ class Catalog:
         raise LoraNotFound(f"There is no LoRA {reference!r} under {self._loras}. Found: {known}.")
 
     def new_lora_path(self, name: str) -> Path:
-        """Where a new LoRA of this name would lie. Raises InvalidParameter for a bad name."""
+        """The path for a new LoRA of this name. Raises InvalidParameter for a bad name."""
         self._check_inside(name, "name")
         path = self._loras / name
         if path.suffix != LORA_SUFFIX or path.name.startswith("."):
@@ -198,7 +200,7 @@ class Catalog:
         names = (reference, reference + LORA_SUFFIX)
         for name in names:
             path = self._loras / name
-            with contextlib.suppress(OSError):  # a name longer than a file system allows, say
+            with contextlib.suppress(OSError):  # a name longer than the file system allows
                 if path.suffix == LORA_SUFFIX and path.is_file():
                     return LoraEntry(name, path, path.stat().st_size)
         shipped = self._shipped()
@@ -216,10 +218,10 @@ class Catalog:
 
 
 def _hub_page(url: str) -> HubLora | None:
-    """What a page or a download link of the hub stands for: a file, or a whole repository."""
+    """The file or repository that a page or a download link of the hub is about, or None."""
     try:
         parts = urllib.parse.urlsplit(url)
-    except ValueError:  # no URL at all; whoever fetches it will say so
+    except ValueError:  # not a URL; fetching it will fail with a message
         return None
     own = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT", "")).netloc
     if parts.netloc.lower() not in {*_HUB_HOSTS, own.lower()} - {""}:

@@ -1,4 +1,4 @@
-"""Repositories in the Hugging Face cache of this machine; reads directories, never the network.
+"""Repositories in the Hugging Face cache of this machine. Reads folders, never the network.
 
 https://huggingface.co/docs/huggingface_hub/guides/manage-cache describes its layout.
 """
@@ -9,9 +9,9 @@ from huggingface_hub import constants
 
 
 def cached_snapshot(name: str, revision: str | None = None) -> Path | None:
-    """The repository's folder in the cache, at a branch, tag or commit, or at `main`.
+    """The repository's folder in the cache at a branch, tag or commit, by default `main`.
 
-    A cache without refs, copied from elsewhere say, knows no `main`: there it is the newest.
+    A cache without refs, such as a copied one, has no `main`: there the newest snapshot counts.
     """
     refs = _folder(name) / "refs"
     snapshots = _snapshots(name)
@@ -27,7 +27,7 @@ def cached_snapshot(name: str, revision: str | None = None) -> Path | None:
 
 
 def cached_snapshots(name: str) -> list[Path]:
-    """All that the cache has of the repository: its `main` first, then the newest."""
+    """All snapshots of the repository in the cache: `main` first, then the newest."""
     main = cached_snapshot(name)
     return sorted(_snapshots(name), key=lambda path: path != main)
 

@@ -1,4 +1,4 @@
-"""Which ways to keep a model's weights a machine has the memory for: arithmetic, no torch.
+"""Whether a machine has the memory for a model, for each way to keep its weights. No torch.
 
 The ways are those of `pipelines.api.load_options.Offload`. The figures beside the weights are
 estimates.
@@ -10,19 +10,19 @@ from dataclasses import dataclass
 from pipelines.api.families import QWEN_IMAGE_EDIT_PLUS
 
 GIB = 2**30
-# What an edit of 1024×1024 takes beside the weights: 59.7 GiB were reported at the peak for
+# The memory of an edit of 1024×1024 beside the weights: 59.7 GiB were reported at the peak for
 # Qwen-Image-Edit-2509 in bfloat16, of which 53.7 GiB are weights.
 WORKING_BYTES = 6 * GIB
 _MEASURED_PARAMETERS = sum(QWEN_IMAGE_EDIT_PLUS.parameters.values())
-# The largest layers and the ones that are being copied, where one layer at a time is on the device.
+# With one layer at a time on the device: the largest layers, and those being copied.
 LAYERS_BYTES = 2 * GIB
-# The worker itself, and the file that is being read.
+# The worker itself, and the file that it reads.
 HOST_BYTES = 4 * GIB
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """One way to keep the weights, and whether there is memory for it; sizes in bytes."""
+    """One way to keep the weights, the bytes that it needs, and whether they are available."""
 
     offload: str
     device_needs: int
@@ -38,7 +38,7 @@ def fits_on_gpu(
     host_bytes: int,
     workers: int = 1,
 ) -> tuple[Fit, ...]:
-    """The three ways, the fastest first. `device_bytes` is one GPU's; each worker has a copy."""
+    """All ways, the fastest first. `device_bytes` is one GPU's; each worker has its own copy."""
     sizes = [count * bytes_each for count in parameters.values()]
     total, largest = sum(sizes), max(sizes, default=0)
     working = working_bytes(parameters)
@@ -56,12 +56,12 @@ def fits_on_gpu(
 
 
 def fits_on_cpu(parameters: Mapping[str, int], *, bytes_each: int, host_bytes: int) -> Fit:
-    """Whether the host holds the model and what an edit takes."""
+    """Whether the host has the memory for the model and for an edit."""
     needs = sum(parameters.values()) * bytes_each + working_bytes(parameters)
     return Fit("none", 0, needs, needs <= host_bytes)
 
 
 def working_bytes(parameters: Mapping[str, int]) -> int:
-    """What an edit takes beside the weights; a small model's share, at least 1 GiB."""
+    """The memory of an edit beside the weights, in proportion to the model, at least 1 GiB."""
     share = sum(parameters.values()) / _MEASURED_PARAMETERS
     return max(GIB, int(WORKING_BYTES * min(share, 1.0)))

@@ -1,7 +1,7 @@
-"""A safetensors file by its header: names, dtypes, shapes, byte ranges. No torch, no tensor data.
+"""The header of a safetensors file: names, dtypes, shapes, byte ranges. No torch, no tensor data.
 
-Format: https://huggingface.co/docs/safetensors, an 8-byte little-endian length, that many bytes of
-JSON, then the tensors. The library's own reader would bring torch or numpy with it.
+Format: an 8-byte little-endian length, that many bytes of JSON, then the tensors; see
+https://huggingface.co/docs/safetensors. The library's own reader needs torch or numpy.
 """
 
 import json
@@ -25,7 +25,7 @@ FLOAT_DTYPES = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """A tensor: safetensors' dtype name, shape, and its byte range after the header."""
+    """A tensor: safetensors' name of its dtype, its shape, and its byte range after the header."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -35,7 +35,7 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a file holds. `data_start` is the file offset that byte ranges count from."""
+    """The header of a file. Byte ranges count from the file offset `data_start`."""
 
     tensors: Mapping[str, TensorInfo]
     metadata: Mapping[str, str]
@@ -48,7 +48,7 @@ class Header:
 
     @property
     def data_bytes(self) -> int:
-        """The size of all tensors together, in bytes."""
+        """The size of all tensors, in bytes."""
         return max((info.end for info in self.tensors.values()), default=0)
 
 
@@ -65,12 +65,12 @@ def read_header(path: Path, name: str | None = None) -> Header:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else MAX_HEADER_BYTES + 1
         if length > MAX_HEADER_BYTES:
-            raise LoraInvalid(f"{name} is no safetensors file{_guess_format(start)}.")
+            raise LoraInvalid(f"{name} is not a safetensors file{_guess_format(start)}.")
         raw = file.read(length)
     if len(raw) < length:
         raise LoraInvalid(
-            f"{name} is truncated or no safetensors file: its header should have {length} bytes, "
-            f"{len(raw)} are there."
+            f"{name} is truncated or not a safetensors file: {len(raw)} of {length} bytes of its "
+            f"header are there."
         )
     header = _parse_header(raw, name)
     expected = header.data_start + header.data_bytes
@@ -82,9 +82,9 @@ def read_header(path: Path, name: str | None = None) -> Header:
 
 
 def add_metadata(path: Path, key: str, text: str) -> None:
-    """Write `text` under `key` into the file's metadata; the tensors stay as they are.
+    """Write `text` under `key` into the file's metadata, without changing the tensors.
 
-    Written beside the file and renamed. Raises LoraInvalid when it is no safetensors file.
+    The new file is written beside the old one and renamed. Raises LoraInvalid for another format.
     """
     header = read_header(path)
     unfinished = path.with_name(path.name + ".unfinished")
@@ -93,7 +93,7 @@ def add_metadata(path: Path, key: str, text: str) -> None:
         entries = json.loads(old.read(header.data_start - 8))
         entries["__metadata__"] = {**header.metadata, key: text}
         raw = json.dumps(entries).encode()
-        # the tensors begin at a multiple of 8, as the format wants it
+        # the format aligns the tensors to 8 bytes
         raw += b" " * (-len(raw) % 8)
         new.write(struct.pack("<Q", len(raw)) + raw)
         shutil.copyfileobj(old, new)
@@ -107,7 +107,7 @@ def _parse_header(raw: bytes, name: str) -> Header:
         tensors = {key: _tensor_info(entry) for key, entry in entries.items()}
         texts = {str(key): str(value) for key, value in metadata.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
-        raise LoraInvalid(f"{name} is no safetensors file: its header is damaged.") from exc
+        raise LoraInvalid(f"{name} is not a safetensors file: its header is damaged.") from exc
     return Header(tensors, texts, 8 + len(raw))
 
 
@@ -122,7 +122,7 @@ def _tensor_info(entry: Mapping[str, Any]) -> TensorInfo:
 
 
 def _guess_format(start: bytes) -> str:
-    """What a file of another format probably is, in words, from its first bytes."""
+    """A remark on a file of another format, from its first bytes, or nothing."""
     pickles = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
     if start.startswith((b"PK\x03\x04", *pickles)):
         return " (it looks like a pickle, which can run code and is never loaded)"

@@ -1,4 +1,4 @@
-"""Parsed LoRAs in host memory and composed adapters on the device, each bounded, oldest out."""
+"""Bounded caches of parsed LoRAs in host memory and of composed adapters on the device."""
 
 import contextlib
 import os
@@ -25,7 +25,7 @@ DEVICE_BYTES = 4 * 2**30
 
 
 class BoundedCache(Generic[V]):
-    """Keeps what was used last, up to `max_bytes`; the newest entry always stays."""
+    """A least-recently-used cache of at most `max_bytes`, or of one larger entry."""
 
     def __init__(self, max_bytes: int, size_of: Callable[[V], int]) -> None:
         self._max_bytes = max_bytes
@@ -33,14 +33,14 @@ class BoundedCache(Generic[V]):
         self._entries: OrderedDict[Hashable, V] = OrderedDict()
 
     def get(self, key: Hashable) -> V | None:
-        """The entry, which is now the one used last."""
+        """The entry, now the most recently used one, or None."""
         if key not in self._entries:
             return None
         self._entries.move_to_end(key)
         return self._entries[key]
 
     def put(self, key: Hashable, value: V) -> None:
-        """Add an entry and drop the oldest beyond the bound."""
+        """Add an entry and drop the least recently used ones beyond the bound."""
         self._entries[key] = value
         self._entries.move_to_end(key)
         while len(self._entries) > 1 and self.total_bytes > self._max_bytes:
@@ -48,15 +48,15 @@ class BoundedCache(Generic[V]):
 
     @property
     def total_bytes(self) -> int:
-        """What all entries hold."""
+        """The size of all entries."""
         return sum(map(self._size_of, self._entries.values()))
 
 
 class LoraCache:
-    """Gives the adapter of a stack of LoRA files, reading each file at most once.
+    """The adapters of stacks of LoRA files; each file is read once while it is unchanged.
 
-    One thread reads files, so that those of the next job come into memory while the model works
-    on this one; the model's thread composes.
+    One thread reads files, so those of the next job load while the model works on this one. The
+    model's thread composes.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class LoraCache:
         self._lock = threading.Lock()
 
     def preload(self, paths: Sequence[Path]) -> None:
-        """Begin to read these files; a fault shows when the LoRA is asked for."""
+        """Start to read these files; errors are raised when the LoRA is used."""
         for path in paths:
             with contextlib.suppress(LoraNotFound):
                 self._future(path)
@@ -86,7 +86,7 @@ class LoraCache:
     def adapter(self, stack: Sequence[tuple[Path, float]]) -> Adapter:
         """The adapter of the files at their scales. Raises LoraNotFound, LoraInvalid.
 
-        A file at scale 0 is read and checked like the others, and adds nothing.
+        A file at scale 0 is read and validated like the others, and adds nothing.
         """
         futures = [self._future(path) for path, _ in stack]
         key = tuple((_identity(path), scale) for path, scale in stack if scale != 0)
@@ -100,7 +100,7 @@ class LoraCache:
         return composed
 
     def _future(self, path: Path) -> "Future[Lora]":
-        """The LoRA, at hand, being read, or now to be read."""
+        """The LoRA from the cache, from a read in progress, or from a new one."""
         key = _identity(path)
         with self._lock:
             lora = self._loras.get(key)
@@ -124,7 +124,7 @@ class LoraCache:
 
 
 def _identity(path: Path) -> Hashable:
-    """The file as it is now: one that was replaced under the same name is another."""
+    """The key of the file's current contents; a replaced file has another."""
     try:
         stat = path.stat()
     except OSError as exc:
@@ -137,7 +137,7 @@ def _version(stat: os.stat_result) -> tuple[int, int, int]:
 
 
 def _config_version(path: Path) -> tuple[int, ...]:
-    """That of PEFT's configuration beside the file, which counts as a part of it."""
+    """The version of PEFT's configuration beside the file, which is a part of the LoRA."""
     beside = path.with_name(PEFT_CONFIG)
     if path.name != PEFT_WEIGHTS or not beside.is_file():
         return ()

@@ -1,4 +1,4 @@
-"""Several LoRAs at their scales to one adapter."""
+"""Composition of several LoRAs at their scales into one adapter."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,8 +15,8 @@ def compose(
 ) -> Adapter:
     """One adapter equal to the sum of the LoRAs at their scales: ranks are concatenated.
 
-    Scale and alpha/rank are folded into `up` in fp32 before it becomes `dtype`: folded in bf16, an
-    alpha of 3 at rank 4 would already be wrong by 0.3 %.
+    Scale and alpha/rank are folded into `up` in fp32 before the cast to `dtype`: in bf16, an alpha
+    of 3 at rank 4 would already be wrong by 0.3 %.
     """
     pairs: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
     for lora, scale in stack:
@@ -35,7 +35,7 @@ def _joined(
     parts: Sequence[tuple[torch.Tensor, torch.Tensor]],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     if len(parts) == 1:
-        # a view into the file's whole data would keep all of it on the device
+        # a view would keep the whole file's data on the device
         down, up = parts[0]
         return down.clone(), up
     downs, ups = zip(*parts, strict=True)

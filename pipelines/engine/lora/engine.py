@@ -1,4 +1,4 @@
-"""Puts adapters on a transformer's linear layers and takes them off without a trace."""
+"""Adapters on a transformer's linear layers, removed again without a trace."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,10 +15,10 @@ from pipelines.engine.lora.compose import Adapter
 class AdaptableLinear(nn.Linear):
     """nn.Linear plus, while an adapter is active, `(x @ down.T) @ up.T`.
 
-    Layers get this class by assignment: their parameters, names, hooks and state dict stay as they
-    are, nothing is wrapped, and without an adapter the base layer's result is returned untouched.
-    The adapter is a plain attribute, no parameter: under torch.compile a parameter of another rank
-    is another graph, a plain tensor of another rank is not.
+    Layers get this class by assignment, so their parameters, names, hooks and state dict do not
+    change, and without an adapter they return the base layer's result. The adapter is a plain
+    attribute: under torch.compile a parameter of another rank needs another graph, a plain tensor
+    of another rank does not.
     """
 
     adapter: tuple[torch.Tensor, torch.Tensor] | None = None
@@ -29,13 +29,13 @@ class AdaptableLinear(nn.Linear):
             return base
         down, up = self.adapter
         low_rank = functional.linear(x, down)
-        # one fused kernel instead of a product and a sum, and no second tensor of the output's size
+        # one fused kernel for product and sum, without a second tensor of the output's size
         flat = torch.addmm(base.flatten(0, -2), low_rank.flatten(0, -2), up.t())
         return flat.view_as(base)
 
 
 class LoraEngine:
-    """The linear layers of one transformer, ready to take adapters. For one thread."""
+    """The linear layers of one transformer, which take adapters. Not thread-safe."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class LoraEngine:
         host_bytes: int = HOST_BYTES,
         device_bytes: int = DEVICE_BYTES,
     ) -> None:
-        """Parsed files may hold `host_bytes`, composed adapters `device_bytes` on the device."""
+        """Bound parsed files by `host_bytes` and composed adapters by `device_bytes`."""
         self._transformer = transformer
         self._device = device
         self._dtype = dtype
@@ -55,7 +55,7 @@ class LoraEngine:
             if type(module) is nn.Linear:
                 module.__class__ = AdaptableLinear
             if isinstance(module, AdaptableLinear):
-                # In the instance from the start: torch.compile guards on whether it is there.
+                # Set on the instance from the start: torch.compile guards on its presence.
                 module.adapter = None
                 self._layers[name] = module
         self._cache = LoraCache(
@@ -70,21 +70,21 @@ class LoraEngine:
         }
 
     def preload(self, paths: Sequence[Path]) -> None:
-        """Begin to read these files in another thread: a later job wants them."""
+        """Start to read files that a later job uses, in another thread."""
         self._cache.preload(paths)
 
     @contextmanager
     def active(self, stack: Sequence[tuple[Path, float]]) -> Iterator[None]:
-        """Apply the LoRA files at their scales inside the block, and nothing after it.
+        """Apply the LoRA files at their scales inside the block only.
 
-        Raises LoraNotFound, LoraInvalid before any layer is touched.
+        Raises LoraNotFound, LoraInvalid before any layer changes.
         """
         with self.applied(self._cache.adapter(stack)):
             yield
 
     @contextmanager
     def applied(self, adapter: Adapter) -> Iterator[None]:
-        """Apply a composed adapter inside the block, and nothing after it."""
+        """Apply a composed adapter inside the block only."""
         if adapter and any(m._compiled_call_impl for m in self._transformer.modules()):
             adapter = self._uniform(adapter)
         try:
@@ -96,11 +96,12 @@ class LoraEngine:
                 self._layers[name].adapter = None
 
     def _uniform(self, adapter: Adapter) -> Adapter:
-        """The adapter in the one shape that torch.compile need not trace anew for any other.
+        """The adapter in a form that torch.compile never traces again.
 
-        Each layer has one, of zeros where the LoRAs have none: present and absent are two graphs.
-        Ranks are at least 2 and marked as dynamic: 1 is compiled as a constant, and ranks that
-        are equal at warm-up as one and the same. No tensor serves two layers: that is guarded too.
+        Each layer has a pair, of rank 0 where the LoRAs have none, because present and absent are
+        two graphs. Ranks are at least 2 and marked as dynamic: rank 1 is compiled as a constant,
+        and ranks that are equal at warm-up as the same number. No two layers share a tensor, which
+        is guarded too.
         """
         pairs: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         for name, layer in self._layers.items():

@@ -1,4 +1,4 @@
-"""A LoRA's matrices in host memory, as views into one buffer that holds the file's data."""
+"""A LoRA's matrices, as views into one buffer of the file's data."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -40,9 +40,9 @@ class LoraLayer:
 
 @dataclass(frozen=True, slots=True)
 class Lora:
-    """A parsed file: its data as one tensor of bytes in host memory, and what lies where in it.
+    """A parsed file: its data as one tensor of bytes in host memory, and the plan of its layers.
 
-    `alphas` are the multipliers of the layers whose alpha is a tensor of the file.
+    `multipliers` has one entry per layer: alpha / rank, however the file gives the alpha.
     """
 
     plan: LoraPlan
@@ -51,22 +51,22 @@ class Lora:
 
     @property
     def size_bytes(self) -> int:
-        """Host memory held."""
+        """The host memory that the LoRA takes."""
         return self.data.numel()
 
     def layers(self, device: torch.device) -> Iterator[tuple[str, LoraLayer]]:
-        """Each layer's name and change, on `device`, where the data goes in one copy."""
+        """Each layer's name and change on `device`; the data is copied there once."""
         data = self.data.to(device, non_blocking=True)
         for name, layer in self.plan.layers.items():
             yield name, _layer(data, self.plan, layer, self.multipliers[name])
 
 
 def read_lora(path: Path, linears: Linears, *, pinned: bool = False) -> Lora:
-    """The LoRA in `path`, every tensor of it matched to a layer of the model.
+    """Read the LoRA in `path` and match every tensor of it to a layer of the model.
 
-    `pinned` puts the data where a CUDA device can fetch it itself. Raises LoraNotFound,
-    LoraInvalid. The file is read as bytes: safetensors' own file readers leak 64 bytes per tensor
-    (0.8.0), and copy.
+    `pinned` allocates page-locked memory for fast copies to a CUDA device. The file is read as
+    bytes, because the readers of safetensors 0.8.0 leak 64 bytes per tensor and copy.
+    Raises LoraNotFound, LoraInvalid.
     """
     if not path.is_file():
         raise LoraNotFound(f"The LoRA file {path.name} is gone.")
@@ -86,7 +86,7 @@ def read_lora(path: Path, linears: Linears, *, pinned: bool = False) -> Lora:
 def _refuse_non_finite(plan: LoraPlan, data: torch.Tensor) -> None:
     """Raise LoraInvalid when a matrix holds NaN or infinity."""
     keys = [key for key, info in plan.header.tensors.items() if info.dtype in FLOAT_DTYPES]
-    # A sum is not finite when a term is not: one cheap pass, and a look at the few that stand out.
+    # A sum is not finite when one of its terms is not: a cheap pass selects tensors to examine.
     sums = torch.stack([_summed(_view(data, plan.header.tensors[key])) for key in keys])
     for index in torch.nonzero(~torch.isfinite(sums)).flatten().tolist():
         tensor = _view(data, plan.header.tensors[keys[index]])
@@ -119,7 +119,7 @@ def _loha_factors(tensors: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, to
     """The low-rank factors (r1·r2, in) and (out, r1·r2) of (w1_a @ w1_b) * (w2_a @ w2_b).
 
     The Hadamard product of two sums of outer products is the sum of the products of all pairs:
-    Σᵢⱼ (aᵢ∘cⱼ)(bᵢ∘dⱼ)ᵀ. Exact, where multiplying the matrices out would cost out·in per layer.
+    Σᵢⱼ (aᵢ∘cⱼ)(bᵢ∘dⱼ)ᵀ. This is exact, and takes less memory than the product, out·in per layer.
     """
     a, b, c, d = (tensors[part].float() for part in ("w1_a", "w1_b", "w2_a", "w2_b"))
     up = (a[:, :, None] * c[:, None, :]).flatten(1)
@@ -128,7 +128,7 @@ def _loha_factors(tensors: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, to
 
 
 def _view(data: torch.Tensor, info: TensorInfo) -> torch.Tensor:
-    """The tensor at its byte range; a copy where the range is not aligned to its type."""
+    """The tensor at its byte range; a copy when the range is not aligned to its type."""
     raw = data[info.start : info.end]
     dtype = _DTYPES[info.dtype]
     if info.start % dtype.itemsize:

@@ -1,4 +1,4 @@
-"""What a LoRA's own configuration says of its strength: PEFT's, in the metadata or beside the file.
+"""PEFT's configuration of a LoRA, in its metadata or beside the file, which sets its strength.
 
 A pair's multiplier is alpha / rank, with rsLoRA alpha / √rank; without an alpha it is 1.
 Source: PEFT's LoraConfig, https://huggingface.co/docs/peft/package_reference/lora
@@ -15,7 +15,7 @@ from typing import Any
 from pipelines.api.errors import LoraInvalid
 
 METADATA_KEY = "lora_adapter_metadata"
-# What PEFT's save_pretrained writes: the matrices, and their configuration in a file beside them.
+# The files that PEFT's save_pretrained writes: the matrices and their configuration.
 PEFT_WEIGHTS = "adapter_model.safetensors"
 PEFT_CONFIG = "adapter_config.json"
 
@@ -44,7 +44,7 @@ class LoraConfig:
         return _matching(self.rank_pattern, layer, self.rank)
 
     def multiplier(self, alpha: float | None, rank: int) -> float:
-        """What `up @ down` is multiplied by."""
+        """The factor of `up @ down`."""
         if alpha is None:
             return 1.0
         return alpha / math.sqrt(rank) if self.is_rslora else alpha / rank
@@ -53,7 +53,7 @@ class LoraConfig:
 def read_config(path: Path, metadata: Mapping[str, str], name: str) -> LoraConfig:
     """The configuration of the LoRA at `path`: in its metadata, else in PEFT's file beside it.
 
-    Raises LoraInvalid when it is there and cannot be understood.
+    Raises LoraInvalid when it cannot be understood.
     """
     beside = path.with_name(PEFT_CONFIG)
     if METADATA_KEY in metadata:
@@ -69,7 +69,7 @@ def read_config(path: Path, metadata: Mapping[str, str], name: str) -> LoraConfi
 
 
 def _parse(config: Mapping[str, Any]) -> LoraConfig:
-    # diffusers writes each key with the component's name before it
+    # diffusers puts the component's name before each key
     plain = {key.removeprefix("transformer."): value for key, value in config.items()}
     patterns = {
         name: {str(key): _finite(value) for key, value in (plain.get(name) or {}).items()}
@@ -88,7 +88,7 @@ def _parse(config: Mapping[str, Any]) -> LoraConfig:
 
 
 def _matching(patterns: Mapping[str, float], layer: str, default: float | None) -> float | None:
-    """PEFT's rule: the first pattern that matches the layer's name, whole or behind a dot."""
+    """The value of the first pattern that matches the layer's name or its end, as in PEFT."""
     for pattern, value in patterns.items():
         if re.match(rf"(.*\.)?({pattern})$", layer):
             return value

@@ -1,11 +1,11 @@
-"""Guesses which model a LoRA was made for, from the names and shapes of its tensors."""
+"""The model that a LoRA was made for, guessed from the names and shapes of its tensors."""
 
 import re
 from collections.abc import Mapping
 
 from pipelines.api.families import FAMILIES
 
-# The first that matches; the marks are names of layers that only this family has.
+# The first match wins; each pattern has names of layers that only this family has.
 _FAMILIES = (
     ("Flux or HunyuanVideo", r"single_transformer_blocks|double_blocks|single_blocks"),
     (
@@ -21,15 +21,13 @@ _FAMILIES = (
     ("a text encoder", r"^(lora_te\d?_|text_encoder|te\d?\.)|self_attn[._][qkv]_proj"),
     ("a model with Qwen-Image's names", r"transformer_blocks[._]\d+[._]attn[._]to_[qkv]"),
 )
-
-
-# The width of `attn.to_q` tells models apart whose layers have the same names.
+# The width of `attn.to_q` distinguishes models whose layers have the same names.
 _WIDTHS = {1152: "PixArt", 1536: "Stable Diffusion 3", 2432: "Stable Diffusion 3.5"}
 _QUERY = re.compile(r"attn[._]to_q[._].*(lora_A|lora_down|lora\.down).*weight$")
 
 
 def guess_family(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
-    """The family's name, from the names and shapes of the tensors; None when they say nothing."""
+    """The family's name, or None when the names and shapes of the tensors do not tell."""
     for key, shape in shapes.items():
         if _QUERY.search(key) and len(shape) == 2 and shape[1] in _WIDTHS:
             return _WIDTHS[shape[1]]

@@ -1,7 +1,7 @@
-"""What a LoRA file says of itself: which layers it changes, in which layout, and whether it fits.
+"""The plan of a LoRA file: the layers that it changes, read from its header.
 
-Every key must have a place in the model, or the file is refused by name: a LoRA that is silently
-ignored, or applied in part, is the commonest fault of servers. No torch, no tensor data.
+Every key must have a place in the model, or the file is refused with its name: no LoRA is ignored
+or applied in part. No torch, no tensor data.
 """
 
 import math
@@ -17,7 +17,7 @@ from pipelines.files.lora_format.config import LoraConfig, read_config
 from pipelines.files.lora_format.family import guess_family
 from pipelines.files.safetensors_header import FLOAT_DTYPES, Header, TensorInfo, read_header
 
-# What trainers put before a module's name. What follows may be dotted or joined by underscores.
+# Prefixes that trainers put before a layer's name, which may be dotted or joined by underscores.
 PREFIXES = (
     "base_model.model.transformer.",
     "base_model.model.",
@@ -30,7 +30,7 @@ PREFIXES = (
     "lora_transformer.",
     "lycoris_",
 )
-# The end of a key, and which part of a layer's change the tensor is.
+# Ends of keys, and the part of a layer's change that each marks.
 _SUFFIXES = (
     (re.compile(r"\.lora_A(\.[^.]+)*\.weight$"), "down"),
     (re.compile(r"\.lora_B(\.[^.]+)*\.weight$"), "up"),
@@ -44,7 +44,7 @@ _SUFFIXES = (
     (re.compile(r"\.hada_w2_b$"), "w2_b"),
     (re.compile(r"\.alpha$"), "alpha"),
 )
-# Adapters that are more or other than a product of two matrices, by the end of their keys.
+# Other kinds of adapters, by the ends of their keys.
 _OTHER_KINDS = (
     (re.compile(r"\.(dora_scale|lora_magnitude_vector)(\.|$)"), "a DoRA"),
     (re.compile(r"\.lokr_\w+$"), "a LoKr"),
@@ -63,8 +63,8 @@ class LayerPlan:
     """One linear layer's share of a LoRA.
 
     `parts` are the keys of its tensors by part: down (rank, in) and up (out, rank), or a LoHa's
-    w1_a, w2_a (out, rank) and w1_b, w2_b (rank, in). What they give is multiplied by `multiplier`,
-    or, where `alpha_key` names a scalar in the file, by what `config` makes of that alpha.
+    w1_a, w2_a (out, rank) and w1_b, w2_b (rank, in). Their product is scaled by `multiplier` or,
+    when `alpha_key` names a scalar in the file, by `config.multiplier` of that alpha.
     """
 
     parts: Mapping[str, str]
@@ -81,7 +81,7 @@ class LayerPlan:
 
 @dataclass(frozen=True, slots=True)
 class LoraPlan:
-    """A file whose every tensor has a place in the model."""
+    """A file, every tensor of which has a place in the model."""
 
     path: Path
     header: Header
@@ -89,11 +89,12 @@ class LoraPlan:
 
 
 def plan_lora(path: Path, linears: Linears, name: str | None = None) -> LoraPlan:
-    """The layers of the model that the file at `path` changes, every tensor accounted for.
+    """The layers of the model that the file at `path` changes.
 
     `linears` maps the model's linear layers to (out, in) features; messages call the file `name`.
-    Raises LoraInvalid, naming the first keys concerned, when the file cannot be read, is another
-    kind of adapter or for another model, or has a wrong shape, half a pair, a key without a place.
+    Raises LoraInvalid, which names the first keys concerned, when the file cannot be read, is
+    another kind of adapter or for another model, or has a wrong shape, half a pair or an unknown
+    key.
     """
     name = name or path.name
     header = read_header(path, name)
@@ -129,7 +130,7 @@ def _locate_all(header: Header, linears: Linears, name: str) -> dict[str, dict[s
 
 
 def _locate(key: str, flat_names: Mapping[str, str]) -> tuple[str | None, str | None]:
-    """The model's layer and the part of it that `key` names; None where there is none."""
+    """The layer and the part of it that `key` names; None for what is unknown."""
     for pattern, part in _SUFFIXES:
         match = pattern.search(key)
         if match:
@@ -166,11 +167,11 @@ def _plan_layer(
     if alpha_key is not None and math.prod(header.tensors[alpha_key].shape) != 1:
         raise LoraInvalid(f"{name}: {alpha_key} must be a single number.")
     alpha = config.alpha_of(module)
-    message = config.rank_of(module)
-    if message is not None and message != rank:
+    configured_rank = config.rank_of(module)
+    if configured_rank is not None and configured_rank != rank:
         raise LoraInvalid(
-            f"{name} contradicts itself: its configuration gives {module} rank {message:g}, its "
-            f"matrices have rank {rank}."
+            f"{name} contradicts itself: its configuration gives {module} rank "
+            f"{configured_rank:g}, its matrices have rank {rank}."
         )
     if config.is_rslora and alpha is None and alpha_key is None:
         raise LoraInvalid(f"{name} is an rsLoRA without an alpha: its strength is unknown.")
@@ -180,7 +181,7 @@ def _plan_layer(
 def _check_shapes(
     name: str, module: str, infos: Mapping[str, TensorInfo], features: tuple[int, int]
 ) -> int:
-    """The rank. A LoHa's two products may have ranks of their own; its first one counts."""
+    """The rank. A LoHa's two products may have different ranks; the first one counts."""
     out_features, in_features = features
     pairs = [("up", "down")] if "up" in infos else [("w1_a", "w1_b"), ("w2_a", "w2_b")]
     ranks = []
@@ -220,7 +221,7 @@ def _unmatched_message(name: str, header: Header, unmatched: Iterable[str], *, r
     if reached and any(family == served.lora_marks.name for served in FAMILIES.values()):
         guess = ""
     if reached == 0:
-        return f"{name} is no LoRA for this model: no key names a layer of it ({first}).{guess}"
+        return f"{name} is not a LoRA for this model: no key names a layer of it ({first}).{guess}"
     return (
         f"{name} has {len(unmatched)} of {len(header.tensors)} tensors without a place in this "
         f"model: {first}.{guess}"

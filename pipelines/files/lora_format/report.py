@@ -1,4 +1,4 @@
-"""What can be told of a LoRA file without the model's libraries, for people who look first."""
+"""A report on a LoRA file for people, without the model's libraries."""
 
 import json
 from collections import Counter
@@ -24,9 +24,9 @@ _TITLE_KEYS = ("modelspec.title", "ss_output_name", "name")
 class LoraReport:
     """A LoRA file at a glance.
 
-    `problem` says why it cannot be applied, None when it fits. `layout` is the prefix and the
-    suffix of its first key; `ranks` and `alphas` map values to numbers of layers, `dtypes` to
-    numbers of tensors; an alpha that is a tensor of the file is not among them.
+    `problem` is the reason why it cannot be applied, None when it fits. `layout` is the prefix and
+    the suffix of its first key. `ranks` and `alphas` map values to numbers of layers, with
+    "in the file" for an alpha that is a tensor; `dtypes` maps to numbers of tensors.
     """
 
     name: str
@@ -46,14 +46,14 @@ class LoraReport:
 
     @property
     def fits(self) -> bool:
-        """Whether the model can take it."""
+        """Whether the LoRA can be applied to the model."""
         return self.problem is None
 
 
 def inspect_lora(path: Path, linears: Linears, name: str) -> LoraReport:
     """The report of the file at `path` for a model with these linear layers.
 
-    Raises LoraInvalid when it is no safetensors file at all.
+    Raises LoraInvalid when it is not a safetensors file.
     """
     header = read_header(path, name)
     problem, ranks, alphas, kind, modules = None, Counter[int](), Counter[str](), "unknown", 0
@@ -88,7 +88,7 @@ def inspect_lora(path: Path, linears: Linears, name: str) -> LoraReport:
 
 
 def _layout(header: Header) -> str:
-    """The prefix and suffix of the first key, with a star for the layer between them."""
+    """The first key, with a star in place of the layer."""
     key = min(header.tensors)
     prefix = next((prefix for prefix in PREFIXES if key.startswith(prefix)), "")
     rest = key[len(prefix) :]
@@ -98,7 +98,7 @@ def _layout(header: Header) -> str:
 
 
 def _trigger_words(metadata: Mapping[str, str]) -> tuple[str, ...]:
-    """The words that call the style: as the file names them, else its commonest captions."""
+    """The words that trigger the LoRA: from its metadata, else its most frequent captions."""
     named = _first(metadata, _TRIGGER_KEYS)
     if named:
         return tuple(word.strip() for word in named.split(",") if word.strip())

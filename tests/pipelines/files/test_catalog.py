@@ -43,7 +43,7 @@ def test_default_model_is_the_demo_that_came_with_the_code(catalog: Catalog) -> 
 
     assert (choice.path, choice.is_demo) == (SHIPPED_DEMO, True)
     assert is_model_dir(choice.path)
-    assert "no published model lies under" in choice.why
+    assert "there is no published model under" in choice.why
 
 
 def test_demo_model_in_the_weights_folder_wins(catalog: Catalog, weights: Path) -> None:

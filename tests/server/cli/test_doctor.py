@@ -57,7 +57,7 @@ def test_demo_model_is_enough_to_start_and_is_said_plainly(bare: dict[str, Any])
 def test_unreadable_lora_is_named(bare: dict[str, Any]) -> None:
     [(state, text)] = topics(bare, "loras")
     assert state == "note"
-    assert "page.safetensors is no safetensors file (it looks like a web page)" in text
+    assert "page.safetensors is not a safetensors file (it looks like a web page)" in text
 
 
 def test_half_model_in_the_cache_is_named_with_what_it_lacks(bare: dict[str, Any]) -> None:

@@ -364,5 +364,5 @@ def test_upload_of_another_file_is_refused_and_not_kept(server: LiveServer) -> N
     answer = server.http.post(url, files={"file": ("page.safetensors", b"<html>")})
     outside = server.http.post(url, files={"file": ("a", b"x")}, data={"name": "../a.safetensors"})
     assert answer.status_code == outside.status_code == 400
-    assert "page.safetensors is no safetensors file" in error_of(answer)["message"]
+    assert "page.safetensors is not a safetensors file" in error_of(answer)["message"]
     assert server.http.get(f"{url}/page").status_code == 404

@@ -456,7 +456,8 @@ def test_lora_file_that_is_no_safetensors_is_refused(
     (server.weights_dir / "loras" / "pickle.safetensors").write_bytes(b"PK\x03\x04" + b"\0" * 60)
     answer = submit(server, body | {"loras": [{"path": "pickle"}]})
     assert answer.status_code == 400
-    assert "pickle.safetensors is no safetensors file (it looks like a pickle" in error_of(answer)
+    message = error_of(answer)
+    assert "pickle.safetensors is not a safetensors file (it looks like a pickle" in message
 
 
 def test_image_over_the_size_limit_is_413(server: LiveServer, body: dict[str, Any]) -> None:

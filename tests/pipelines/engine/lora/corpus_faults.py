@@ -19,7 +19,9 @@ Writer = Callable[[Path, Linears], object]
 FIRST = f"transformer.{MODULES[0]}"
 A, B = f"{FIRST}.lora_A.weight", f"{FIRST}.lora_B.weight"
 ENTRY = {"dtype": "F32", "shape": [4, 64], "data_offsets": [0, 1024]}
-NO_LAYER = r"no LoRA for this model: no key names a layer of it \({}.*\)\. It looks like one for {}"
+NO_LAYER = (
+    r"not a LoRA for this model: no key names a layer of it \({}.*\)\. It looks like one for {}"
+)
 FAMILIES = {
     "Flux": "transformer.single_transformer_blocks.0.proj_out",
     "Flux of kohya": "lora_unet_double_blocks_0_img_attn_qkv",
@@ -117,8 +119,8 @@ def zipped() -> bytes:
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
 CONTAINERS: dict[str, tuple[Writer, str]] = {
     "empty": (raw(b""), "is empty"),
-    "one byte": (raw(b"\x01"), "is no safetensors file"),
-    "header cut": (partial(cut, to=0), r"is truncated .*its header should have \d+ bytes"),
+    "one byte": (raw(b"\x01"), "is not a safetensors file"),
+    "header cut": (partial(cut, to=0), r"is truncated .*\d+ of \d+ bytes of its header"),
     "data cut": (partial(cut, to=0.9), r"is truncated: \d+ of \d+ bytes are there"),
     **{
         f"pickle of protocol {protocol}": (
