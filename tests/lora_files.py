@@ -1,4 +1,4 @@
-"""Writes LoRA files in the layouts that trainers write, over random matrices."""
+"""LoRA files with random matrices in the layouts of trainers."""
 
 import json
 import struct
@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 Linears = Mapping[str, tuple[int, int]]
 
-# What trainers put before a layer's name, and whether they join the name with underscores.
+# Prefixes of trainers, and whether the layer's name is joined with underscores.
 PREFIXES = {
     "none": ("", False),
     "diffusers": ("transformer.", False),
@@ -26,7 +26,7 @@ PREFIXES = {
     "onetrainer all dotted": ("lora_transformer.", False),
     "lycoris": ("lycoris_", True),
 }
-# How they end the names of the two matrices.
+# Suffixes of the two matrices.
 SUFFIXES = {
     "A and B": (".lora_A.weight", ".lora_B.weight"),
     "default": (".lora_A.default.weight", ".lora_B.default.weight"),
@@ -47,7 +47,7 @@ class Pair:
 
     @property
     def delta(self) -> torch.Tensor:
-        """What the layer's weight changes by at scale 1, in fp64."""
+        """The change of the layer's weight at scale 1, in fp64."""
         rank = self.down.shape[0]
         multiplier = 1.0 if self.alpha is None else self.alpha / rank
         return multiplier * self.up.double() @ self.down.double()
@@ -62,7 +62,7 @@ def random_pairs(
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, Pair]:
-    """Matrices for some of a model's layers, large enough to change the image."""
+    """Matrices for some of a model's layers, large enough to change an image."""
     generator = torch.Generator().manual_seed(seed)
     pairs = {}
     for module in modules:
@@ -81,7 +81,7 @@ def lora_tensors(
     down: str = ".lora_A.weight",
     up: str = ".lora_B.weight",
 ) -> dict[str, torch.Tensor]:
-    """The matrices by key. `flat` joins a module's name with underscores, as kohya does."""
+    """The matrices by key. `flat` joins a layer's name with underscores, as kohya does."""
     tensors = {}
     for module, pair in pairs.items():
         stem = prefix + (module.replace(".", "_") if flat else module)
@@ -102,7 +102,7 @@ def write_lora(
     up: str = ".lora_B.weight",
     metadata: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write a LoRA. With `metadata`, alphas are not written: they stand there."""
+    """Write a LoRA. `metadata` replaces the alpha tensors."""
     tensors = lora_tensors(pairs, prefix=prefix, flat=flat, down=down, up=up)
     if metadata is not None:
         tensors = {key: value for key, value in tensors.items() if not key.endswith(".alpha")}
@@ -118,7 +118,7 @@ def adapter_metadata(rank: int, alpha: float | None, **more: object) -> dict[str
 
 
 def write_raw(path: Path, header: object, data: bytes = b"") -> Path:
-    """A safetensors file with this header, right or wrong. Bytes are taken as they are."""
+    """Write a safetensors file with any header, valid or not; bytes are written unchanged."""
     raw = header if isinstance(header, bytes) else json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(raw)) + raw + data)
     return path

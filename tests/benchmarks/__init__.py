@@ -1,1 +1,1 @@
-"""The benchmarks' own code; their figures are for people and `make bench`."""
+"""Tests of the code of the benchmarks; `make bench` gives the figures."""

@@ -1,4 +1,4 @@
-"""`benchmarks/gpu.py`, on the small configuration: that it works, not how fast it is."""
+"""`benchmarks/gpu.py` on the small configuration: correctness, not speed."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -83,7 +83,7 @@ def test_build_leaves_the_default_dtype_as_it_was() -> None:
     assert torch.get_default_dtype() is torch.float32
 
 
-def test_write_table_replaces_what_stands_between_the_markers(tmp_path: Path) -> None:
+def test_write_table_replaces_the_text_between_the_markers(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"above\n{gpu.TABLE_START}\nold\n{gpu.TABLE_END}\nbelow\n")
 
@@ -93,7 +93,7 @@ def test_write_table_replaces_what_stands_between_the_markers(tmp_path: Path) ->
     assert page.read_text() == f"above\n{gpu.TABLE_START}\nnewer\n{gpu.TABLE_END}\nbelow\n"
 
 
-def test_write_table_refuses_a_page_without_a_place_for_it(tmp_path: Path) -> None:
+def test_write_table_refuses_a_page_without_markers(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("no markers")
     with pytest.raises(ValueError, match="has no place for the table"):
@@ -107,11 +107,11 @@ def test_main_prints_the_tables(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Seconds per forward" in printed
 
 
-def test_main_keeps_no_table_of_a_cpu(tmp_path: Path) -> None:
+def test_main_refuses_to_write_a_table_of_a_cpu(tmp_path: Path) -> None:
     with pytest.raises(SystemExit):
         gpu.main(["--device", "cpu", "--write", str(tmp_path / "page.md")])
 
 
-def test_performance_page_has_a_place_for_the_table() -> None:
+def test_performance_page_has_the_markers_of_the_table() -> None:
     page = (Path(gpu.__file__).parents[1] / "docs" / "performance.md").read_text()
     assert page.index(gpu.TABLE_START) < page.index(gpu.TABLE_END)

@@ -1,4 +1,4 @@
-"""The worker as a process of its own, started and spoken to as the server does."""
+"""The worker process, started and addressed as the server does."""
 
 import dataclasses
 import os
@@ -58,11 +58,11 @@ class WorkerUnderTest:
 
     def receive(self) -> Any:
         """The next message."""
-        assert self.connection.poll(PATIENCE_S), "the worker says nothing"
+        assert self.connection.poll(PATIENCE_S), "no message from the worker"
         return self.connection.recv()
 
     def ending(self, job_id: str) -> list[JobEvent]:
-        """All that the worker says of a job from now on."""
+        """All further messages about the job."""
         events: list[JobEvent] = [self.receive()]
         while not isinstance(events[-1], Done | Failed | Canceled):
             events.append(self.receive())
@@ -75,7 +75,7 @@ class WorkerUnderTest:
         return self.ending(job_id)
 
     def exit_code(self) -> int:
-        """How the process ended, waited for."""
+        """Wait for the process and return its exit code."""
         return self.process.wait(PATIENCE_S)
 
     def close(self) -> None:
@@ -87,7 +87,7 @@ class WorkerUnderTest:
 
 @pytest.fixture
 def start(tiny_model: Path) -> Iterator[Callable[..., WorkerUnderTest]]:
-    """Starts a worker of the test's own."""
+    """Start a worker for this test alone."""
     with ExitStack() as ending:
 
         def start_one(model: Path = tiny_model) -> WorkerUnderTest:
@@ -109,7 +109,7 @@ def loaded(tiny_model: Path) -> Iterator[tuple[WorkerUnderTest, Ready]]:
 
 @pytest.fixture
 def worker(loaded: tuple[WorkerUnderTest, Ready]) -> WorkerUnderTest:
-    """One worker for all tests that leave it as it was."""
+    """A worker shared by the tests that leave it unchanged."""
     return loaded[0]
 
 
@@ -202,7 +202,7 @@ def test_cancel_leaves_other_jobs_alone(worker: WorkerUnderTest) -> None:
 
 
 @pytest.mark.parametrize(
-    ("params", "images", "code", "sentence"),
+    ("params", "images", "code", "message"),
     [
         (PARAMS, [b"no image"], "inference_failed", "The edit failed: UnidentifiedImageError"),
         (
@@ -213,14 +213,14 @@ def test_cancel_leaves_other_jobs_alone(worker: WorkerUnderTest) -> None:
         ),
     ],
 )
-def test_failing_job_crosses_as_code_and_sentence_and_the_next_one_runs(
-    worker: WorkerUnderTest, params: EditParams, images: list[bytes], code: str, sentence: str
+def test_failed_job_crosses_as_code_and_message_and_the_next_one_runs(
+    worker: WorkerUnderTest, params: EditParams, images: list[bytes], code: str, message: str
 ) -> None:
     failed = worker.run("bad", params, *images)[-1]
 
     assert isinstance(failed, Failed)
     assert failed.code == code
-    assert sentence in failed.message
+    assert message in failed.message
     assert isinstance(worker.run("good")[-1], Done)
 
 

@@ -1,4 +1,4 @@
-"""Each bound of an edit's parameters, and the sentence that names the field beyond it."""
+"""The bounds of an edit's parameters, and the message for a value beyond each."""
 
 import math
 from typing import Any
@@ -39,7 +39,7 @@ def test_params_take_a_value_at_its_bound(name: str, value: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "sentence"),
+    ("name", "value", "message"),
     [
         ("prompt", "", "prompt must not be empty"),
         ("prompt", " \n\t", "prompt must not be empty"),
@@ -64,12 +64,12 @@ def test_params_take_a_value_at_its_bound(name: str, value: object) -> None:
     ],
 )
 def test_params_name_the_field_when_a_value_is_beyond_its_bound(
-    name: str, value: object, sentence: str
+    name: str, value: object, message: str
 ) -> None:
     with pytest.raises(InvalidParameter) as caught:
         params(**{name: value})
 
-    assert (caught.value.field, str(caught.value)) == (name, sentence)
+    assert (caught.value.field, str(caught.value)) == (name, message)
 
 
 def test_size_is_checked_against_the_bounds_of_the_contract() -> None:

@@ -45,7 +45,7 @@ def test_parse_size_names_the_bounds_when_a_side_is_outside(text: str) -> None:
     "text",
     ["", "abc", "1024", "1024*", "*768", "1024*768*3", "-512*512", "512.5*512", "9999999*512"],
 )
-def test_parse_size_says_what_is_allowed_when_the_text_is_no_size(text: str) -> None:
+def test_parse_size_names_the_format_when_the_text_is_not_a_size(text: str) -> None:
     with pytest.raises(InvalidParameter, match=r"^size must be width\*height in pixels") as caught:
         parse_size(text, BOUNDS)
 

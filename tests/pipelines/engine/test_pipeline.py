@@ -1,4 +1,4 @@
-"""Our step loop against the stock pipeline, and what an edit promises."""
+"""Our edit against the stock pipeline, and its guarantees about seeds, sizes and progress."""
 
 import dataclasses
 from pathlib import Path
@@ -87,7 +87,7 @@ def test_edit_equals_the_stock_pipeline_for_both_published_variants(tmp_path: Pa
 
 
 def test_text_encoder_places_image_tokens_in_three_dimensions(pipeline: EditPipeline) -> None:
-    """Fails without the hook: diffusers 0.42 passes no token types, transformers 5 needs them."""
+    """Fails without the hook: diffusers 0.42 omits token types that transformers 5 needs."""
     encoder = pipeline._pipe.text_encoder
     seen: list[torch.Tensor] = []
     original = encoder.model.language_model.forward
@@ -106,7 +106,7 @@ def test_text_encoder_places_image_tokens_in_three_dimensions(pipeline: EditPipe
     assert not torch.equal(height_positions, width_positions)
 
 
-def test_edit_gives_the_same_image_for_the_same_seed_and_another_for_another(
+def test_edit_repeats_with_its_seed_and_differs_with_another(
     pipeline: EditPipeline,
 ) -> None:
     first, again = edit(pipeline), edit(pipeline)
@@ -116,7 +116,7 @@ def test_edit_gives_the_same_image_for_the_same_seed_and_another_for_another(
     assert not np.array_equal(first, other)
 
 
-def test_outputs_are_those_of_consecutive_seeds(pipeline: EditPipeline) -> None:
+def test_outputs_have_consecutive_seeds(pipeline: EditPipeline) -> None:
     two = EditParams(prompt="a", seed=5, size=(256, 256), num_outputs=2)
     images = pipeline.edit(two, [gradient()]).images
     second = edit(pipeline, EditParams(prompt="a", seed=6, size=(256, 256)))
@@ -169,7 +169,7 @@ class Stop(Exception):
 
 
 @pytest.mark.parametrize("step", [0, 1, 2])
-def test_edit_left_at_a_step_leaves_no_trace_in_the_next_one(
+def test_edit_interrupted_at_a_step_does_not_affect_the_next_one(
     pipeline: EditPipeline, step: int
 ) -> None:
     before = edit(pipeline)
@@ -207,14 +207,14 @@ def test_offloaded_model_gives_the_same_image(
     pipeline: EditPipeline, tiny_model: Path, offload: Offload
 ) -> None:
     offloaded = EditPipeline.load(tiny_model, device="cpu", dtype=torch.float32, offload=offload)
-    # where weights lie in memory may decide the order of a sum
+    # the memory layout of weights may change the order of a sum
     assert np.abs(edit(pipeline) - edit(offloaded)).max() <= 1
 
 
 def test_bfloat16_gives_nearly_the_same_image(pipeline: EditPipeline, tiny_model: Path) -> None:
     half = EditPipeline.load(tiny_model, device="cpu", dtype=torch.bfloat16)
     assert half.dtype is torch.bfloat16
-    # the starting noise is drawn in the model's dtype, so only the look stays the same
+    # the starting noise is drawn in the model's dtype, so pixels may differ
     assert edit(half).shape == edit(pipeline).shape
     assert np.array_equal(edit(half), edit(half))
 
@@ -231,7 +231,7 @@ def test_load_names_what_is_missing(tiny_model: Path, tmp_path: Path) -> None:
         EditPipeline.load(tmp_path, device="cpu", dtype=torch.float32)
 
 
-def test_published_folder_without_spec_file_gets_published_values(
+def test_published_folder_has_published_values_without_a_spec_file(
     tiny_model: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "Qwen-Image-Edit-2511"
@@ -249,7 +249,7 @@ def test_published_folder_without_spec_file_gets_published_values(
     )
 
 
-def test_random_model_is_the_same_from_the_same_seed(tmp_path: Path) -> None:
+def test_random_model_repeats_with_its_seed(tmp_path: Path) -> None:
     for name in ("one", "two"):
         demo.build(tmp_path / name, seed=4)
     one, two = (

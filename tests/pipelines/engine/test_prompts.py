@@ -1,4 +1,4 @@
-"""Prompts are cut by the model's own tokens, and rewritten by a model that can write."""
+"""Prompts cut by the model's own tokens, and rewritten by a model that can write."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ WORDS = "make the circle blue"
 
 @pytest.fixture(scope="module")
 def writer(tmp_path_factory: pytest.TempPathFactory) -> EditPipeline:
-    """A model that is allowed to write. Its weights are random, and so are its words."""
+    """A model with `can_write`. Its weights are random, and so are its words."""
     path = tmp_path_factory.mktemp("writer") / "model"
     spec = dataclasses.replace(TINY_SPEC, can_write=True)
     demo.build(path, width=64, layers=1, spec=spec)
@@ -30,10 +30,10 @@ def writer(tmp_path_factory: pytest.TempPathFactory) -> EditPipeline:
 
 @pytest.fixture
 def written(writer: EditPipeline) -> Iterator[list[str]]:
-    """Lets the model's next words be these: a random model never ends a sentence by itself.
+    """The model's next answer: a random model never ends a sentence by itself.
 
-    The last layer, which picks the tokens, is replaced by one that knows them by heart; the chat
-    template, the processor, `generate` and what is made of its result are the real ones.
+    A hook on the last layer, which picks the tokens, replaces its logits; the chat template, the
+    processor, `generate` and the use of its result are real.
     """
     head = writer._pipe.text_encoder.lm_head
     tokenizer = writer._pipe.tokenizer
@@ -63,7 +63,7 @@ def edit(
     return result.prompt, result.is_extended, np.asarray(result.images[0])
 
 
-def test_prompt_is_rewritten_and_the_new_words_are_encoded(
+def test_prompt_is_rewritten_and_encoded_in_its_new_words(
     writer: EditPipeline, written: list[str]
 ) -> None:
     written.append("make the circle in image one blue")
@@ -104,7 +104,7 @@ def test_same_prompt_is_rewritten_the_same_way(writer: EditPipeline) -> None:
     assert np.array_equal(first[2], second[2])
 
 
-def test_users_prompt_stays_when_the_model_finds_no_end(
+def test_users_prompt_stays_when_the_answer_has_no_end(
     writer: EditPipeline, written: list[str]
 ) -> None:
     written.append("blue " * prompts.MAX_NEW_TOKENS)
@@ -119,19 +119,19 @@ def test_users_prompt_stays_when_the_time_is_up(
     assert edit(writer)[:2] == (WORDS, False)
 
 
-def test_users_prompt_stays_when_the_model_says_nothing(
+def test_users_prompt_stays_when_the_answer_is_empty(
     writer: EditPipeline, written: list[str]
 ) -> None:
     written.append("")
     assert edit(writer)[:2] == (WORDS, False)
 
 
-def test_model_that_cannot_write_leaves_the_prompt_alone(tiny_model: Path) -> None:
+def test_users_prompt_stays_when_the_model_cannot_write(tiny_model: Path) -> None:
     pipeline = EditPipeline.load(tiny_model, device="cpu", dtype=torch.float32)
     assert edit(pipeline)[:2] == (WORDS, False)
 
 
-def test_edit_can_be_left_while_the_model_writes(writer: EditPipeline) -> None:
+def test_edit_can_be_interrupted_while_the_model_writes(writer: EditPipeline) -> None:
     class Left(Exception):
         pass
 
@@ -150,7 +150,7 @@ def test_edit_can_be_left_while_the_model_writes(writer: EditPipeline) -> None:
     assert np.array_equal(before, edit(writer, extend=False)[2])
 
 
-def test_prompt_is_cut_at_the_tokens_allowed(writer: EditPipeline) -> None:
+def test_prompt_is_cut_to_the_allowed_tokens(writer: EditPipeline) -> None:
     prompt, _, image = edit(writer, f"{WORDS} and remove the square", extend=False, cut=4)
     assert prompt == WORDS
     assert np.array_equal(image, edit(writer, WORDS, extend=False)[2])
@@ -168,7 +168,7 @@ def test_short_prompt_is_not_cut(writer: EditPipeline) -> None:
     assert prompts.cut_prompt(writer._pipe, WORDS, 4) == WORDS
 
 
-def test_previews_come_on_the_way_and_near_the_end_look_like_the_output(
+def test_previews_approach_the_output(
     writer: EditPipeline,
 ) -> None:
     params = EditParams(

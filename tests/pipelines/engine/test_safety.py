@@ -1,4 +1,4 @@
-"""The safety checker over a real classifier of transformers, tiny and built here."""
+"""The safety checker with a tiny classifier of transformers, built here."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 
 def build_classifier(path: Path, labels: list[str], *, brightness_class: int = 1) -> Path:
-    """A classifier that calls bright images `labels[brightness_class]`, all others the first."""
+    """A classifier that gives bright images `labels[brightness_class]` and dark ones the other."""
     config = ViTConfig(
         image_size=32,
         patch_size=16,
@@ -54,7 +54,7 @@ def test_image_is_unsafe_when_its_class_is(tmp_path: Path, labels: list[str]) ->
     assert not checker.is_unsafe(plain("black"))
 
 
-def test_class_that_says_not_nsfw_is_safe(tmp_path: Path) -> None:
+def test_class_named_not_nsfw_is_safe(tmp_path: Path) -> None:
     path = build_classifier(tmp_path, ["nsfw", "not_nsfw"])
     assert not SafetyChecker(str(path), CPU).is_unsafe(plain("white"))
 
@@ -65,6 +65,6 @@ def test_classifier_without_an_unsafe_class_is_refused(tmp_path: Path) -> None:
         SafetyChecker(str(path), CPU)
 
 
-def test_missing_classifier_is_said(tmp_path: Path) -> None:
+def test_missing_classifier_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelUnusable, match="cannot be loaded"):
         SafetyChecker(str(tmp_path), CPU)

@@ -1,4 +1,4 @@
-"""What is found under `weights/`, by which name, and what is refused."""
+"""Models and LoRAs under `weights/`: names that are found, and names that are refused."""
 
 import os
 from pathlib import Path
@@ -38,7 +38,7 @@ def add_lora(weights: Path, name: str, data: bytes = b"1234") -> Path:
     return path
 
 
-def test_default_model_is_the_demo_that_came_with_the_code(catalog: Catalog) -> None:
+def test_default_model_is_the_shipped_demo(catalog: Catalog) -> None:
     choice = catalog.resolve_model(None)
 
     assert (choice.path, choice.is_demo) == (SHIPPED_DEMO, True)
@@ -52,7 +52,7 @@ def test_demo_model_in_the_weights_folder_wins(catalog: Catalog, weights: Path) 
     assert catalog.resolve_model("demo").path == own
 
 
-def test_missing_demo_model_is_said_with_what_to_do(
+def test_missing_demo_model_is_refused_with_advice(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipelines.files.catalog.SHIPPED_DEMO", tmp_path / "none")
@@ -112,15 +112,13 @@ def test_relative_path_of_a_model_becomes_absolute(
     assert catalog.resolve_model("elsewhere").path == elsewhere
 
 
-def test_demo_is_taken_by_name_when_a_published_model_is_there(
-    catalog: Catalog, weights: Path
-) -> None:
+def test_demo_is_found_by_name_beside_a_published_model(catalog: Catalog, weights: Path) -> None:
     add_model(weights / "models" / "published")
 
     assert catalog.resolve_model("demo").is_demo
 
 
-def test_hub_id_takes_the_main_of_the_cache_and_else_the_newest(
+def test_hub_id_means_main_in_the_cache_or_else_the_newest(
     catalog: Catalog, hub_cache: Path
 ) -> None:
     index = {"model_index.json": b"{}"}
@@ -136,7 +134,7 @@ def test_hub_id_takes_the_main_of_the_cache_and_else_the_newest(
 
 
 @pytest.mark.usefixtures("hub_cache")
-def test_unknown_model_lists_what_is_there(catalog: Catalog, weights: Path) -> None:
+def test_unknown_model_lists_the_known_ones(catalog: Catalog, weights: Path) -> None:
     add_model(weights / "models" / "one")
     add_model(weights / "models" / "owner" / "two")
 
@@ -168,9 +166,7 @@ def test_lora_name_with_a_dot_needs_no_suffix(catalog: Catalog, weights: Path) -
     assert found.path == path
 
 
-def test_lora_that_the_operator_linked_is_found(
-    catalog: Catalog, weights: Path, tmp_path: Path
-) -> None:
+def test_symlinked_lora_is_found(catalog: Catalog, weights: Path, tmp_path: Path) -> None:
     (tmp_path / "far.safetensors").write_bytes(b"12")
     (weights / "loras" / "near.safetensors").symlink_to(tmp_path / "far.safetensors")
 
@@ -195,7 +191,7 @@ def test_lora_outside_the_folder_is_refused(
     assert repr(reference) in str(caught.value)
 
 
-def test_unknown_lora_lists_what_is_there(catalog: Catalog, weights: Path) -> None:
+def test_unknown_lora_lists_the_known_ones(catalog: Catalog, weights: Path) -> None:
     add_lora(weights, "b.safetensors")
     add_lora(weights, "a/c.safetensors")
 
@@ -205,7 +201,7 @@ def test_unknown_lora_lists_what_is_there(catalog: Catalog, weights: Path) -> No
         catalog.resolve_lora("z")
 
 
-def test_unknown_lora_says_none_when_there_are_none(catalog: Catalog) -> None:
+def test_unknown_lora_lists_none_when_there_are_none(catalog: Catalog) -> None:
     with pytest.raises(LoraNotFound, match=r"Found: none\.$"):
         catalog.resolve_lora("z")
 
@@ -215,7 +211,7 @@ def test_lora_with_a_name_longer_than_a_file_can_have_is_not_found(catalog: Cata
         catalog.resolve_lora("a" * 300)
 
 
-def test_file_of_another_format_is_no_lora(catalog: Catalog, weights: Path) -> None:
+def test_file_of_another_format_is_not_a_lora(catalog: Catalog, weights: Path) -> None:
     add_lora(weights, "style.pt")
 
     assert catalog.loras() == []
@@ -223,7 +219,7 @@ def test_file_of_another_format_is_no_lora(catalog: Catalog, weights: Path) -> N
         catalog.resolve_lora("style.pt")
 
 
-def test_folder_named_like_a_lora_is_none(catalog: Catalog, weights: Path) -> None:
+def test_folder_named_like_a_lora_is_not_one(catalog: Catalog, weights: Path) -> None:
     (weights / "loras" / "folder.safetensors").mkdir()
 
     assert catalog.loras() == []
@@ -231,9 +227,7 @@ def test_folder_named_like_a_lora_is_none(catalog: Catalog, weights: Path) -> No
         catalog.resolve_lora("folder")
 
 
-def test_loras_are_listed_by_name_as_soon_as_they_are_there(
-    catalog: Catalog, weights: Path
-) -> None:
+def test_new_loras_are_listed_at_once_by_name(catalog: Catalog, weights: Path) -> None:
     assert catalog.loras() == []
     add_lora(weights, "b.safetensors")
     add_lora(weights, "a.safetensors", b"123456")
@@ -284,7 +278,7 @@ def test_other_loras_beside_the_demo_models_are_not_shipped(weights: Path, tmp_p
 
 
 @pytest.mark.parametrize("url", ["https://host/x.safetensors", "HTTP://host/x"])
-def test_lora_url_is_to_be_fetched(catalog: Catalog, url: str) -> None:
+def test_lora_url_is_remote(catalog: Catalog, url: str) -> None:
     assert catalog.resolve_lora(url) == RemoteLora(url)
 
 
@@ -321,7 +315,7 @@ def test_local_file_wins_over_a_repository_of_the_same_name(
 
 
 @pytest.mark.parametrize("reference", ["repo", "owner/repo/file.bin", "a/b/c", "-a/b/c d/"])
-def test_other_text_is_no_hub_reference(catalog: Catalog, reference: str) -> None:
+def test_other_text_is_not_a_hub_reference(catalog: Catalog, reference: str) -> None:
     with pytest.raises(LoraNotFound):
         catalog.resolve_lora(reference)
 
@@ -334,5 +328,5 @@ def test_other_text_is_no_hub_reference(catalog: Catalog, reference: str) -> Non
         "http://[::1/a",
     ],
 )
-def test_url_that_is_no_page_of_the_hub_stays_a_url(catalog: Catalog, url: str) -> None:
+def test_url_outside_the_hub_stays_a_url(catalog: Catalog, url: str) -> None:
     assert catalog.resolve_lora(url) == RemoteLora(url)

@@ -1,4 +1,4 @@
-"""Which snapshot of a repository the Hugging Face cache of this machine holds."""
+"""Snapshots of repositories in the Hugging Face cache."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ from pipelines.files.hub_cache import cached_snapshot
 from tests.fake_hub import COMMIT, OLDER, write_cache
 
 
-def test_snapshot_is_that_of_the_revision_and_else_of_main(hub_cache: Path) -> None:
+def test_snapshot_follows_the_revision_or_else_main(hub_cache: Path) -> None:
     main = write_cache(hub_cache, "owner/x", {"a": b"1"}, commit=OLDER)
     tagged = write_cache(hub_cache, "owner/x", {"a": b"2"}, ref="v2")
 
@@ -19,7 +19,7 @@ def test_snapshot_is_that_of_the_revision_and_else_of_main(hub_cache: Path) -> N
     assert cached_snapshot("owner/y") is None
 
 
-def test_snapshot_is_none_where_main_is_not_there_and_the_newest_where_nothing_is_named(
+def test_snapshot_without_main_is_none_or_the_newest_without_any_ref(
     hub_cache: Path,
 ) -> None:
     write_cache(hub_cache, "owner/tagged", {"a": b"1"}, ref="v2")

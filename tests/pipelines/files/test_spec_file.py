@@ -22,7 +22,7 @@ def model(tmp_path: Path) -> Path:
     return path
 
 
-def test_spec_has_the_published_values_when_the_model_says_nothing(model: Path) -> None:
+def test_spec_has_published_values_without_a_spec_file(model: Path) -> None:
     spec = read_spec(model)
 
     assert spec == PUBLISHED
@@ -30,7 +30,7 @@ def test_spec_has_the_published_values_when_the_model_says_nothing(model: Path) 
     assert (spec.reference_area, spec.condition_area) == (1024 * 1024, 384 * 384)
 
 
-def test_spec_takes_single_values_of_the_models_own(model: Path) -> None:
+def test_spec_file_overrides_single_values(model: Path) -> None:
     (model / "qwen_edit.json").write_text('{"num_inference_steps": 8}')
 
     assert read_spec(model) == dataclasses.replace(PUBLISHED, num_inference_steps=8)
@@ -59,7 +59,7 @@ def test_snapshot_in_the_hub_cache_has_the_name_of_its_repository(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("index", "sentence"),
+    ("index", "message"),
     [
         (None, "cannot be read"),
         ("not json", "cannot be read"),
@@ -69,19 +69,19 @@ def test_snapshot_in_the_hub_cache_has_the_name_of_its_repository(tmp_path: Path
     ],
 )
 def test_folder_without_a_usable_index_is_named(
-    tmp_path: Path, index: str | None, sentence: str
+    tmp_path: Path, index: str | None, message: str
 ) -> None:
     if index is not None:
         (tmp_path / "model_index.json").write_text(index)
 
-    with pytest.raises(ModelUnusable, match=sentence) as caught:
+    with pytest.raises(ModelUnusable, match=message) as caught:
         read_spec(tmp_path)
 
     assert str(tmp_path) in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("own", "sentence"),
+    ("own", "message"),
     [
         (json.dumps({"steps": 8, "cfg": 1}), "has unknown keys: cfg, steps"),
         (json.dumps({"family": "another"}), "has unknown keys: family"),
@@ -89,13 +89,13 @@ def test_folder_without_a_usable_index_is_named(
         ("{", "cannot be read"),
     ],
 )
-def test_malformed_spec_is_named(model: Path, own: str, sentence: str) -> None:
+def test_malformed_spec_is_named(model: Path, own: str, message: str) -> None:
     (model / "qwen_edit.json").write_text(own)
 
-    with pytest.raises(ModelUnusable, match=sentence):
+    with pytest.raises(ModelUnusable, match=message):
         read_spec(model)
 
 
-def test_folder_without_an_index_is_no_model(tmp_path: Path, model: Path) -> None:
+def test_folder_without_an_index_is_not_a_model(tmp_path: Path, model: Path) -> None:
     assert is_model_dir(model)
     assert not is_model_dir(tmp_path)

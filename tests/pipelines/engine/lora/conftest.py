@@ -1,4 +1,4 @@
-"""What the LoRA tests share: a model, its layers, and the engine's change of each weight."""
+"""A model, its layers, and the engine's change of each weight, for all LoRA tests."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.conftest import gradient
 from tests.lora_files import Linears
 
 CPU = torch.device("cpu")
-# Attention, both streams' modulation and MLP, the ways in and out, the time embedding.
+# Attention, modulation and MLP of both streams, input and output layers, the time embedding.
 MODULES = (
     "transformer_blocks.0.attn.to_q",
     "transformer_blocks.0.attn.add_k_proj",
@@ -46,7 +46,7 @@ def linears(tiny_model: Path) -> Linears:
 
 @pytest.fixture
 def base(pipeline: EditPipeline) -> Iterator[np.ndarray]:
-    """The base model's image, which the test must leave as it was, bit for bit."""
+    """The base model's image, which must be the same bit for bit after the test."""
     before = edit(pipeline)
     yield before
     assert np.array_equal(before, edit(pipeline))
@@ -63,7 +63,7 @@ def edit(pipeline: EditPipeline, *loras: tuple[Path, float]) -> np.ndarray:
 
 
 def deltas(linears: Linears, stack: Sequence[tuple[Path, float]]) -> dict[str, torch.Tensor]:
-    """The change of each layer's weight that the engine applies."""
+    """The change of each layer's weight in the engine."""
     loras = [(read_lora(path, linears), scale) for path, scale in stack]
     adapter = compose(loras, CPU, torch.float32)
     return {name: up.double() @ down.double() for name, (down, up) in adapter.items()}
@@ -72,7 +72,7 @@ def deltas(linears: Linears, stack: Sequence[tuple[Path, float]]) -> dict[str, t
 def assert_exact(
     found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], atol: float = 1e-7
 ) -> None:
-    """The same layers, changed by the same to 1e-5 relative."""
+    """Compare changes layer by layer, to 1e-5 relative."""
     assert set(found) == set(expected)
     for name, delta in expected.items():
         torch.testing.assert_close(found[name], delta, rtol=1e-5, atol=atol)

@@ -1,7 +1,7 @@
-"""The corpus: a file for each layout and each fault that is found in the wild, by its name.
+"""The corpus: a file for each layout and each fault found in the wild, by name.
 
-A fault is expected to raise LoraInvalid with a sentence; a layout, whose expectation is None, to
-change each layer by exactly what its writer returns.
+A fault must raise LoraInvalid with the message given. A layout, with None in its place, must change
+each layer exactly as its writer returns.
 """
 
 from tests.pipelines.engine.lora.corpus_faults import FAULTS

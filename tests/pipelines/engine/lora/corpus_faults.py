@@ -1,4 +1,4 @@
-"""Files that must be refused: how each is written, and the sentence that it gets."""
+"""Files that must be refused, each with its writer and its message."""
 
 import io
 import pickle
@@ -63,7 +63,7 @@ def cut(path: Path, linears: Linears, *, to: float) -> None:
 
 
 def plus(key: str, value: torch.Tensor) -> Writer:
-    """A good file with one tensor more, or another in its place."""
+    """A good file with one tensor added or replaced."""
     return lambda path, linears: save_file({**good(linears), key: value}, path)
 
 
@@ -105,7 +105,7 @@ def loha_without_its_end(path: Path, linears: Linears) -> None:
 
 
 def flux_with_shared_names(path: Path, linears: Linears) -> None:
-    """Flux in diffusers' layout: its first blocks have the names of ours, the others do not."""
+    """Flux in diffusers' layout, whose first blocks share names with this model."""
     save_file({**good(linears), f"{FAMILIES['Flux']}.lora_A.weight": torch.ones(4, 8)}, path)
 
 

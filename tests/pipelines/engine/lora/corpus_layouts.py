@@ -1,4 +1,4 @@
-"""LoRA files that must be read exactly: each writer gives the change of each layer, in fp64."""
+"""LoRA files that must be read exactly; each writer returns the change of each layer in fp64."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -27,7 +27,7 @@ Writer = Callable[[Path, Linears], Deltas]
 
 
 def exact(pairs: Mapping[str, Pair]) -> Deltas:
-    """What the pairs change, from the values that their storage type holds."""
+    """The changes of the pairs, from the values as stored."""
     return {
         name: Pair(pair.down.double(), pair.up.double(), pair.alpha).delta
         for name, pair in pairs.items()
@@ -87,7 +87,7 @@ def layouts_in_one_file(path: Path, linears: Linears) -> Deltas:
 
 
 def loha(r1: int, r2: int, alpha: float | None, flat: bool, path: Path, linears: Linears) -> Deltas:
-    """LyCORIS: ΔW = (w1_a·w1_b) ∘ (w2_a·w2_b) · alpha / rank, where rank is w1_b's."""
+    """LyCORIS: ΔW = (w1_a·w1_b) ∘ (w2_a·w2_b) · alpha / rank, with the rank of w1_b."""
     generator = torch.Generator().manual_seed(0)
     tensors, expected = {}, {}
     for name in MODULES:
@@ -137,7 +137,7 @@ def patterns(path: Path, linears: Linears) -> Deltas:
 
 
 def misaligned(dtype: torch.dtype, path: Path, linears: Linears) -> Deltas:
-    """Tensors that begin at odd bytes, behind a hole: the format allows what its writer avoids."""
+    """Tensors at odd offsets after a gap, which the format allows and its writer avoids."""
     pairs = random_pairs(linears, MODULES, alpha=2.0, dtype=dtype)
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     kinds = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}

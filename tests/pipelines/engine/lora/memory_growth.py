@@ -1,4 +1,4 @@
-"""Prints how much resident memory 500 switches of LoRAs take, as JSON. Run as a module."""
+"""Print the growth of resident memory over 500 switches of LoRAs, as JSON. Run as a module."""
 
 import gc
 import json

@@ -1,4 +1,4 @@
-"""A file is read once while it stays as it is, and the memory that is held has a bound."""
+"""A file is read once while it is unchanged, and the caches are bounded."""
 
 import json
 import os
@@ -26,7 +26,7 @@ MAX_GROWTH_BYTES = 2_000_000
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the files that were read, in order."""
+    """The names of the files in the order in which they were read."""
     names: list[str] = []
     original = cache.read_lora
 
@@ -40,7 +40,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def write(linears: Linears, tmp_path: Path) -> Callable[..., Path]:
-    """Writes a LoRA of one size under a name; the seed decides its values."""
+    """Write a LoRA of a fixed size under a name, with values from a seed."""
 
     def write(name: str, seed: int = 0) -> Path:
         pairs = random_pairs(linears, MODULES, seed=seed)
@@ -74,7 +74,7 @@ def test_file_is_read_once_over_many_edits(
     assert sorted(reads) == ["one", "two"]
 
 
-def test_scale_change_composes_anew_and_reads_nothing(
+def test_another_scale_composes_again_without_reading(
     make: Callable[..., LoraCache], reads: list[str], write: Callable[..., Path]
 ) -> None:
     loras, path = make(), write("one")
@@ -99,7 +99,7 @@ def test_file_of_scale_zero_adds_nothing_to_the_adapter(
     assert reads == ["one", "two"]
 
 
-def test_order_of_a_stack_does_not_mix_up_scales(
+def test_scales_stay_with_their_files_in_any_order(
     make: Callable[..., LoraCache], write: Callable[..., Path]
 ) -> None:
     loras, one, two = make(), write("one"), write("two", seed=1)
@@ -113,7 +113,7 @@ def test_order_of_a_stack_does_not_mix_up_scales(
 
 
 @pytest.mark.parametrize("in_place", [True, False])
-def test_file_that_was_replaced_is_read_anew(
+def test_replaced_file_is_read_again(
     make: Callable[..., LoraCache], reads: list[str], write: Callable[..., Path], in_place: bool
 ) -> None:
     loras, path, other = make(), write("one"), write("other", seed=1)
@@ -133,7 +133,7 @@ def test_file_that_was_replaced_is_read_anew(
     assert not any(torch.equal(first[name], second[name]) for name in MODULES)
 
 
-def test_adapter_of_peft_is_read_anew_when_its_configuration_changes(
+def test_adapter_of_peft_is_read_again_when_its_configuration_changes(
     make: Callable[..., LoraCache], linears: Linears, tmp_path: Path
 ) -> None:
     pairs = random_pairs(linears, MODULES, rank=4)
@@ -152,7 +152,7 @@ def test_adapter_of_peft_is_read_anew_when_its_configuration_changes(
     )
 
 
-def test_host_bound_evicts_what_was_used_longest_ago(
+def test_host_bound_evicts_the_least_recently_used_file(
     make: Callable[..., LoraCache], reads: list[str], write: Callable[..., Path]
 ) -> None:
     one, two, three = write("one"), write("two"), write("three")
@@ -189,7 +189,7 @@ def test_device_bound_evicts_the_oldest_adapter(
     assert reads == ["one", "two", "three"]
 
 
-def test_bounded_cache_keeps_its_newest_entry_when_that_alone_is_too_large() -> None:
+def test_bounded_cache_keeps_its_newest_entry_even_beyond_the_bound() -> None:
     sizes: BoundedCache[int] = BoundedCache(10, lambda value: value)
     sizes.put("small", 3)
     sizes.put("large", 50)
@@ -210,7 +210,7 @@ def test_preloaded_file_is_not_read_again(
     assert reads == ["one", "two"]
 
 
-def test_file_is_read_once_when_two_threads_ask_while_it_is_being_read(
+def test_file_is_read_once_when_two_threads_want_it_during_the_read(
     make: Callable[..., LoraCache],
     reads: list[str],
     write: Callable[..., Path],
@@ -237,7 +237,7 @@ def test_file_is_read_once_when_two_threads_ask_while_it_is_being_read(
     assert reads == ["one"]
 
 
-def test_preload_of_a_faulty_file_raises_only_when_it_is_asked_for(
+def test_preloaded_faulty_file_raises_only_when_it_is_used(
     make: Callable[..., LoraCache], write: Callable[..., Path], tmp_path: Path
 ) -> None:
     loras, good = make(), write("good")
@@ -253,7 +253,7 @@ def test_preload_of_a_faulty_file_raises_only_when_it_is_asked_for(
         loras.adapter([(tmp_path / "away.safetensors", 1.0)])
 
 
-def test_faulty_file_is_applied_once_it_is_mended(
+def test_faulty_file_is_applied_after_it_is_repaired(
     make: Callable[..., LoraCache], write: Callable[..., Path], tmp_path: Path
 ) -> None:
     loras, good = make(), write("good")
@@ -268,7 +268,7 @@ def test_faulty_file_is_applied_once_it_is_mended(
 
 
 def test_memory_stays_flat_over_500_switches(tmp_path: Path) -> None:
-    """In a process of its own: here, other tests' memory would come and go."""
+    """In a separate process, without the memory of other tests."""
     script = [sys.executable, "-m", "tests.pipelines.engine.lora.memory_growth", str(tmp_path)]
 
     done = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""Under torch.compile, LoRAs of any rank on any layers run the graphs of the first ones."""
+"""Under torch.compile, LoRAs of any rank on any layers reuse the graphs of the first ones."""
 
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +20,7 @@ STACKS = 20
 
 @dataclass
 class CountingBackend:
-    """Runs what torch.compile traced as it is, and counts how often it traced."""
+    """Run traced graphs without compiling them, and count them."""
 
     graphs: list[torch.fx.GraphModule] = field(default_factory=list)
 
@@ -33,7 +33,7 @@ class CountingBackend:
 
 @pytest.fixture
 def dynamo() -> Iterator[None]:
-    """Nothing compiled before, nothing left after."""
+    """Start without compiled graphs, and leave none."""
     torch._dynamo.reset()
     counters.clear()
     yield
@@ -57,8 +57,8 @@ def build() -> QwenImageTransformer2DModel:
 def forward(model: QwenImageTransformer2DModel, turn: int = 0) -> torch.Tensor:
     """A step; the text's length and the image's width differ from turn to turn.
 
-    No number of tokens here is by chance one of the model's other sizes: an equal one at the
-    first call is taken for the same one, by torch, and costs the base model a graph, too.
+    No number of tokens here equals another of the model's sizes: torch would treat equal numbers at
+    the first call as the same one, which costs the base model a graph, too.
     """
     generator = torch.Generator().manual_seed(turn)
     rows, columns, text = 6, 10 + 2 * (turn % 3), 9 + turn
@@ -75,7 +75,7 @@ def forward(model: QwenImageTransformer2DModel, turn: int = 0) -> torch.Tensor:
 
 
 def write_stacks(folder: Path, engine: LoraEngine) -> list[Stack]:
-    """Stacks of one to three files, of ranks 1 to 64, each on layers of its own."""
+    """Stacks of one to three files of ranks 1 to 64, each on other layers."""
     choose = random.Random(0)
     names = list(engine.linears)
     stacks = []
@@ -106,7 +106,7 @@ def warm_up(
 def test_compiled_blocks_are_not_traced_again_over_20_stacks(
     tmp_path: Path, first_rank: int
 ) -> None:
-    """Ranks 1 and 64 are traps at warm-up: torch takes 1, and sizes that are equal, as fixed."""
+    """Ranks 1 and 64 are traps at warm-up: torch treats 1 and equal sizes as constants."""
     model, backend = build(), CountingBackend()
     engine = LoraEngine(model, CPU, torch.float32)
     model.compile_repeated_blocks(fullgraph=True, dynamic=True, backend=backend)
@@ -127,7 +127,7 @@ def test_compiled_blocks_are_not_traced_again_over_20_stacks(
 
 
 @pytest.mark.usefixtures("dynamo")
-def test_compiled_blocks_give_what_eager_ones_give(tmp_path: Path) -> None:
+def test_compiled_blocks_equal_eager_ones(tmp_path: Path) -> None:
     compiled, eager = build(), build()
     engines = [LoraEngine(model, CPU, torch.float32) for model in (compiled, eager)]
     compiled.compile_repeated_blocks(fullgraph=True, dynamic=True, backend=CountingBackend())

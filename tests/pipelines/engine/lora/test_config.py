@@ -1,4 +1,4 @@
-"""A LoRA's configuration means what it means to PEFT, whose own code is the oracle."""
+"""A LoRA's configuration has the same meaning as in PEFT, whose own code is the oracle."""
 
 import json
 from pathlib import Path
@@ -69,7 +69,7 @@ def test_pattern_matches_as_peft_matches_it(patterns: dict[str, float], layer: s
 
 @pytest.fixture
 def transformer() -> QwenImageTransformer2DModel:
-    """Two layers of the architecture, small."""
+    """A small transformer with two layers."""
     return QwenImageTransformer2DModel(
         num_layers=2,
         attention_head_dim=32,
@@ -82,7 +82,7 @@ def transformer() -> QwenImageTransformer2DModel:
 def saved_by_peft(
     transformer: QwenImageTransformer2DModel, folder: Path, config: dict[str, object]
 ) -> dict[str, torch.Tensor]:
-    """Save an adapter as PEFT does; gives what it changes, as PEFT computes it."""
+    """Save an adapter with PEFT and return the changes that PEFT computes for it."""
     lora = peft.LoraConfig(
         target_modules=["to_q", "to_k", "img_mod.1", "proj_out"], init_lora_weights=False, **config
     )
@@ -149,7 +149,7 @@ def test_adapter_of_peft_is_refused_when_it_is_a_dora(
         read_lora(tmp_path / "adapter_model.safetensors", linears)
 
 
-def test_configuration_beside_a_file_of_another_name_is_not_its_own(
+def test_configuration_beside_a_file_of_another_name_is_ignored(
     linears: Linears, tmp_path: Path
 ) -> None:
     (tmp_path / "adapter_config.json").write_text('{"r": 4, "lora_alpha": 400}')
@@ -159,9 +159,7 @@ def test_configuration_beside_a_file_of_another_name_is_not_its_own(
     assert_exact(deltas(linears, [(path, 1.0)]), {n: p.delta for n, p in pairs.items()}, 5e-7)
 
 
-def test_alpha_in_the_file_counts_before_that_in_the_metadata(
-    linears: Linears, tmp_path: Path
-) -> None:
+def test_alpha_in_the_file_overrides_the_metadata(linears: Linears, tmp_path: Path) -> None:
     pairs = random_pairs(linears, MODULES[:1], alpha=2.0)
     path = write_lora(tmp_path / "a.safetensors", pairs)
     tensors = load_file(path)
@@ -178,7 +176,7 @@ def test_alpha_in_the_metadata_counts(linears: Linears, tmp_path: Path) -> None:
     assert_exact(deltas(linears, [(path, 1.0)]), {n: p.delta for n, p in pairs.items()}, 5e-7)
 
 
-def test_no_configuration_leaves_the_product_as_it_is(tmp_path: Path) -> None:
+def test_lora_without_a_configuration_has_multiplier_1(tmp_path: Path) -> None:
     config = read_config(tmp_path / "a.safetensors", {"format": "pt"}, "a")
 
     assert config == LoraConfig()
@@ -187,7 +185,7 @@ def test_no_configuration_leaves_the_product_as_it_is(tmp_path: Path) -> None:
     assert LoraConfig(is_rslora=True).multiplier(8.0, 16) == 2.0
 
 
-def test_configuration_of_the_text_encoder_does_not_count(tmp_path: Path) -> None:
+def test_configuration_of_the_text_encoder_is_ignored(tmp_path: Path) -> None:
     text = json.dumps({"text_encoder.lora_alpha": 9, "transformer.lora_alpha": 3})
     config = read_config(tmp_path / "a.safetensors", {"lora_adapter_metadata": text}, "a")
     assert config.alpha == 3

@@ -29,7 +29,7 @@ SCALES = ((1.0,), (0.0, 2.5), (4.0, 0.3), (0.5, 1.25, 4.0), (4.0, 4.0, 4.0), (0.
 
 
 def write_files(folder: Path, linears: Linears) -> list[tuple[Path, Mapping[str, torch.Tensor]]]:
-    """Three files of different layouts and ranks, and what each changes."""
+    """Three files of different layouts and ranks, with the change of each layer."""
     files = []
     for index, (prefix, suffix, rank, alpha, which) in enumerate(FILES):
         pairs = random_pairs(linears, MODULES[which], rank=rank, alpha=alpha, seed=index)
@@ -44,7 +44,7 @@ def write_files(folder: Path, linears: Linears) -> list[tuple[Path, Mapping[str,
 def stacked(
     folder: Path, linears: Linears, scales: tuple[float, ...]
 ) -> tuple[Stack, dict[str, torch.Tensor]]:
-    """The first files at these scales, and the sum of what they change."""
+    """The first files at these scales, and the sum of their changes."""
     total: dict[str, torch.Tensor] = {}
     stack = []
     for (path, changes), scale in zip(write_files(folder, linears), scales, strict=False):
@@ -101,7 +101,7 @@ def test_active_layer_computes_the_changed_weight(
 def test_forward_and_image_equal_those_of_merged_weights(
     pipeline: EditPipeline, tiny_model: Path, tmp_path: Path, scales: tuple[float, ...]
 ) -> None:
-    """To 1e-4 relative: each layer's 1e-5 goes through those behind it. 1 of 255 in the image."""
+    """To 1e-4 relative: each layer adds its 1e-5. The image is equal to 1 of 255."""
     stack, total = stacked(tmp_path, pipeline.linears, scales)
     merged = EditPipeline.load(tiny_model, device="cpu", dtype=torch.float32)
     for name, delta in total.items():
@@ -162,7 +162,7 @@ def test_base_model_is_the_same_bit_for_bit_after_100_switches(
     assert all(torch.equal(after[name], value) for name, value in state.items())
 
 
-def test_image_moves_with_the_scale(pipeline: EditPipeline, tmp_path: Path) -> None:
+def test_image_changes_in_proportion_to_the_scale(pipeline: EditPipeline, tmp_path: Path) -> None:
     path = write_lora(tmp_path / "a.safetensors", random_pairs(pipeline.linears, MODULES))
     base = edit(pipeline)
     distances = [np.abs(base - edit(pipeline, (path, scale))).mean() for scale in (0.01, 0.1, 1.0)]
@@ -182,7 +182,7 @@ class Stop(Exception):
 
 @pytest.mark.parametrize("offload", [Offload.NONE, Offload.GROUP])
 @pytest.mark.parametrize("stage", [Stage.ENCODE, Stage.DENOISE, Stage.DECODE])
-def test_edit_left_at_a_step_leaves_no_lora_behind(
+def test_edit_interrupted_at_a_stage_leaves_no_lora_behind(
     tiny_model: Path, tmp_path: Path, offload: Offload, stage: Stage
 ) -> None:
     loaded = EditPipeline.load(tiny_model, device="cpu", dtype=torch.float32, offload=offload)
@@ -214,13 +214,13 @@ def test_offloaded_model_gives_the_same_images_with_loras_and_without(
     assert np.array_equal(base, edit(offloaded))
 
 
-def test_layers_of_a_configuration_are_those_of_the_loaded_model(
+def test_linears_of_a_configuration_equal_those_of_the_loaded_model(
     pipeline: EditPipeline, tiny_model: Path
 ) -> None:
     assert read_linears(tiny_model) == pipeline.linears
 
 
-def test_layers_of_the_published_configuration_are_those_of_the_model() -> None:
+def test_linears_of_the_published_configuration_equal_those_of_the_model() -> None:
     with torch.device("meta"):
         model = QwenImageTransformer2DModel(
             num_layers=60, attention_head_dim=128, num_attention_heads=24, joint_attention_dim=3584

@@ -1,4 +1,4 @@
-"""What cannot be applied is refused by a sentence that names the file, and leaves nothing."""
+"""Files that cannot be applied are refused with a message that names them, without a trace."""
 
 from pathlib import Path
 
@@ -21,14 +21,14 @@ def test_corpus_has_a_file_for_each_layout_and_fault() -> None:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_faulty_file_is_refused_with_a_sentence(
+def test_faulty_file_is_refused_with_its_reason(
     linears: Linears, tmp_path: Path, fault: str
 ) -> None:
-    write, sentence = FAULTS[fault]
+    write, message = FAULTS[fault]
     path = tmp_path / "faulty.safetensors"
     write(path, linears)
 
-    with pytest.raises(LoraInvalid, match=sentence) as caught:
+    with pytest.raises(LoraInvalid, match=message) as caught:
         read_lora(path, linears)
 
     assert "faulty.safetensors" in str(caught.value)
@@ -47,7 +47,7 @@ def test_configuration_beside_a_file_is_named_when_it_is_damaged(
         read_lora(path, linears)
 
 
-def test_file_that_is_gone_is_named(linears: Linears, tmp_path: Path) -> None:
+def test_missing_file_is_named(linears: Linears, tmp_path: Path) -> None:
     with pytest.raises(LoraNotFound, match=r"away\.safetensors is gone"):
         read_lora(tmp_path / "away.safetensors", linears)
 

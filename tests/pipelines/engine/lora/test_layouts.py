@@ -1,4 +1,4 @@
-"""Every layout found in the wild changes the layers by exactly what its file says."""
+"""Every layout found in the wild changes the layers exactly as its file defines."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def test_layout_is_read_exactly(linears: Linears, tmp_path: Path, layout: str) -
     assert_exact(found, {name: 1.5 * delta for name, delta in expected.items()}, atol)
 
 
-def test_plan_says_rank_and_strength_of_each_layer(linears: Linears, tmp_path: Path) -> None:
+def test_plan_has_rank_and_multiplier_of_each_layer(linears: Linears, tmp_path: Path) -> None:
     pairs = random_pairs(linears, MODULES[:1], rank=3) | random_pairs(linears, MODULES[1:2], rank=5)
     path = write_lora(tmp_path / "a.safetensors", pairs)
 
@@ -39,7 +39,7 @@ def test_plan_says_rank_and_strength_of_each_layer(linears: Linears, tmp_path: P
     assert all(layer.multiplier == 1.0 for layer in plan.layers.values())
 
 
-# What diffusers' own loader reads right. It reads nothing, or something else, of most others.
+# Layouts that diffusers' own loader reads correctly. It misreads or ignores most others.
 READ_RIGHT = (
     ("diffusers", "A and B", None),
     ("ai-toolkit", "A and B", 2.0),
@@ -82,7 +82,7 @@ def test_layout_is_read_as_diffusers_reads_it(
 def test_image_equals_that_of_the_diffusers_loader(
     pipeline: EditPipeline, tiny_model: Path, tmp_path: Path
 ) -> None:
-    """The library's own loader as an oracle, for a layout that it reads right."""
+    """The library's own loader as an oracle, for a layout that it reads correctly."""
     files = []
     for index, rank in enumerate((2, 4, 8)):
         pairs = random_pairs(pipeline.linears, MODULES, rank=rank, seed=index)
