@@ -102,9 +102,6 @@ def server(folder: Path, log: Path, model: str) -> Iterator[subprocess.Popen[byt
     command = [str(Path(sys.executable).with_name("qwen-edit")), "serve", "--model", model]
     command += ["--host", "127.0.0.1", "--port", "0", "--data-dir", str(folder / "data")]
     environment = {name: value for name, value in os.environ.items() if name not in LEFT_OUT}
-    if model == "demo":
-        # on several threads so small a model is slower, many times so on busy cores
-        environment.setdefault("OMP_NUM_THREADS", "1")
     console.print("Starting the server.")
     with log.open("wb") as file:
         process = subprocess.Popen(command, env=environment, stdout=file, stderr=file)

@@ -29,6 +29,7 @@ from pipelines.api.messages import (
 )
 from pipelines.api.params import LoraRef
 from server.workers.executor import WorkerDied
+from server.workers.threads import thread_settings
 
 logger = logging.getLogger(__name__)
 
@@ -86,14 +87,16 @@ class WorkerProcess:
         `on_exit` is called in the event loop once the process has exited, for whatever reason.
         """
         ours, theirs = socket.socketpair()
+        threads = thread_settings(os.environ)
         with theirs:
             process = subprocess.Popen(
                 options.command_line(theirs.fileno()),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                env={**os.environ, **threads, "PYTHONUNBUFFERED": "1"},
             )
-        logger.info("worker %d started on %s", process.pid, options.device)
+        chosen = ", ".join(f"{name}={value}" for name, value in threads.items()) or "no defaults"
+        logger.info("worker %d started on %s, %s", process.pid, options.device, chosen)
         return cls(process, Connection(ours.detach()), on_exit)
 
     @property
