@@ -4,7 +4,8 @@ import base64
 import json
 import math
 import re
-from collections.abc import Iterator
+import urllib.parse
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -12,19 +13,17 @@ from typing import Any, Self
 
 import httpx2
 
-# A submit decodes the images before it answers; everything else answers at once.
+from server.cli.errors import ClientError
+
+# The server decodes the images before it answers a submit; it answers all else at once.
 TIMEOUT_S = 60.0
-# As float() writes and reads them, but for those that are names as well: inf, nan, 1_0.
+# What float() reads, except what could be a name: inf, nan, 1_0.
 NUMBER = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
-
-
-class ClientError(Exception):
-    """What the server said, or why it could not be asked."""
 
 
 @dataclass(frozen=True, slots=True)
 class EditOptions:
-    """One edit as the command line asks for it; None leaves a value to the server."""
+    """One edit as the command line requests it; None leaves a value to the server."""
 
     prompt: str
     images: tuple[Path, ...]
@@ -37,10 +36,10 @@ class EditOptions:
     output_format: str
 
     def body(self) -> dict[str, Any]:
-        """The JSON of POST /v1/edits."""
+        """The JSON of POST /v1/edits. Raises ClientError for a file that cannot be read."""
         body = {
             "prompt": self.prompt,
-            "images": [base64.b64encode(path.read_bytes()).decode() for path in self.images],
+            "images": [_read_base64(path) for path in self.images],
             "loras": [{"path": path, "scale": scale} for path, scale in self.loras],
             "size": self.size,
             "seed": self.seed,
@@ -53,7 +52,7 @@ class EditOptions:
 
 
 def parse_lora(text: str) -> tuple[str, float]:
-    """`REF[:SCALE]`, split at the last colon when a finite number follows."""
+    """Split `REF[:SCALE]` at the last colon when a finite number follows."""
     match = re.fullmatch(rf"(.+):({NUMBER})", text)
     if match is None or not math.isfinite(float(match[2])):
         return text, 1.0
@@ -61,12 +60,15 @@ def parse_lora(text: str) -> tuple[str, float]:
 
 
 class Client:
-    """Talks to one server. Use it in a `with` block."""
+    """A connection to one server; use it in a `with` block. Every method raises ClientError."""
 
     def __init__(self, server: str, key: str | None) -> None:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._server = server.rstrip("/")
-        self._http = httpx2.Client(base_url=self._server, headers=headers, timeout=TIMEOUT_S)
+        try:
+            self._http = httpx2.Client(base_url=self._server, headers=headers, timeout=TIMEOUT_S)
+        except httpx2.InvalidURL as exc:
+            raise self._unreachable(exc) from exc
 
     def __enter__(self) -> Self:
         return self
@@ -80,71 +82,103 @@ class Client:
         self._http.close()
 
     def submit(self, options: EditOptions) -> dict[str, Any]:
-        """Queue an edit and give the job."""
-        return self._json("POST", "/v1/edits", json=options.body())
+        """Queue an edit and return its job."""
+        names = {f"images/{index}": str(path) for index, path in enumerate(options.images)}
+        return self._json("POST", "/v1/edits", names, json=options.body())
 
     def follow(self, job_id: str) -> Iterator[dict[str, Any]]:
-        """The job after each change, until it is final."""
+        """Yield the job after each change, until it is final."""
         try:
             with self._http.sse(f"/v1/edits/{job_id}/events", timeout=None) as events:
+                if events.response.is_error:
+                    events.response.read()
+                    raise self._refusal(events.response, {})
                 for event in events:
                     yield json.loads(event.data)
         except httpx2.HTTPError as exc:
             raise self._unreachable(exc) from exc
-
-    def job(self, job_id: str) -> dict[str, Any]:
-        """The job as it is now."""
-        return self._json("GET", f"/v1/edits/{job_id}")
 
     def jobs(self, limit: int) -> dict[str, Any]:
         """The newest jobs."""
         return self._json("GET", "/v1/edits", params={"limit": limit})
 
     def capabilities(self) -> dict[str, Any]:
-        """The model and what it can do."""
+        """The model and its limits."""
         return self._json("GET", "/v1/capabilities")
 
     def loras(self) -> dict[str, Any]:
-        """The LoRAs under weights/loras."""
+        """The LoRAs of the server."""
         return self._json("GET", "/v1/loras")
 
-    def delete(self, job_id: str) -> None:
-        """Cancel an unfinished job, delete a finished one."""
-        self._request("DELETE", f"/v1/edits/{job_id}")
+    def delete_lora(self, name: str) -> None:
+        """Remove a LoRA of the server."""
+        self._request("DELETE", f"/v1/loras/{urllib.parse.quote(name)}", {})
+
+    def cancel(self, job_id: str) -> dict[str, Any]:
+        """Cancel a job unless it has ended, and return it."""
+        return self._json("POST", f"/v1/edits/{job_id}/cancel")
 
     def download(self, url: str) -> bytes:
         """A finished image."""
-        return self._request("GET", url).content
+        return self._request("GET", url, {}).content
 
-    def _json(self, method: str, path: str, **options: Any) -> dict[str, Any]:
-        answer: dict[str, Any] = self._request(method, path, **options).json()
-        return answer
+    def _json(
+        self, method: str, path: str, names: Mapping[str, str] | None = None, **options: Any
+    ) -> dict[str, Any]:
+        response = self._request(method, path, names or {}, **options)
+        try:
+            body: dict[str, Any] = response.json()
+        except ValueError as exc:
+            raise ClientError(
+                f"{self._server} does not answer like a qwen-edit server: name another with "
+                f"--server"
+            ) from exc
+        return body
 
-    def _request(self, method: str, path: str, **options: Any) -> httpx2.Response:
+    def _request(
+        self, method: str, path: str, names: Mapping[str, str], **options: Any
+    ) -> httpx2.Response:
         try:
             response = self._http.request(method, path, **options)
-        except httpx2.HTTPError as exc:
+        except (httpx2.HTTPError, httpx2.InvalidURL) as exc:
             raise self._unreachable(exc) from exc
         if response.is_error:
-            raise ClientError(_message(response))
+            raise self._refusal(response, names)
         return response
+
+    def _refusal(self, response: httpx2.Response, names: Mapping[str, str]) -> ClientError:
+        if response.status_code == httpx2.codes.UNAUTHORIZED:
+            given = "Authorization" in self._http.headers
+            fault = "does not accept this API key" if given else "requires an API key"
+            return ClientError(f"{self._server} {fault}: pass one with --key or QWEN_EDIT_KEY")
+        return ClientError(_message(response, names))
 
     def _unreachable(self, exc: Exception) -> ClientError:
         return ClientError(
-            f"{self._server} cannot be asked ({exc}). Is the server running? Start it with "
-            f"`qwen-edit serve`, or name another with --server."
+            f"no server at {self._server} ({exc}). Start one with `qwen-edit serve`, or name "
+            f"another with --server."
         )
 
 
-def _message(response: httpx2.Response) -> str:
-    """The server's sentence, with the field that it is about in front where it does not say so."""
+def _read_base64(path: Path) -> str:
+    try:
+        return base64.b64encode(path.read_bytes()).decode()
+    except OSError as exc:
+        raise ClientError(f"cannot read {path}: {exc.strerror}") from exc
+
+
+def _message(response: httpx2.Response, names: Mapping[str, str]) -> str:
+    """The server's message, beginning with its field; `names` has what users call a field."""
     try:
         error = response.json()["error"]
-        message, field = str(error["message"]), error.get("field")
+        message = str(error["message"])
+        field: str | None = error.get("field")
     except (ValueError, KeyError, TypeError):
         return f"the server answered {response.status_code}: {response.text[:200]}"
     if field is None:
         return message
-    # a sentence of the engine's says `loras.path` of the field `loras/0/path`
+    if message.startswith(field):
+        return names.get(field, field) + message.removeprefix(field)
+    # the engine's messages say `loras.path` where the field is `loras/0/path`
     plain = re.sub(r"/\d+", "", field).replace("/", ".")
-    return message if message.startswith((field, plain)) else f"{field}: {message}"
+    return message if message.startswith(plain) else f"{names.get(field, field)}: {message}"

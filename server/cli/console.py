@@ -1,13 +1,13 @@
-"""What the commands share: the two outputs, the options of a client, how an error is said."""
+"""What the commands share: output streams, common options, sizes and times for people."""
 
-import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from server.cli.client import ClientError
+from server.cli.errors import CommandError
 
 out = Console()
 err = Console(stderr=True)
@@ -16,27 +16,35 @@ Server = Annotated[
     str, typer.Option("--server", help="Address of the server", envvar="QWEN_EDIT_SERVER")
 ]
 Key = Annotated[str | None, typer.Option("--key", help="API key", envvar="QWEN_EDIT_KEY")]
+WeightsDir = Annotated[Path | None, typer.Option(help="Folder of models and LoRAs")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")]
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 
 
 def print_error(message: str) -> None:
-    """Say an error on stderr."""
+    """Print an error on stderr."""
     # escaped: a message quotes what a user typed, which may look like markup
     err.print(f"[red]error:[/red] {escape(message)}", highlight=False, soft_wrap=True)
 
 
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before something is removed. Raises CommandError unless the answer is yes."""
+    try:
+        if yes or typer.confirm(question):
+            return
+    except typer.Abort:  # Ctrl-C, or no terminal to ask on
+        raise CommandError("not confirmed, nothing was removed; --yes does not ask") from None
+    raise CommandError("nothing was removed")
+
+
 def shown_size(count: int) -> str:
-    """A number of bytes as people read it."""
+    """A number of bytes for people."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
-class errors_said:  # noqa: N801 - reads as a phrase
-    """A client's error becomes a sentence and an exit code."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, exc: BaseException | None, traceback: object) -> None:
-        if isinstance(exc, ClientError):
-            print_error(str(exc))
-            sys.exit(1)
+def shown_age(seconds: float) -> str:
+    """A time span for people, in its largest unit."""
+    for length, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= length:
+            return f"{int(seconds // length)}{unit}"
+    return f"{max(int(seconds), 0)}s"

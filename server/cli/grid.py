@@ -1,4 +1,4 @@
-"""The axes of `qwen-edit edit --grid`: what varies over the cells, read from the command line."""
+"""The axes of `qwen-edit edit --grid`: the values that vary over the cells."""
 
 import math
 import re
@@ -14,24 +14,24 @@ from server.cli.client import NUMBER, EditOptions
 OPTION = "--grid"
 MAX_AXES = 2
 MAX_CELLS = 64
-# What a row holds of a grid with a single axis.
+# Cells in a row of a grid with a single axis.
 MAX_COLUMNS = 6
 SEED, STEPS, CFG, SCALE = "seed", "steps", "cfg", "scale"
-# The fields that may vary beside the scales of LoRAs, with what is allowed.
-_RANGES = {SEED: SEED_RANGE, STEPS: STEPS_RANGE, CFG: CFG_RANGE}
+# The fields that may vary besides the scales of LoRAs, with their bounds.
+RANGES = {SEED: SEED_RANGE, STEPS: STEPS_RANGE, CFG: CFG_RANGE}
 _WHOLE = (SEED, STEPS)
 
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """One thing that varies: a field, or with `lora` the scale of the LoRA at that place."""
+    """A field that varies, or with `lora` the scale of the LoRA at that index."""
 
     name: str
     values: tuple[float, ...]
     lora: int | None = None
 
     def apply(self, options: EditOptions, value: float) -> EditOptions:
-        """The edit with this value."""
+        """Return the edit with this value."""
         if self.lora is not None:
             loras = list(options.loras)
             loras[self.lora] = (loras[self.lora][0], value)
@@ -45,7 +45,7 @@ class Axis:
                 return replace(options, true_cfg_scale=value)
 
     def label(self, value: float) -> str:
-        """What a cell's label says."""
+        """The label of a cell with this value."""
         return f"{self.name} {int(value) if self.name in _WHOLE else f'{value:g}'}"
 
 
@@ -58,7 +58,7 @@ class GridCell:
 
 
 def parse_axes(specs: Sequence[str], options: EditOptions) -> tuple[Axis, ...]:
-    """The axes that the options name. Raises typer.BadParameter, which says what is allowed."""
+    """Parse the values of `--grid`. Raises typer.BadParameter."""
     if len(specs) > MAX_AXES:
         raise _bad(f"was given {len(specs)} times; a sheet has {MAX_AXES} axes, rows and columns")
     axes = tuple(_parse_axis(spec, options) for spec in specs)
@@ -72,7 +72,7 @@ def parse_axes(specs: Sequence[str], options: EditOptions) -> tuple[Axis, ...]:
 
 
 def lay_out(axes: Sequence[Axis], options: EditOptions) -> list[list[GridCell]]:
-    """The cells in rows. With two axes the first varies down the rows, the second across them."""
+    """Arrange the cells in rows: the first of two axes varies down, the second across."""
     *rows, across = axes
     if rows:
         [down] = rows
@@ -93,7 +93,7 @@ def lay_out(axes: Sequence[Axis], options: EditOptions) -> list[list[GridCell]]:
 
 
 def lora_name(reference: str) -> str:
-    """A LoRA's name as a label says it."""
+    """The short name of a LoRA for labels."""
     return PurePosixPath(reference).name.removesuffix(".safetensors")
 
 
@@ -102,8 +102,8 @@ def _parse_axis(spec: str, options: EditOptions) -> Axis:
     if not (key and equals and text):
         raise _bad(f"{spec!r} must be NAME=VALUES, such as scale=0,0.5,1 or seed=1:4:1")
     values = _parse_values(spec, text)
-    if key in _RANGES:
-        allowed = _RANGES[key]
+    if key in RANGES:
+        allowed = RANGES[key]
         axis = Axis(key, values)
     else:
         lora = _lora_index(spec, key, options)
@@ -119,7 +119,7 @@ def _parse_axis(spec: str, options: EditOptions) -> Axis:
 
 
 def _parse_values(spec: str, text: str) -> tuple[float, ...]:
-    """`a,b,c`, or `from:to:step` with both ends."""
+    """Parse `a,b,c`, or `from:to:step` with both ends."""
     if re.fullmatch(rf"{NUMBER}(,{NUMBER})*", text):
         return tuple(map(float, text.split(",")))
     if not re.fullmatch(rf"{NUMBER}:{NUMBER}:{NUMBER}", text):
@@ -127,9 +127,9 @@ def _parse_values(spec: str, text: str) -> tuple[float, ...]:
     start, stop, step = map(float, text.split(":"))
     if step <= 0 or stop < start:
         raise _bad(f"{spec!r}: a range is FROM:TO:STEP, upwards in steps above 0")
-    # 0:1.2:0.3 has five values, though 0.3 is no binary fraction
+    # 0:1.2:0.3 has five values, although 0.3 is not a binary fraction
     spans = (stop - start) / step + 1e-6
-    if not spans < MAX_CELLS:  # infinity, too, and what is no number: 1e999 is read as the former
+    if not spans < MAX_CELLS:  # also true for inf and nan: float("1e999") is inf
         raise _bad(f"{spec!r} has too many values; at most {MAX_CELLS} cells are allowed")
     return tuple(round(start + number * step, 6) for number in range(math.floor(spans) + 1))
 

@@ -6,56 +6,74 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
-from pipelines.api.errors import EngineError
 from pipelines.api.families import FAMILIES
 from pipelines.files.architecture import read_linears
 from pipelines.files.catalog import Catalog
-from pipelines.files.installation import default_folder
 from pipelines.files.lora_format.file import Linears
 from pipelines.files.lora_format.report import LoraReport, inspect_lora
 from server.cli.client import Client
-from server.cli.console import DEFAULT_SERVER, Key, Server, errors_said, out, print_error
+from server.cli.console import (
+    DEFAULT_SERVER,
+    Key,
+    Server,
+    WeightsDir,
+    Yes,
+    confirm,
+    out,
+    shown_size,
+)
+from server.settings import read_settings
 
-app = typer.Typer(help="The LoRAs of a running server, and what is in a LoRA file.")
+app = typer.Typer(help="List the LoRAs of a running server, remove one, or inspect a file.")
 
 
 @app.callback(invoke_without_command=True)
 def list_loras(context: typer.Context, server: Server = DEFAULT_SERVER, key: Key = None) -> None:
-    """List the LoRAs that a running server has."""
+    """List the LoRAs of a running server."""
     if context.invoked_subcommand is not None:
         return
-    with errors_said(), Client(server, key) as client:
+    with Client(server, key) as client:
         found = client.loras()["items"]
     if not found:
         out.print("No LoRAs: put .safetensors files into the server's weights/loras folder.")
         return
-    table = Table("name", "MB", box=None)
+    table = Table("name", Column("size", justify="right"), box=None, pad_edge=False)
     for lora in found:
-        table.add_row(escape(lora["name"]), f"{lora['size_bytes'] / 1e6:.1f}")
+        table.add_row(escape(lora["name"]), shown_size(lora["size_bytes"]))
     out.print(table)
+
+
+@app.command()
+def remove(
+    name: Annotated[str, typer.Argument(help="As `qwen-edit loras` lists it")],
+    yes: Yes = False,
+    server: Server = DEFAULT_SERVER,
+    key: Key = None,
+) -> None:
+    """Remove a LoRA file from a running server."""
+    with Client(server, key) as client:
+        confirm(f"Remove the LoRA {name} from {server}?", yes=yes)
+        client.delete_lora(name)
+    out.print(escape(f"removed {name}"), soft_wrap=True, highlight=False)
 
 
 @app.command()
 def inspect(
     file: Annotated[Path, typer.Argument(help="A .safetensors file", exists=True, dir_okay=False)],
     model: Annotated[str | None, typer.Option(help="Model to check it against")] = None,
-    weights_dir: Annotated[Path | None, typer.Option(help="Models and LoRAs")] = None,
+    weights_dir: WeightsDir = None,
 ) -> None:
-    """Say what a LoRA file is and whether it fits; exit code 1 when it does not. Needs no server.
+    """Describe a LoRA file and check whether it fits; exit code 1 when it does not.
 
-    Without --model it is checked against the first model found, else against Qwen-Image-Edit-Plus
-    and, where it does not fit that, against the demo model.
+    Needs no server. Without --model the file is checked against the first model found, else against
+    Qwen-Image-Edit-Plus and then the demo model.
     """
-    try:
-        choices = _linears_of(model, weights_dir or default_folder("weights"))
-        reports = {name: inspect_lora(file, linears, file.name) for name, linears in choices}
-        model_name = next((name for name, report in reports.items() if report.fits), choices[0][0])
-        report = reports[model_name]
-    except EngineError as exc:
-        print_error(str(exc))
-        raise typer.Exit(1) from exc
+    choices = _linears_of(model, read_settings(weights_dir=weights_dir).weights_dir)
+    reports = {name: inspect_lora(file, linears, file.name) for name, linears in choices}
+    model_name = next((name for name, report in reports.items() if report.fits), choices[0][0])
+    report = reports[model_name]
     for label, value in _report_rows(report):
         out.print(f"{label:<14}{escape(value)}", highlight=False, soft_wrap=True)
     fits = "yes" if report.fits else f"no: {report.problem}"
@@ -64,7 +82,7 @@ def inspect(
 
 
 def _linears_of(model: str | None, weights_dir: Path) -> list[tuple[str, Linears]]:
-    """The models that the file may be for, each with its linear layers."""
+    """The models that the file may be made for, each with its linear layers."""
     choice = Catalog(weights_dir).resolve_model(model)
     own = (choice.path.name, read_linears(choice.path))
     if choice.is_demo and model is None:

@@ -1,4 +1,4 @@
-"""Edits in the queue of a running server, followed to their end; Ctrl-C cancels them all."""
+"""Edits on a running server, from submit to image; Ctrl-C cancels them all."""
 
 import contextlib
 import signal
@@ -10,14 +10,15 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.progress import TimeElapsedColumn as Elapsed
 
-from server.cli.client import Client, ClientError, EditOptions
+from server.cli.client import Client, EditOptions
 from server.cli.console import err
+from server.cli.errors import ClientError
 from server.job import JobStatus
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A job that succeeded, and its image as a file."""
+    """A job that succeeded, and its encoded image."""
 
     job: dict[str, Any]
     image: bytes
@@ -26,11 +27,11 @@ class Finished:
 def run_edits(
     client: Client, edits: Sequence[EditOptions], keep: Callable[[int, Finished], None]
 ) -> list[Finished]:
-    """Queue all edits, wait for them in their order, and give what they made.
+    """Queue all edits, wait for them in order, and return their results.
 
-    `keep` gets each one with its place as soon as it is made, so that it outlives what happens to
-    the others. When one cannot be queued, fails or cannot be kept, the others are canceled. Raises
-    ClientError, what `keep` raises, and typer.Exit after Ctrl-C.
+    `keep` receives each result with its index as soon as it is there, so that it is saved whatever
+    happens to the others. When one cannot be queued, fails or cannot be kept, the others are
+    canceled. Raises ClientError, what `keep` raises, and typer.Exit after Ctrl-C.
     """
     waiting: list[str] = []
     finished: list[Finished] = []
@@ -50,8 +51,7 @@ def run_edits(
                     keep(index, finished[-1])
                 progress.advance(cells)
     except KeyboardInterrupt:
-        canceled = _cancel(client, waiting)
-        err.print("canceled" if len(edits) == 1 else f"canceled {canceled} of {len(edits)}")
+        err.print(f"canceled {_cancel(client, waiting)} of {len(edits)}")
         raise typer.Exit(130) from None
     except BaseException:
         _cancel(client, waiting)
@@ -60,7 +60,7 @@ def run_edits(
 
 
 def _follow(client: Client, job_id: str, progress: Progress, bar: TaskID) -> dict[str, Any]:
-    """Show the job's steps until it is final. Raises ClientError unless it succeeded."""
+    """Show the job's progress until it is final. Raises ClientError unless it succeeded."""
     job: dict[str, Any] = {}
     for job in client.follow(job_id):
         words = job["stage"] or job["status"]
@@ -75,9 +75,9 @@ def _follow(client: Client, job_id: str, progress: Progress, bar: TaskID) -> dic
 
 @contextlib.contextmanager
 def _interrupt_later() -> Iterator[None]:
-    """Ctrl-C counts at the end of the block.
+    """Delay Ctrl-C to the end of the block.
 
-    A job whose id has not come could not be canceled, and an image would be cut off in its file.
+    Otherwise a job whose id has not arrived could not be canceled, and an image would be truncated.
     """
     pressed: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
@@ -90,17 +90,13 @@ def _interrupt_later() -> Iterator[None]:
 
 
 def _cancel(client: Client, job_ids: Sequence[str]) -> int:
-    """Cancel those that have not ended, and give how many.
-
-    They are looked at first: what cancels a job erases one that has ended, and with it why it
-    failed.
-    """
+    """Cancel the jobs that have not ended, and return how many."""
     canceled = 0
     for job_id in job_ids:
         try:
-            if not JobStatus(client.job(job_id)["status"]).is_final:
-                client.delete(job_id)
-                canceled += 1
-        except ClientError:  # the server is gone, or deleted it itself
+            status = JobStatus(client.cancel(job_id)["status"])
+        except ClientError:  # the server is gone, or has deleted the job
             continue
+        # a running job is canceled at its next step
+        canceled += status is JobStatus.CANCELED or not status.is_final
     return canceled

@@ -24,7 +24,7 @@ from server.version import VERSION
 from server.wiring import build_components, choose_model
 from server.workers.local_process import WORKER_COMMAND
 
-# What a client may still be sent after SIGTERM before its connection is cut, in seconds.
+# Seconds after SIGTERM in which open responses may finish.
 SHUTDOWN_GRACE_S = 3
 
 
@@ -46,8 +46,8 @@ def serve(
         bool | None, typer.Option("--page/--no-page", help="Serve the page at / [yes]")
     ] = None,
 ) -> None:
-    """Start the server. Every setting is also a variable QWEN_EDIT_…; the README lists them all."""
-    # the other commands end at a closed pipe; here that is a worker or a client that has gone
+    """Start the server. Every setting is also a variable, see docs/settings.md."""
+    # a closed pipe ends the other commands; here it is a worker or a client that has gone
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     flags = {name: value for name, value in locals().items() if value is not None}
@@ -59,7 +59,7 @@ def serve(
 
 
 def run_server(settings: Settings, *, worker_command: Sequence[str] = WORKER_COMMAND) -> None:
-    """Serve until a signal. Raises DataFolderInUse, ModelNotFound before anything is started."""
+    """Serve until a signal. Raises DataFolderInUse and ModelNotFound before anything starts."""
     lock = DataFolderLock(settings.data_dir)
     try:
         catalog, choice = choose_model(settings)
@@ -89,7 +89,7 @@ async def _serve(
 
 
 class StoppableServer(uvicorn.Server):
-    """uvicorn, but a signal first ends the event streams, which it would otherwise wait for."""
+    """A uvicorn server that ends its event streams on a signal instead of waiting for them."""
 
     def __init__(self, config: uvicorn.Config, end_streams: Callable[[], None]) -> None:
         super().__init__(config)
@@ -97,7 +97,7 @@ class StoppableServer(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """End on SIGINT and SIGTERM with exit code 0; uvicorn itself would raise them again."""
+        """Exit with code 0 on SIGINT and SIGTERM; uvicorn itself would raise them again."""
         loop = asyncio.get_running_loop()
         signals = signal.SIGINT, signal.SIGTERM
         for number in signals:
@@ -109,20 +109,20 @@ class StoppableServer(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """End the streams, then shut down; a second Ctrl-C does not wait for anything."""
+        """End the streams, then shut down; a second Ctrl-C shuts down at once."""
         self._end_streams()
         super().handle_exit(sig, frame)
 
 
 def _bind(settings: Settings) -> socket.socket:
-    """Bind before the model is loaded, so that a taken port is said at once."""
+    """Bind before the model is loaded, so that a taken port is reported at once."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    # TCP by name: with protocol 0 asyncio leaves Nagle's algorithm on, and answers wait 40 ms
+    # IPPROTO_TCP: with protocol 0 asyncio keeps Nagle's algorithm, which delays responses by 40 ms
     sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind((settings.host, settings.port))
-        # from here on a client that comes early waits instead of being refused
+        # from now on an early client waits instead of being refused
         sock.listen()
     except OSError as exc:
         print_error(f"{settings.host}:{settings.port}: {exc.strerror}")

@@ -89,6 +89,12 @@ def _add_single_edit(routes: APIRouter, service: EditService) -> None:
         async for update in service.watch(state.job.id):
             yield ServerSentEvent(event="edit", data=_view(request, update))
 
+    @routes.post("/edits/{edit_id}/cancel")
+    async def cancel_edit(request: Request, state: Annotated[JobState, Depends(found)]) -> EditView:
+        """Cancel an unfinished job at its next step; a finished one is returned as it is."""
+        job = await service.cancel(state.job.id)
+        return _view(request, await service.state_of(job))
+
     @routes.delete(
         "/edits/{edit_id}",
         status_code=204,

@@ -1,24 +1,27 @@
-"""Runs `qwen-edit` as a process of its own."""
+"""The command `qwen-edit` as a process, or inside the tests' own."""
 
 import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-# Much longer than the longest that a command itself waits for something (the doctor, for torch): on
-# a busy machine all takes its time, and only a test that fails waits so long.
+# Much longer than any command itself waits (the doctor, for torch): only a test that fails on a
+# busy machine waits so long.
 RUN_TIMEOUT_S = 300
+
+# Runs a command in this process and returns its exit code and output.
+QwenEdit = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """The environment of a command: no terminal's width to cut lines at, and these variables."""
+    """The environment of a command: wide output, and these variables."""
     return {**os.environ, "COLUMNS": "200", **variables}
 
 
 @contextlib.contextmanager
 def start(*arguments: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
-    """`qwen-edit` with these arguments while the block runs; what has not ended then is killed."""
+    """Run `qwen-edit` in a process that is killed if it outlives the block."""
     with subprocess.Popen(
         [sys.executable, "-m", "server.cli", *arguments],
         env=environment(**variables),
@@ -29,12 +32,12 @@ def start(*arguments: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
         try:
             yield process
         finally:
-            # else the end of Popen's own block waits for it without limit
+            # or the end of Popen's own block would wait for it without limit
             process.kill()
 
 
 def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run `qwen-edit` with these arguments to its end."""
+    """Run `qwen-edit` in a process to its end."""
     with start(*arguments, **variables) as process:
         stdout, stderr = process.communicate(timeout=RUN_TIMEOUT_S)
     return subprocess.CompletedProcess(arguments, process.returncode, stdout, stderr)

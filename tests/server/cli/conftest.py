@@ -1,19 +1,34 @@
-"""What the tests of the command line share."""
+"""Fixtures of the command line's tests."""
 
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from server import cli
 from tests.conftest import encoded, gradient
 from tests.fake_hub import FakeHub, fake_hub
 from tests.lora_files import random_pairs, write_lora
+from tests.server.cli.command import QwenEdit
 
 LAYER = "transformer_blocks.0.attn.to_q"
 # Layers of the published model and of the tiny one.
 PUBLISHED = {LAYER: (3072, 3072)}
 TINY = {LAYER: (64, 64)}
+
+
+@pytest.fixture
+def qwen_edit(capsys: pytest.CaptureFixture[str]) -> QwenEdit:
+    """Run a command without starting Python for it."""
+
+    def invoke(*arguments: str) -> subprocess.CompletedProcess[str]:
+        code = cli.run(arguments)
+        printed = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, code, printed.out, printed.err)
+
+    return invoke
 
 
 @pytest.fixture
@@ -31,7 +46,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="session")
 def model_files(tiny_model: Path) -> dict[str, bytes]:
-    """The tiny model as a repository, with the files beside it that published ones have."""
+    """The tiny model as a repository, with the other files that published ones have."""
     return {
         **files_of(tiny_model),
         "README.md": b"# a model",
@@ -73,7 +88,7 @@ def hub(model_files: dict[str, bytes], lora: bytes) -> Iterator[FakeHub]:
 
 @pytest.fixture
 def place(tmp_path: Path, hub: FakeHub) -> dict[str, str]:
-    """The environment of a command: the stand-in hub, a cache and a weights folder of its own."""
+    """The environment of a command: the fake hub, an empty cache and an empty weights folder."""
     return {
         "HF_ENDPOINT": hub.url,
         "HF_HOME": str(tmp_path / "hf"),

@@ -1,4 +1,4 @@
-"""Machines as the doctor sees them."""
+"""Machines for the tests of the doctor."""
 
 from pipelines.files.memory_fit import GIB
 from server.cli.machine import Gpu, Host, TorchReport

@@ -1,4 +1,4 @@
-"""What the tests of the command line start does not outlive them."""
+"""Commands started by the tests of the command line do not outlive them."""
 
 import signal
 import socket
@@ -10,8 +10,8 @@ from server.cli.machine import REPORT_TIMEOUT_S
 from tests.server.cli.command import RUN_TIMEOUT_S, start
 
 
-def test_command_that_hangs_is_killed_at_the_end_of_its_block() -> None:
-    """Its server takes the connection and never answers; the client itself would wait a minute."""
+def test_start_kills_a_command_that_outlives_its_block() -> None:
+    """The server accepts the connection and never answers; the client would wait a minute."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with start("jobs", "--server", address) as command, pytest.raises(TimeoutExpired):
@@ -20,5 +20,5 @@ def test_command_that_hangs_is_killed_at_the_end_of_its_block() -> None:
     assert command.returncode == -signal.SIGKILL
 
 
-def test_command_may_take_as_long_as_what_it_waits_for_itself() -> None:
+def test_run_waits_longer_than_the_command_itself() -> None:
     assert RUN_TIMEOUT_S > REPORT_TIMEOUT_S

@@ -1,4 +1,4 @@
-"""`qwen-edit edit --compare` and `--grid` over a live server."""
+"""`qwen-edit edit` with `--compare` and `--grid` over a live server."""
 
 import signal
 from collections.abc import Callable
@@ -11,12 +11,11 @@ import pytest
 from server.cli.contact_sheet import open_image
 from tests.live_server import LiveServer, until
 from tests.lora_files import random_pairs, write_lora
-from tests.server.cli.command import RUN_TIMEOUT_S, run, start
+from tests.server.cli.command import RUN_TIMEOUT_S, QwenEdit, start
 
 LINEARS = {"proj_out": (64, 64)}
-# A cancel is looked at between steps. What a cancel has to find still running gets so many steps
-# that even where the command and the test are slow, they take longer: 14 s of large ones, 2 s of
-# those that come after a cell to be kept, which is decoded at the same size.
+# A cancel takes effect between steps. A job that a cancel must find running has so many steps that
+# it outlasts a slow command and a slow test.
 LARGE, MEDIUM = ("--size", "1024*1024"), ("--size", "512*512")
 
 
@@ -38,12 +37,12 @@ def style(server: LiveServer) -> str:
     return "sheet-style"
 
 
-def test_edit_saves_a_sheet_with_before_and_after(
-    server: LiveServer, image: Path, tmp_path: Path, style: str
+def test_compare_saves_a_sheet_of_before_and_after(
+    server: LiveServer, image: Path, tmp_path: Path, style: str, qwen_edit: QwenEdit
 ) -> None:
     output, sheet = tmp_path / "out.png", tmp_path / "sheet.jpg"
 
-    done = run(
+    done = qwen_edit(
         *("edit", str(image), "-p", "make it blue", "--lora", f"{style}:0.5", "--seed", "4"),
         *("-o", str(output), "--compare", str(sheet), "--server", server.url),
     )
@@ -55,13 +54,13 @@ def test_edit_saves_a_sheet_with_before_and_after(
     assert "sheet.jpg" in done.stdout
 
 
-def test_grid_of_scales_and_seeds_keeps_each_image(
-    server: LiveServer, image: Path, tmp_path: Path, style: str
+def test_grid_saves_a_sheet_and_keeps_each_image(
+    server: LiveServer, image: Path, tmp_path: Path, style: str, qwen_edit: QwenEdit
 ) -> None:
     output, kept = tmp_path / "grid.png", tmp_path / "cells"
     before = page_of_jobs(server)["total"]
 
-    done = run(
+    done = qwen_edit(
         *("edit", str(image), "-p", "a grid", "--lora", style, "-o", str(output)),
         *("--grid", "scale=0,0.5,1", "--grid", "seed=1,2", "--size", "256*256"),
         *("--keep-cells", str(kept), "--server", server.url),
@@ -77,11 +76,24 @@ def test_grid_of_scales_and_seeds_keeps_each_image(
     with PIL.Image.open(output) as saved:
         assert saved.width > 2 * 256
 
+    again = qwen_edit(
+        *("edit", str(image), "-p", "a grid", "-o", str(output), "--grid", "seed=1,2"),
+        *("--size", "256*256", "--keep-cells", str(kept), "--server", server.url),
+    )
+    once_more = qwen_edit(
+        *("edit", str(image), "-p", "a grid", "-o", str(output), "--grid", "seed=1,2"),
+        *("--size", "256*256", "--keep-cells", str(kept), "--server", server.url),
+    )
+    assert "grid-2.png" in again.stdout
+    assert "under a new name" not in again.stdout
+    assert f"2 of 2 images in {kept}, 2 under a new name; --force overwrites" in once_more.stdout
+    assert len(list(kept.iterdir())) == 10
 
-def test_cells_of_a_grid_of_scales_share_one_drawn_seed(
-    server: LiveServer, image: Path, tmp_path: Path, style: str
+
+def test_grid_of_scales_uses_one_random_seed(
+    server: LiveServer, image: Path, tmp_path: Path, style: str, qwen_edit: QwenEdit
 ) -> None:
-    run(
+    qwen_edit(
         *("edit", str(image), "-p", "one seed", "--lora", style, "--grid", "scale=0,1"),
         *("-o", str(tmp_path / "grid.webp"), "--server", server.url),
     )
@@ -91,7 +103,7 @@ def test_cells_of_a_grid_of_scales_share_one_drawn_seed(
     assert len(set(seeds)) == 1
 
 
-def test_ctrl_c_cancels_every_cell(
+def test_grid_cancels_every_cell_on_ctrl_c(
     start_server: Callable[..., LiveServer], image: Path, tmp_path: Path
 ) -> None:
     server = start_server()
@@ -110,11 +122,11 @@ def test_ctrl_c_cancels_every_cell(
     assert not (tmp_path / "grid.png").exists()
 
 
-def test_cell_that_is_refused_cancels_the_others_and_is_said(
-    start_server: Callable[..., LiveServer], image: Path, tmp_path: Path
+def test_grid_cancels_all_cells_when_one_is_refused(
+    start_server: Callable[..., LiveServer], image: Path, tmp_path: Path, qwen_edit: QwenEdit
 ) -> None:
     server = start_server(MAX_WAITING_JOBS=2, wait_ready=False)
-    done = run(
+    done = qwen_edit(
         *("edit", str(image), "-p", "a", "--grid", "seed=1:8:1", "--steps", "100", *LARGE),
         *("-o", str(tmp_path / "grid.png"), "--server", server.url),
     )
@@ -124,7 +136,7 @@ def test_cell_that_is_refused_cancels_the_others_and_is_said(
     assert until(lambda: all(job["status"] == "canceled" for job in jobs(server)))
 
 
-def test_finished_cells_are_kept_when_ctrl_c_comes(
+def test_grid_keeps_finished_cells_on_ctrl_c(
     start_server: Callable[..., LiveServer], image: Path, tmp_path: Path
 ) -> None:
     server, kept = start_server(), tmp_path / "kept" / "cells"
@@ -142,7 +154,7 @@ def test_finished_cells_are_kept_when_ctrl_c_comes(
     assert f"1 of 3 images in {kept}" in message
 
 
-def test_finished_cells_are_kept_when_a_later_one_fails(
+def test_grid_keeps_finished_cells_when_a_later_one_fails(
     start_server: Callable[..., LiveServer], image: Path, tmp_path: Path
 ) -> None:
     server, kept = start_server(), tmp_path / "cells"
@@ -161,20 +173,19 @@ def test_finished_cells_are_kept_when_a_later_one_fails(
     assert f"1 of 2 images in {kept}" in shown
 
 
-def test_cell_that_cannot_be_kept_cancels_the_others_and_is_said(
-    start_server: Callable[..., LiveServer], image: Path, tmp_path: Path
+def test_grid_cancels_the_other_cells_when_one_cannot_be_kept(
+    start_server: Callable[..., LiveServer], image: Path, tmp_path: Path, qwen_edit: QwenEdit
 ) -> None:
     server, kept = start_server(), tmp_path / "cells"
-    # a folder where an image should go: a fault that no check before can foresee
+    # a folder in place of an image: a fault that no check finds beforehand
     (kept / "01-steps-2.png").mkdir(parents=True)
-    done = run(
-        *("edit", str(image), "-p", "a", "--grid", "steps=2,98,99,100", *MEDIUM),
+    done = qwen_edit(
+        *("edit", str(image), "-p", "a", "--grid", "steps=2,98,99,100", "--force", *MEDIUM),
         *("-o", str(tmp_path / "grid.png"), "--keep-cells", str(kept), "--server", server.url),
     )
 
     assert done.returncode == 1
-    assert "01-steps-2.png cannot be saved: Is a directory" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert f"error: cannot save {kept}/01-steps-2.png: Is a directory" in done.stderr
     ended = {"succeeded", "canceled"}
     states = until(lambda: (s := {job["status"] for job in jobs(server)}) <= ended and s)
     assert states == ended

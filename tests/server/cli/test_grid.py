@@ -1,4 +1,4 @@
-"""The axes of `--grid`: what is read from the command line, and what is refused."""
+"""The axes of `--grid`, as the command line names them."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -36,12 +36,14 @@ TWO_LORAS = replace(OPTIONS, loras=(("a", 1.0), ("https://h/b.safetensors", 0.5)
         ("scale=0:1e-1:.05", (0, 0.05, 0.1)),
     ],
 )
-def test_values_are_a_list_or_a_range_with_both_ends(spec: str, values: tuple[float, ...]) -> None:
+def test_parse_axes_reads_a_list_or_a_range_with_both_ends(
+    spec: str, values: tuple[float, ...]
+) -> None:
     [axis] = parse_axes([spec], OPTIONS)
     assert axis.values == pytest.approx(values)
 
 
-def test_axis_changes_its_own_field_alone() -> None:
+def test_axis_changes_only_its_own_field() -> None:
     for spec, expected in (
         ("scale=2", replace(OPTIONS, loras=(("my-style", 2.0),))),
         ("seed=2", replace(OPTIONS, seed=2)),
@@ -52,12 +54,12 @@ def test_axis_changes_its_own_field_alone() -> None:
         assert axis.apply(OPTIONS, 2.0) == expected
 
 
-def test_named_lora_is_found_by_its_name_without_address_and_suffix() -> None:
+def test_parse_axes_finds_a_lora_by_its_name_without_address_and_suffix() -> None:
     [axis] = parse_axes(["b=0,1"], TWO_LORAS)
     assert axis.apply(TWO_LORAS, 0.0).loras == (("a", 1.0), ("https://h/b.safetensors", 0.0))
 
 
-def test_two_axes_are_rows_and_columns() -> None:
+def test_lay_out_makes_rows_and_columns_of_two_axes() -> None:
     axes = parse_axes(["my-style=0,1", "seed=1,2,3"], OPTIONS)
     rows = lay_out(axes, OPTIONS)
 
@@ -68,18 +70,18 @@ def test_two_axes_are_rows_and_columns() -> None:
     assert rows[1][2].options == replace(OPTIONS, seed=3, loras=(("my-style", 1.0),))
 
 
-def test_one_axis_goes_on_in_the_next_row() -> None:
+def test_lay_out_wraps_one_axis_into_rows() -> None:
     rows = lay_out(parse_axes(["seed=1:8:1"], OPTIONS), OPTIONS)
     assert [len(row) for row in rows] == [6, 2]
 
 
-def test_the_bound_itself_is_allowed() -> None:
+def test_parse_axes_allows_as_many_cells_as_the_limit() -> None:
     axes = parse_axes(["scale=0:1.75:0.25", "seed=1:8:1"], OPTIONS)
     assert sum(map(len, lay_out(axes, OPTIONS))) == MAX_CELLS
 
 
 @pytest.mark.parametrize(
-    ("specs", "sentence"),
+    ("specs", "message"),
     [
         (["scale"], "'scale' must be NAME=VALUES, such as scale=0,0.5,1"),
         (["scale="], "'scale=' must be NAME=VALUES"),
@@ -106,25 +108,27 @@ def test_the_bound_itself_is_allowed() -> None:
         (["seed=1", "cfg=1", "steps=2"], "was given 3 times; a sheet has 2 axes"),
     ],
 )
-def test_refusal_says_what_came_and_what_is_allowed(specs: list[str], sentence: str) -> None:
+def test_parse_axes_refuses_with_the_value_and_the_allowed_ones(
+    specs: list[str], message: str
+) -> None:
     with pytest.raises(typer.BadParameter) as caught:
         parse_axes(specs, OPTIONS)
 
-    assert sentence in caught.value.message
+    assert message in caught.value.message
     assert caught.value.param_hint == "--grid"
 
 
 @pytest.mark.parametrize(
-    ("loras", "sentence"),
+    ("loras", "message"),
     [
         ((), "--lora names none: add --lora NAME"),
         (TWO_LORAS.loras, "--lora names a, https://h/b.safetensors: name one, as NAME=0,0.5,1"),
     ],
 )
-def test_scale_without_a_name_is_for_the_only_lora(
-    loras: tuple[tuple[str, float], ...], sentence: str
+def test_parse_axes_refuses_scale_unless_there_is_one_lora(
+    loras: tuple[tuple[str, float], ...], message: str
 ) -> None:
     with pytest.raises(typer.BadParameter) as caught:
         parse_axes(["scale=1"], replace(OPTIONS, loras=loras))
 
-    assert sentence in caught.value.message
+    assert message in caught.value.message

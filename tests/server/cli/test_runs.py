@@ -1,4 +1,4 @@
-"""Edits followed to their end over a live server: what is left of those that did not succeed."""
+"""Edits followed over a live server, and the jobs they leave when they do not succeed."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from server.cli.client import Client, ClientError, EditOptions
+from server.cli.client import Client, EditOptions
+from server.cli.errors import ClientError
 from server.cli.runs import Finished, run_edits
 from tests.live_server import LiveServer, until
 
@@ -27,11 +28,11 @@ def two_edits(image: Path, prompt: str, *loras: str) -> list[EditOptions]:
 
 
 def states(client: Client, prompt: str) -> list[str]:
-    """The states of the jobs with this prompt, newest first."""
+    """The statuses of the jobs with this prompt, newest first."""
     return [job["status"] for job in client.jobs(100)["items"] if job["prompt"] == prompt]
 
 
-def test_failed_edit_stays_listed_as_failed(
+def test_run_edits_leaves_a_failed_job_in_the_list(
     fetching_server: LiveServer, image: Path, file_host: tuple[str, Path]
 ) -> None:
     prompt = "a LoRA that is not there"
@@ -45,10 +46,10 @@ def test_failed_edit_stays_listed_as_failed(
     assert second in ("failed", "canceled")
 
 
-def test_edit_that_ended_unseen_is_not_deleted_when_an_earlier_one_cannot_be_kept(
+def test_run_edits_leaves_a_finished_job_when_an_earlier_result_cannot_be_kept(
     server: LiveServer, image: Path
 ) -> None:
-    prompt = "done before it is looked at"
+    prompt = "finished before it is followed"
 
     def keep(index: int, one: Finished) -> None:
         until(lambda: states(client, prompt) == ["succeeded"] * 2)
@@ -58,3 +59,14 @@ def test_edit_that_ended_unseen_is_not_deleted_when_an_earlier_one_cannot_be_kep
         with pytest.raises(typer.Exit):
             run_edits(client, two_edits(image, prompt), keep)
         assert states(client, prompt) == ["succeeded"] * 2
+
+
+def test_cancel_leaves_a_job_that_has_just_finished(server: LiveServer, image: Path) -> None:
+    """Ctrl-C may arrive while the last step ends; a look before a delete would lose the job."""
+    prompt = "finished before the cancel arrives"
+    with Client(server.url, None) as client:
+        job = client.submit(two_edits(image, prompt)[0])
+        until(lambda: states(client, prompt) == ["succeeded"])
+
+        assert client.cancel(job["id"])["status"] == "succeeded"
+        assert states(client, prompt) == ["succeeded"]

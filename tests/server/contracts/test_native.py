@@ -156,6 +156,23 @@ def test_client_that_hangs_up_while_it_waits_cancels_the_job(
     assert until(ended) == "canceled"
 
 
+def test_cancel_ends_an_unfinished_job_and_leaves_a_finished_one(
+    server: LiveServer, body: dict[str, Any]
+) -> None:
+    finished, unfinished = post(server, body), post(server, body | LONG, wait=0)
+    edits = f"{server.url}/v1/edits"
+
+    canceled = server.http.post(f"{edits}/{unfinished['id']}/cancel")
+    kept = server.http.post(f"{edits}/{finished['id']}/cancel")
+    missing = server.http.post(f"{edits}/none/cancel")
+
+    assert canceled.status_code == 200
+    assert until(lambda: server.http.get(f"{edits}/{unfinished['id']}").json()["finished_at"])
+    assert server.http.get(f"{edits}/{unfinished['id']}").json()["status"] == "canceled"
+    assert kept.json() == server.http.get(f"{edits}/{finished['id']}").json()
+    assert missing.status_code == 404
+
+
 def test_wait_that_ends_first_gives_the_job_as_it_is(
     server: LiveServer, body: dict[str, Any]
 ) -> None:
