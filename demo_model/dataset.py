@@ -122,23 +122,32 @@ def _edit_sets(
 ) -> list[EditSet]:
     """The edits with `count` source images, by the length of their text."""
     chosen = [edit for edit in edits if len(edit.sources) == count]
-    texts: list[Tensor] = []
-    for start in range(0, len(chosen), PROMPTS_PER_BATCH):
-        batch = chosen[start : start + PROMPTS_PER_BATCH]
-        images = [[small[rows[scene, ()]] for scene in edit.sources] for edit in batch]
-        texts += encode_texts(pipe, [edit.prompt for edit in batch], images)
-    by_length: dict[int, list[int]] = defaultdict(list)
-    for index, text in enumerate(texts):
-        by_length[len(text)].append(index)
+    by_length: dict[int, list[tuple[Edit, Tensor]]] = defaultdict(list)
+    for edit, text in zip(chosen, _encode_prompts(pipe, chosen, rows, small), strict=True):
+        by_length[len(text)].append((edit, text))
     return [
         EditSet(
-            torch.stack([texts[index] for index in indices]).bfloat16(),
-            torch.tensor([[rows[s, ()] for s in chosen[index].sources] for index in indices]),
-            torch.tensor([rows[chosen[index].target, styles] for index in indices]),
-            torch.tensor([weights.get(chosen[index].task, 1.0) for index in indices]),
+            torch.stack([text for _, text in pairs]).bfloat16(),
+            torch.tensor([[rows[scene, ()] for scene in edit.sources] for edit, _ in pairs]),
+            torch.tensor([rows[edit.target, styles] for edit, _ in pairs]),
+            torch.tensor([weights.get(edit.task, 1.0) for edit, _ in pairs]),
         )
-        for indices in by_length.values()
+        for pairs in by_length.values()
     ]
+
+
+def _encode_prompts(
+    pipe: QwenImageEditPlusPipeline,
+    edits: Sequence[Edit],
+    rows: dict[Look, int],
+    small: Sequence[PIL.Image.Image],
+) -> list[Tensor]:
+    texts: list[Tensor] = []
+    for start in range(0, len(edits), PROMPTS_PER_BATCH):
+        batch = edits[start : start + PROMPTS_PER_BATCH]
+        images = [[small[rows[scene, ()]] for scene in edit.sources] for edit in batch]
+        texts += encode_texts(pipe, [edit.prompt for edit in batch], images)
+    return texts
 
 
 @torch.no_grad()

@@ -157,25 +157,36 @@ def _plan_layer(
 ) -> LayerPlan:
     alpha_key = parts.get("alpha")
     matrices = {part: key for part, key in parts.items() if part != "alpha"}
-    wanted = _LOHA_PARTS if "w1_a" in parts or "w1_b" in parts else _LORA_PARTS
-    for part in sorted(wanted ^ set(matrices)):
-        if part in wanted:
-            raise LoraInvalid(f"{name} is incomplete: {module} has no {part} matrix.")
-        raise LoraInvalid(f"{name} mixes LoRA and LoHa matrices in {module}.")
+    _check_parts(name, module, matrices)
     infos = {part: header.tensors[key] for part, key in matrices.items()}
     rank = _check_shapes(name, module, infos, features)
     if alpha_key is not None and math.prod(header.tensors[alpha_key].shape) != 1:
         raise LoraInvalid(f"{name}: {alpha_key} must be a single number.")
-    alpha = config.alpha_of(module)
-    configured_rank = config.rank_of(module)
-    if configured_rank is not None and configured_rank != rank:
+    _check_config(name, module, config, rank, has_alpha=alpha_key is not None)
+    multiplier = config.multiplier(config.alpha_of(module), rank)
+    return LayerPlan(matrices, rank, multiplier, alpha_key, config)
+
+
+def _check_parts(name: str, module: str, parts: Iterable[str]) -> None:
+    present = set(parts)
+    wanted = _LOHA_PARTS if present & {"w1_a", "w1_b"} else _LORA_PARTS
+    for part in sorted(wanted ^ present):
+        if part in wanted:
+            raise LoraInvalid(f"{name} is incomplete: {module} has no {part} matrix.")
+        raise LoraInvalid(f"{name} mixes LoRA and LoHa matrices in {module}.")
+
+
+def _check_config(
+    name: str, module: str, config: LoraConfig, rank: int, *, has_alpha: bool
+) -> None:
+    configured = config.rank_of(module)
+    if configured is not None and configured != rank:
         raise LoraInvalid(
-            f"{name} contradicts itself: its configuration gives {module} rank "
-            f"{configured_rank:g}, its matrices have rank {rank}."
+            f"{name} contradicts itself: its configuration gives {module} rank {configured:g}, its "
+            f"matrices have rank {rank}."
         )
-    if config.is_rslora and alpha is None and alpha_key is None:
+    if config.is_rslora and config.alpha_of(module) is None and not has_alpha:
         raise LoraInvalid(f"{name} is an rsLoRA without an alpha: its strength is unknown.")
-    return LayerPlan(matrices, rank, config.multiplier(alpha, rank), alpha_key, config)
 
 
 def _check_shapes(
@@ -218,13 +229,12 @@ def _unmatched_message(name: str, header: Header, unmatched: Iterable[str], *, r
         return f"{name} is for the text encoder only; this engine applies LoRAs to the transformer."
     family = guess_family(header.shapes)
     guess = f" It looks like one for {family}." if family else ""
-    if reached and any(family == served.lora_marks.name for served in FAMILIES.values()):
-        guess = ""
     if reached == 0:
         return f"{name} is not a LoRA for this model: no key names a layer of it ({first}).{guess}"
+    is_served = family in {served.lora_marks.name for served in FAMILIES.values()}
     return (
         f"{name} has {len(unmatched)} of {len(header.tensors)} tensors without a place in this "
-        f"model: {first}.{guess}"
+        f"model: {first}.{'' if is_served else guess}"
     )
 
 
