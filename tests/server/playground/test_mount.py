@@ -1,7 +1,7 @@
 """The page at `/`: what replaces it, what it forwards, and what it leaves to the API."""
 
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,17 +35,6 @@ def client_of(keys: tuple[str, ...] = (), public_url: str | None = None) -> Test
 class FakeContext:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-
-
-@pytest.fixture(scope="module")
-def served(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    server = LiveServer(tiny_model, tmp_path_factory.mktemp("mounted"), PAGE="true")
-    try:
-        server.start()
-        until(lambda: "the page is ready" in server.log())
-        yield server
-    finally:
-        server.close()
 
 
 def test_root_reloads_itself_while_the_page_starts() -> None:
@@ -96,7 +85,7 @@ def test_cookie_of_a_removed_key_is_refused() -> None:
     assert answer.status_code == 401
 
 
-def test_cookie_is_secure_when_the_page_is_served_over_https() -> None:
+def test_cookie_is_secure_when_the_page_is_page_server_over_https() -> None:
     client = client_of(("right",), public_url="https://images.example/edit")
 
     answer = client.post("/login", data={"key": "right"})
@@ -121,34 +110,34 @@ def test_requests_of_other_sites_are_refused(origin: str, status: int) -> None:
     assert client.get("/", headers={"Origin": origin}).status_code == status
 
 
-def test_api_keeps_its_errors_beside_the_page(served: LiveServer) -> None:
-    get: Callable[[str], Any] = lambda path: served.http.get(served.url + path)  # noqa: E731
+def test_api_keeps_its_errors_beside_the_page(page_server: LiveServer) -> None:
+    get: Callable[[str], Any] = lambda path: page_server.http.get(page_server.url + path)  # noqa: E731
 
     for path in ("/nothing", "/v1/nothing", "/gradio", "/login", "/monitoring"):
         assert set(get(path).json()["error"]) == {"code", "message", "field"}, path
     assert get("/api/v3/nothing").json()["code"] == 404
-    assert served.http.put(f"{served.url}/v1/edits").status_code == 405
-    assert served.http.post(served.url).status_code == 405
+    assert page_server.http.put(f"{page_server.url}/v1/edits").status_code == 405
+    assert page_server.http.post(page_server.url).status_code == 405
     assert get("/docs").status_code == 200
     assert get("/").headers["x-qwen-edit-model"] == "tiny"
 
 
-def test_page_refuses_files_that_are_not_its_own(served: LiveServer) -> None:
-    for path in (Path(__file__), served.data_dir / "jobs.sqlite3", Path("/etc/passwd")):
-        answer = served.http.get(f"{served.url}/gradio_api/file={path}")
+def test_page_refuses_files_that_are_not_its_own(page_server: LiveServer) -> None:
+    for path in (Path(__file__), page_server.data_dir / "jobs.sqlite3", Path("/etc/passwd")):
+        answer = page_server.http.get(f"{page_server.url}/gradio_api/file={path}")
 
         assert answer.status_code == 403, path
 
 
-def test_page_downloads_nothing_for_a_browser(served: LiveServer) -> None:
-    join(served, {"path": "http://127.0.0.1:9/a.png", "meta": {"_type": "gradio.FileData"}})
+def test_page_downloads_nothing_for_a_browser(page_server: LiveServer) -> None:
+    join(page_server, {"path": "http://127.0.0.1:9/a.png", "meta": {"_type": "gradio.FileData"}})
 
-    until(lambda: "the page downloads nothing" in served.log())
+    until(lambda: "the page downloads nothing" in page_server.log())
 
 
-def join(served: LiveServer, image: dict[str, Any]) -> None:
+def join(page_server: LiveServer, image: dict[str, Any]) -> None:
     """Send what a browser sends after `image` was put into the first slot."""
-    config = served.http.get(f"{served.url}/config").json()
+    config = page_server.http.get(f"{page_server.url}/config").json()
     slot = next(each for each in config["components"] if each["type"] == "image")
     event = next(each for each in config["dependencies"] if each["inputs"][:1] == [slot["id"]])
     body = {
@@ -156,17 +145,17 @@ def join(served: LiveServer, image: dict[str, Any]) -> None:
         "fn_index": event["id"],
         "session_hash": "abc",
     }
-    served.http.post(f"{served.url}/gradio_api/queue/join", json=body).raise_for_status()
+    page_server.http.post(f"{page_server.url}/gradio_api/queue/join", json=body).raise_for_status()
 
 
-def test_page_refuses_a_local_path_as_an_upload(served: LiveServer) -> None:
-    secret = served.folder / "secret.txt"
+def test_page_refuses_a_local_path_as_an_upload(page_server: LiveServer) -> None:
+    secret = page_server.folder / "secret.txt"
     secret.write_text("the password")
 
-    join(served, {"path": str(secret), "meta": {"_type": "gradio.FileData"}})
+    join(page_server, {"path": str(secret), "meta": {"_type": "gradio.FileData"}})
 
-    until(lambda: "was not uploaded by a user" in served.log())
-    assert not list((served.data_dir / "page" / "cache").rglob("secret.txt"))
+    until(lambda: "was not uploaded by a user" in page_server.log())
+    assert not list((page_server.data_dir / "page" / "cache").rglob("secret.txt"))
 
 
 @pytest.mark.parametrize(
@@ -182,21 +171,21 @@ def test_page_refuses_a_local_path_as_an_upload(served: LiveServer) -> None:
         "api/predict",
     ],
 )
-def test_other_paths_of_gradio_are_not_served(served: LiveServer, path: str) -> None:
+def test_other_paths_of_gradio_are_not_page_server(page_server: LiveServer, path: str) -> None:
     for method in ("GET", "POST"):
-        answer = served.http.request(method, f"{served.url}/gradio_api/{path}")
+        answer = page_server.http.request(method, f"{page_server.url}/gradio_api/{path}")
 
         assert answer.status_code in (404, 405), method
         assert "Gradio" not in answer.text
 
 
-def test_uploaded_script_is_sandboxed(served: LiveServer) -> None:
-    uploads = f"{served.url}/gradio_api/upload"
+def test_uploaded_script_is_sandboxed(page_server: LiveServer) -> None:
+    uploads = f"{page_server.url}/gradio_api/upload"
     for name in ("evil.html", "evil.svg"):
         script = b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>"
-        path = served.http.post(uploads, files={"files": (name, script)}).json()[0]
+        path = page_server.http.post(uploads, files={"files": (name, script)}).json()[0]
 
-        answer = served.http.get(f"{served.url}/gradio_api/file={path}")
+        answer = page_server.http.get(f"{page_server.url}/gradio_api/file={path}")
 
         assert answer.status_code == 200
         assert answer.headers["content-security-policy"] == "sandbox"
@@ -204,8 +193,8 @@ def test_uploaded_script_is_sandboxed(served: LiveServer) -> None:
         assert answer.headers["content-disposition"].startswith("attachment")
 
 
-def test_gradio_telemetry_is_off(served: LiveServer) -> None:
-    config = served.http.get(f"{served.url}/config").json()
+def test_gradio_telemetry_is_off(page_server: LiveServer) -> None:
+    config = page_server.http.get(f"{page_server.url}/config").json()
 
     assert config["analytics_enabled"] is False
     assert config["run_history"] is False

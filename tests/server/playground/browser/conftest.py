@@ -1,4 +1,4 @@
-"""One browser and one server for all tests of the page; each test opens its own page."""
+"""One browser for all tests of the page; each test opens its own page."""
 
 import os
 import re
@@ -10,10 +10,8 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Response, expect, sync_playwright
 
-from pipelines.files.architecture import read_linears
 from tests.conftest import encoded, gradient
-from tests.live_server import LiveServer, until
-from tests.lora_files import random_pairs, write_lora
+from tests.live_server import LiveServer
 
 TIMEOUT_MS = 90_000
 DESKTOP = {"width": 1280, "height": 900}
@@ -38,28 +36,6 @@ def browser() -> Iterator[Browser]:
         running = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield running
         running.close()
-
-
-@pytest.fixture(scope="package")
-def page_server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """A server with the page and two LoRAs; it may fetch from this machine."""
-    server = LiveServer(
-        tiny_model, tmp_path_factory.mktemp("page"), PAGE="true", ALLOW_NETWORKS="127.0.0.0/8"
-    )
-    linears = read_linears(tiny_model)
-    for seed, name in enumerate(("sepia", "outline")):
-        pairs = random_pairs(linears, list(linears)[:4], seed=seed)
-        write_lora(server.weights_dir / "loras" / f"{name}.safetensors", pairs)
-    try:
-        yield with_page(server.start())
-    finally:
-        server.close()
-
-
-def with_page(server: LiveServer) -> LiveServer:
-    """Wait for the page of a server, and return the server."""
-    until(lambda: "the page is ready" in server.log())
-    return server
 
 
 class Visit:

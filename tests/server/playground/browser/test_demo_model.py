@@ -7,7 +7,8 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.live_server import LiveServer
-from tests.server.playground.browser.conftest import run, with_page
+from tests.server.playground.browser.conftest import run
+from tests.server.playground.conftest import with_page
 
 
 @pytest.fixture

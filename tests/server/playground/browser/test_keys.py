@@ -14,8 +14,8 @@ from tests.server.playground.browser.conftest import (
     fill_form,
     make_it_long,
     run,
-    with_page,
 )
+from tests.server.playground.conftest import with_page
 
 KEYS = "first-key,second-key"
 # Requests of the page, uploads and the queue included.
