@@ -13,16 +13,16 @@ from pipelines.api.load_options import Dtype, Offload
 from pipelines.files.installation import default_folder
 
 PREFIX = "QWEN_EDIT_"
-# Of the command line's clients, which may share their environment with the server.
+# Variables of the command line's clients, which may share the server's environment.
 CLIENT_VARIABLES = frozenset({"QWEN_EDIT_SERVER", "QWEN_EDIT_KEY"})
 
 
-# Their values are never repeated in a message.
+# Settings whose values never appear in a message.
 SECRET_FIELDS = frozenset({"api_keys", "download_tokens", "webhook_secret"})
 
 
 class SafetyMode(StrEnum):
-    """What becomes of an output that the safety checker calls unsafe."""
+    """The treatment of an output that the safety checker calls unsafe."""
 
     FLAG = "flag"
     BLOCK = "block"
@@ -33,7 +33,7 @@ class SettingsError(Exception):
 
 
 class Settings(BaseSettings):
-    """Each field is also the variable QWEN_EDIT_<NAME>; lists are separated by commas."""
+    """Each field is read from the variable QWEN_EDIT_<NAME>; lists are comma-separated."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
@@ -55,59 +55,70 @@ class Settings(BaseSettings):
         "the user's data directory",
     )
     device: str = Field(
-        "auto", description="auto, cpu, cuda, cuda:N, or several cuda:N for one worker each"
+        "auto", description="auto, cpu, cuda, cuda:N, or several cuda:N, one worker each"
     )
-    dtype: Dtype = Field(Dtype.AUTO, description="auto is bfloat16 on CUDA, float32 on a CPU")
+    dtype: Dtype = Field(
+        Dtype.AUTO, description="Number format; auto is bfloat16 on CUDA, float32 on a CPU"
+    )
     offload: Offload = Field(
         Offload.NONE, description="Keep weights in host memory, by model or by group of layers"
     )
     api_keys: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="Keys that clients must send"
+        (), description="API keys; clients must send one of them"
     )
-    api_keys_file: Path | None = Field(None, description="File with one key per line")
-    no_auth: bool = Field(False, description="Serve without keys on an address others can reach")
-    page: bool = Field(True, description="Serve the page for people at /")
+    api_keys_file: Path | None = Field(None, description="File with one API key per line")
+    no_auth: bool = Field(
+        False, description="Serve without keys on an address that others can reach"
+    )
+    page: bool = Field(True, description="Serve the page at /")
     public_url: str | None = Field(
-        None, description="Base of the URLs in answers, when a proxy hides it (https://host/path)"
+        None, description="Base of the URLs in responses, behind a proxy (https://host/path)"
     )
-    tls_cert: Path | None = Field(None, description="Certificate chain (PEM), to serve https")
+    tls_cert: Path | None = Field(None, description="Certificate chain (PEM), to serve HTTPS")
     tls_key: Path | None = Field(None, description="Its private key (PEM)")
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Web pages that may call the server from a browser (origins, or *)"
     )
     allow_networks: Annotated[tuple[IPvAnyNetwork, ...], NoDecode] = Field(
-        (), description="Private networks (CIDR) that URLs in requests may name"
+        (), description="Private networks (CIDR) that URLs in requests may point to"
     )
-    offline: bool = Field(False, description="Refuse every request that names a URL to fetch")
-    max_waiting_jobs: int = Field(100, ge=1, description="Jobs that may wait; beyond, 429")
-    job_timeout_s: float = Field(1800, gt=0, description="Seconds that one job may run")
-    sync_timeout_s: float = Field(90, gt=0, description="Seconds that a synchronous request waits")
-    fetch_timeout_s: float = Field(60, gt=0, description="Seconds that one image may take")
-    lora_timeout_s: float = Field(1800, gt=0, description="Seconds that one LoRA may take to come")
-    max_lora_mb: int = Field(4096, ge=1, description="Largest LoRA that is taken, in MiB")
-    lora_store_gb: float = Field(50, gt=0, description="Disk that fetched LoRAs may fill, in GiB")
+    offline: bool = Field(False, description="Refuse requests with URLs to fetch")
+    max_waiting_jobs: int = Field(
+        100, ge=1, description="Jobs that may wait; more are refused with 429"
+    )
+    job_timeout_s: float = Field(1800, gt=0, description="Longest run of one job, in seconds")
+    sync_timeout_s: float = Field(
+        90, gt=0, description="Longest wait of a synchronous request, in seconds"
+    )
+    fetch_timeout_s: float = Field(
+        60, gt=0, description="Longest download of one image, in seconds"
+    )
+    lora_timeout_s: float = Field(
+        1800, gt=0, description="Longest download of one LoRA, in seconds"
+    )
+    max_lora_mb: int = Field(4096, ge=1, description="Largest LoRA, in MiB")
+    lora_store_gb: float = Field(50, gt=0, description="Largest cache of downloaded LoRAs, in GiB")
     download_tokens: Annotated[dict[str, str], NoDecode] = Field(
         default_factory=dict,
-        description="Tokens for LoRA downloads: host=token, separated by commas (civitai.com=…)",
+        description="Tokens for LoRA downloads: host=token, comma-separated (civitai.com=…)",
     )
-    keep_outputs_h: float = Field(168, gt=0, description="Hours that jobs and outputs are kept")
+    keep_outputs_h: float = Field(168, gt=0, description="Hours to keep jobs and outputs")
     keep_uploads_h: float = Field(
-        24, gt=0, description="Hours that uploaded files are kept, those of the page as jobs are"
+        24, gt=0, description="Hours to keep uploaded files; those of the page are kept like jobs"
     )
     keep_inputs: bool = Field(False, description="Keep input images after their job has ended")
     embed_prompt: bool = Field(False, description="Write the prompt into the output's metadata")
     safety_checker: str | None = Field(
         None,
-        description="Image classifier that looks at outputs: a transformers model by path or name",
+        description="Image classifier that checks outputs: a transformers model by path or name",
     )
     safety_mode: SafetyMode = Field(
-        SafetyMode.FLAG, description="What becomes of an unsafe output: flag it, or block it"
+        SafetyMode.FLAG, description="What to do with an unsafe output: flag or block"
     )
     webhook_secret: str | None = Field(
         None,
         min_length=16,
-        description="Secret that webhooks are signed with; by default one is drawn and kept in the "
-        "data folder",
+        description="Secret that signs webhooks; by default a random one, kept in the data folder",
     )
     log_prompts: bool = Field(False, description="Write prompts into the log")
 
@@ -125,7 +136,7 @@ class Settings(BaseSettings):
             return value
         pairs = [part.strip().partition("=") for part in value.split(",") if part.strip()]
         if any(not (host and token) for host, _, token in pairs):
-            raise ValueError("must be host=token, separated by commas")
+            raise ValueError("must be host=token, comma-separated")
         return {host.strip().lower(): token.strip() for host, _, token in pairs}
 
     @field_validator("device")
@@ -139,16 +150,18 @@ class Settings(BaseSettings):
     @classmethod
     def _check_public_url(cls, value: str | None) -> str | None:
         if value is not None and not value.startswith(("http://", "https://")):
-            raise ValueError("must begin with http:// or https://")
+            raise ValueError("must start with http:// or https://")
         return value.rstrip("/") if value else None
 
     @model_validator(mode="after")
     def _check_tls(self) -> Self:
         if (self.tls_cert is None) != (self.tls_key is None):
-            raise ValueError(f"{PREFIX}TLS_CERT and {PREFIX}TLS_KEY go together")
+            raise ValueError(f"{PREFIX}TLS_CERT and {PREFIX}TLS_KEY must be set together")
         for path in (self.tls_cert, self.tls_key):
             if path is not None and not path.is_file():
-                raise ValueError(f"{path} is no file; {PREFIX}TLS_CERT and _KEY name PEM files")
+                raise ValueError(
+                    f"{path} is not a file; {PREFIX}TLS_CERT and _KEY must name PEM files"
+                )
         return self
 
     @model_validator(mode="after")
@@ -157,13 +170,13 @@ class Settings(BaseSettings):
         if not (self.is_loopback or self.no_auth or keys):
             raise ValueError(
                 f"{self.host} can be reached by others: set {PREFIX}API_KEYS (or "
-                f"{PREFIX}API_KEYS_FILE), or say --no-auth to serve everybody"
+                f"{PREFIX}API_KEYS_FILE), or pass --no-auth to serve everyone"
             )
         return self
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this machine can reach the server."""
+        """True when only this machine can reach the server."""
         if self.host == "localhost":
             return True
         try:
@@ -173,16 +186,16 @@ class Settings(BaseSettings):
 
     @property
     def blocks_unsafe(self) -> bool:
-        """Whether outputs that the safety checker calls unsafe are withheld."""
+        """True when outputs that the safety checker calls unsafe are withheld."""
         return self.safety_checker is not None and self.safety_mode is SafetyMode.BLOCK
 
     @property
     def devices(self) -> tuple[str, ...]:
-        """One entry per worker."""
+        """The devices, one per worker."""
         return tuple(part.strip() for part in self.device.split(",") if part.strip())
 
     def all_api_keys(self) -> tuple[str, ...]:
-        """The keys from the variable and the file. Raises ValueError for an unreadable file."""
+        """Return the keys from the variable and the file. Raises ValueError if it is unreadable."""
         if self.api_keys_file is None:
             return self.api_keys
         try:
@@ -193,7 +206,7 @@ class Settings(BaseSettings):
 
 
 def read_settings(**flags: Any) -> Settings:
-    """The settings: flags that are not None win over the environment.
+    """Read the settings; flags that are not None win over the environment.
 
     Raises SettingsError for an unknown or malformed variable.
     """

@@ -12,37 +12,37 @@ _SCHEMES = ("bearer", "key")
 
 
 class KeyCheck:
-    """A FastAPI dependency that lets a request through when it carries one of the keys.
+    """A FastAPI dependency that requires one of the keys.
 
-    With no keys configured every request passes: the settings allow that on loopback only, or
-    when the operator said --no-auth.
+    Without keys every request passes: the settings allow that on loopback only, or with
+    --no-auth.
     """
 
     def __init__(self, keys: Sequence[str]) -> None:
-        # Digests have one length, so that not even a key's length can be measured.
+        # Digests have one length, so that timing does not reveal a key's length.
         self._digests = [_digest(key) for key in keys]
 
     def __call__(self, request: Request) -> None:
-        """Raise Unauthorized unless the request may pass."""
+        """Raise Unauthorized unless the request has one of the keys."""
         if not self.accepts(_offered_key(request)):
             raise Unauthorized
 
     def accepts(self, key: str) -> bool:
-        """Whether this is one of the keys, or none is needed."""
+        """Return whether this is one of the keys, or none is needed."""
         return self._matches(_digest(key), self._digests)
 
     def token(self, key: str) -> str:
-        """What a browser keeps instead of the key: good for as long as the key is, and no key."""
+        """Return a token for a cookie: valid as long as the key, without revealing it."""
         return _token(_digest(key)).hex()
 
     def accepts_token(self, token: str) -> bool:
-        """Whether `token` was given for one of the keys, or none is needed."""
+        """Return whether `token` belongs to one of the keys, or none is needed."""
         return self._matches(
             token.encode(), [_token(each).hex().encode() for each in self._digests]
         )
 
     def _matches(self, offered: bytes, known: Sequence[bytes]) -> bool:
-        # every key is compared, so that the time says nothing about which one matched
+        # every key is compared, so that timing does not reveal which one matched
         matches = [hmac.compare_digest(offered, each) for each in known]
         return any(matches) or not self._digests
 

@@ -1,4 +1,4 @@
-"""An error as a client sees it, before a contract gives it its own shape."""
+"""Errors as clients see them, before a contract renders them in its own shape."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ SHOWN_CHARS = 80
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """An HTTP status, a stable code, a sentence, and the field it is about (`loras/0/scale`)."""
+    """An HTTP status, a stable code, a message, and the field it is about (`loras/0/scale`)."""
 
     status: int
     code: str
@@ -26,14 +26,14 @@ class Problem:
 
     @property
     def headers(self) -> dict[str, str]:
-        """The headers that belong to it."""
+        """The response headers of this error."""
         if self.retry_after_s is not None:
             return {"Retry-After": str(self.retry_after_s)}
         return {"WWW-Authenticate": "Bearer"} if self.status == 401 else {}
 
 
 def problem_of(exc: Exception) -> Problem:
-    """What a client should hear of `exc`; nothing of the server's insides."""
+    """Convert an exception to what clients may see: nothing of the server's internals."""
     match exc:
         case RequestValidationError() | ValidationError():
             return _invalid(exc.errors())
@@ -52,14 +52,14 @@ def problem_of(exc: Exception) -> Problem:
 
 
 def _invalid(errors: Sequence[Any]) -> Problem:
-    """The first error of pydantic's list: the field, what is allowed, and what came."""
+    """Convert pydantic's first error: the field, what is allowed, and what was received."""
     error = errors[0]
     location = [str(part) for part in error["loc"] if part != "body"]
     field = "/".join(location) or "body"
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "missing":
         return Problem(InvalidRequest.status, "missing_parameter", f"{field} is required", field)
-    came = repr(error.get("input"))
-    if len(came) > SHOWN_CHARS:
-        came = came[: SHOWN_CHARS - 1] + "…"
-    return Problem(InvalidRequest.status, InvalidRequest.code, f"{message}, got {came}", field)
+    received = repr(error.get("input"))
+    if len(received) > SHOWN_CHARS:
+        received = received[: SHOWN_CHARS - 1] + "…"
+    return Problem(InvalidRequest.status, InvalidRequest.code, f"{message}, got {received}", field)

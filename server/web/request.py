@@ -20,7 +20,7 @@ def base_url(request: Request) -> str:
     return url
 
 
-async def unless_hung_up(request: Request, result: Awaitable[T]) -> T | None:
+async def unless_disconnected(request: Request, result: Awaitable[T]) -> T | None:
     """Wait for `result`, or return None as soon as the client closes its connection.
 
     The request's body must have been read before.

@@ -1,4 +1,4 @@
-"""Settings: read from the environment and the flags, and named when they are wrong."""
+"""Settings from the environment and flags, and messages about wrong ones."""
 
 import os
 from ipaddress import ip_network
@@ -11,7 +11,7 @@ from server.settings import Settings, SettingsError, read_settings
 
 
 @pytest.fixture(autouse=True)
-def _no_settings_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_settings_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in os.environ:
         if name.upper().startswith("QWEN_EDIT_"):
             monkeypatch.delenv(name)
@@ -30,7 +30,7 @@ def refusal(**flags: Any) -> str:
     return str(caught.value)
 
 
-def test_defaults_serve_this_machine_alone() -> None:
+def test_defaults_serve_this_machine_only() -> None:
     settings = read_settings()
 
     assert (settings.host, settings.port, settings.all_api_keys()) == ("127.0.0.1", 8000, ())
@@ -52,22 +52,22 @@ def test_flag_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None
     assert read_settings(port=7000).port == 7000
 
 
-def test_flag_that_was_not_given_leaves_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_absent_flag_leaves_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QWEN_EDIT_PORT", "9000")
 
     assert read_settings(port=None).port == 9000
 
 
-def test_unknown_variable_is_named_with_those_that_exist(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_variable_is_reported_with_the_known_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QWEN_EDIT_PROT", "9000")
 
-    sentence = refusal()
+    message = refusal()
 
-    assert sentence.startswith("Unknown setting QWEN_EDIT_PROT. Known: ")
-    assert "QWEN_EDIT_PORT" in sentence
+    assert message.startswith("Unknown setting QWEN_EDIT_PROT. Known: ")
+    assert "QWEN_EDIT_PORT" in message
 
 
-def test_variables_of_the_clients_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_client_variables_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QWEN_EDIT_SERVER", "http://host:8000")
     monkeypatch.setenv("QWEN_EDIT_KEY", "secret")
 
@@ -96,18 +96,18 @@ def test_variables_of_the_clients_are_no_settings(monkeypatch: pytest.MonkeyPatc
         ("DEVICE", ""),
     ],
 )
-def test_malformed_variable_is_named_with_its_value(
+def test_malformed_variable_is_reported_with_its_value(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(f"QWEN_EDIT_{name}", value)
 
-    sentence = refusal()
+    message = refusal()
 
-    assert sentence.startswith(f"QWEN_EDIT_{name}=")
-    assert value.rpartition(",")[2] in sentence
+    assert message.startswith(f"QWEN_EDIT_{name}=")
+    assert value.rpartition(",")[2] in message
 
 
-def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lists_are_comma_separated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QWEN_EDIT_API_KEYS", "one, two,,")
     monkeypatch.setenv("QWEN_EDIT_ALLOW_NETWORKS", "10.0.0.0/8, fd00::/8,192.168.1.5")
 
@@ -121,80 +121,80 @@ def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_tokens_belong_to_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tokens_are_read_by_host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QWEN_EDIT_DOWNLOAD_TOKENS", "Civitai.com=abc=, example.org = d ,")
 
     assert read_settings().download_tokens == {"civitai.com": "abc=", "example.org": "d"}
 
 
 @pytest.mark.parametrize("value", ["secret-token", "host=", "=secret-token", "a=b,secret-token"])
-def test_malformed_tokens_are_named_and_not_shown(
+def test_malformed_tokens_are_reported_without_their_value(
     monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     monkeypatch.setenv("QWEN_EDIT_DOWNLOAD_TOKENS", value)
 
-    sentence = refusal()
+    message = refusal()
 
-    assert sentence.startswith("QWEN_EDIT_DOWNLOAD_TOKENS")
-    assert "secret-token" not in sentence
+    assert message.startswith("QWEN_EDIT_DOWNLOAD_TOKENS")
+    assert "secret-token" not in message
 
 
-def test_devices_are_one_per_worker() -> None:
+def test_device_list_has_one_entry_per_worker() -> None:
     assert read_settings(device="cuda:0, cuda:1").devices == ("cuda:0", "cuda:1")
 
 
-def test_keys_are_read_from_a_file_too(keys_file: Path) -> None:
+def test_keys_file_adds_to_the_given_keys(keys_file: Path) -> None:
     settings = read_settings(api_keys="given", api_keys_file=keys_file)
 
     assert settings.all_api_keys() == ("given", "first", "second")
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
-def test_keys_file_that_cannot_be_read_is_named(tmp_path: Path, host: str) -> None:
-    sentence = refusal(host=host, api_keys_file=tmp_path / "missing")
+def test_unreadable_keys_file_is_reported(tmp_path: Path, host: str) -> None:
+    message = refusal(host=host, api_keys_file=tmp_path / "missing")
 
-    assert "QWEN_EDIT_API_KEYS_FILE" in sentence
-    assert str(tmp_path / "missing") in sentence
+    assert "QWEN_EDIT_API_KEYS_FILE" in message
+    assert str(tmp_path / "missing") in message
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.10", "localhost", "::1"])
-def test_loopback_needs_no_keys(host: str) -> None:
+def test_loopback_requires_no_keys(host: str) -> None:
     assert read_settings(host=host).is_loopback
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "gpu.example", ""])
-def test_address_that_others_reach_is_refused_without_keys(host: str) -> None:
+def test_public_address_is_refused_without_keys(host: str) -> None:
     assert refusal(host=host) == (
         f"{host} can be reached by others: set QWEN_EDIT_API_KEYS (or QWEN_EDIT_API_KEYS_FILE), "
-        "or say --no-auth to serve everybody"
+        "or pass --no-auth to serve everyone"
     )
 
 
-def test_empty_keys_file_is_no_key(tmp_path: Path) -> None:
+def test_empty_keys_file_counts_as_no_keys(tmp_path: Path) -> None:
     empty = tmp_path / "keys"
     empty.write_text("\n \n")
 
     assert "can be reached by others" in refusal(host="0.0.0.0", api_keys_file=empty)
 
 
-def test_keys_allow_an_address_that_others_reach(keys_file: Path) -> None:
+def test_public_address_is_allowed_with_keys(keys_file: Path) -> None:
     assert not read_settings(host="0.0.0.0", api_keys="one").is_loopback
     assert not read_settings(host="0.0.0.0", api_keys_file=keys_file).is_loopback
 
 
-def test_no_auth_allows_an_address_that_others_reach() -> None:
+def test_public_address_is_allowed_with_no_auth() -> None:
     assert read_settings(host="0.0.0.0", no_auth=True).all_api_keys() == ()
 
 
-def test_public_url_loses_the_slash_at_its_end() -> None:
+def test_public_url_loses_its_trailing_slash() -> None:
     assert read_settings(public_url="https://host/base/").public_url == "https://host/base"
 
 
-def test_settings_do_not_change_once_read() -> None:
+def test_settings_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         read_settings().port = 1
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
-def test_every_setting_has_a_help_text(name: str) -> None:
+def test_every_setting_has_a_description(name: str) -> None:
     assert Settings.model_fields[name].description

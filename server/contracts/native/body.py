@@ -1,4 +1,4 @@
-"""POST /v1/edits takes JSON, or a form with files; FastAPI can declare one of the two."""
+"""The body of POST /v1/edits: JSON, or a form with files; FastAPI can declare only one of them."""
 
 from typing import Any
 
@@ -16,7 +16,10 @@ MAX_PART_BYTES = MAX_IMAGE_BYTES * 7 // 5
 
 
 async def read_body(request: Request) -> tuple[EditRequest, list[bytes]]:
-    """The request from JSON, or from a form whose `image` parts are files."""
+    """Read the request from JSON, or from a form whose `image` parts are files.
+
+    Raises InvalidRequest and RequestValidationError.
+    """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     try:
         if kind == "application/json":
@@ -35,7 +38,7 @@ async def read_body(request: Request) -> tuple[EditRequest, list[bytes]]:
 
 
 def _form_fields(form: FormData) -> dict[str, Any]:
-    """The text parts: `images` and `loras` may repeat; a LoRA is written `path` or `path:scale`."""
+    """Return the text parts: `images` and `loras` may repeat; a LoRA is `path` or `path:scale`."""
     fields: dict[str, Any] = {}
     for name, value in form.multi_items():
         if isinstance(value, UploadFile):
@@ -55,7 +58,7 @@ def _lora(text: str) -> dict[str, str]:
 
 
 def request_body() -> dict[str, Any]:
-    """The OpenAPI of the two body types, which FastAPI cannot derive from one parameter."""
+    """Return the OpenAPI of both body types, which FastAPI cannot derive from one parameter."""
     schema = EditRequest.model_json_schema(ref_template="#/components/schemas/{model}")
     schema.pop("$defs", None)
     schema["properties"]["loras"]["items"] = LoraItem.model_json_schema()

@@ -1,4 +1,4 @@
-"""`/v1/edits`: submit, list, look, follow, cancel, delete."""
+"""`/v1/edits`: submit, list, read, follow, cancel, delete."""
 
 from collections.abc import AsyncIterator
 from typing import Annotated
@@ -14,7 +14,7 @@ from server.jobs.job_queue import JobState
 from server.jobs.service import EditService
 from server.store.jobs import JobFilter
 from server.web.contract import Services
-from server.web.request import base_url, unless_hung_up
+from server.web.request import base_url, unless_disconnected
 
 NAME = "native"
 ENDPOINT = "edits"
@@ -38,9 +38,9 @@ def _add_submit_and_list(routes: APIRouter, service: EditService) -> None:
     async def create_edit(
         request: Request, wait: Annotated[float, Query(ge=0, le=MAX_WAIT_S)] = 0
     ) -> EditView:
-        """Queue an edit. With `wait`, answer when it is done or after so many seconds.
+        """Queue an edit. With `wait`, respond once it is done or after that many seconds.
 
-        A client that hangs up while it waits cancels the job.
+        A client that disconnects while waiting cancels the job.
         """
         body, files = await read_body(request)
         job = await service.submit(
@@ -54,7 +54,7 @@ def _add_submit_and_list(routes: APIRouter, service: EditService) -> None:
             [*body.images, *files],
         )
         if wait:
-            waited = await unless_hung_up(request, service.wait(job.id, wait))
+            waited = await unless_disconnected(request, service.wait(job.id, wait))
             job = waited or await service.cancel(job.id)
         return _view(request, await service.state_of(job))
 
@@ -65,7 +65,7 @@ def _add_submit_and_list(routes: APIRouter, service: EditService) -> None:
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
         offset: Annotated[int, Query(ge=0, le=2**31)] = 0,
     ) -> EditPage:
-        """The jobs of every contract, newest first."""
+        """List the jobs of every contract, newest first."""
         wanted = JobFilter(statuses=tuple(status) if status else None)
         jobs, total = await service.search(wanted, limit=limit, offset=offset)
         items = [_view(request, await service.state_of(job)) for job in jobs]
@@ -78,14 +78,14 @@ def _add_single_edit(routes: APIRouter, service: EditService) -> None:
 
     @routes.get("/edits/{edit_id}")
     async def get_edit(request: Request, state: Annotated[JobState, Depends(found)]) -> EditView:
-        """One job as it is now."""
+        """Return the current state of a job."""
         return _view(request, state)
 
     @routes.get("/edits/{edit_id}/events", response_class=EventSourceResponse)
     async def stream_edit(
         request: Request, state: Annotated[JobState, Depends(found)]
     ) -> AsyncIterator[ServerSentEvent]:
-        """The job as it is now and after each change, the last event being its end."""
+        """Stream the current state of a job and every change; the last event is its final state."""
         async for update in service.watch(state.job.id):
             yield ServerSentEvent(event="edit", data=_view(request, update))
 
@@ -98,10 +98,10 @@ def _add_single_edit(routes: APIRouter, service: EditService) -> None:
     @routes.delete(
         "/edits/{edit_id}",
         status_code=204,
-        responses={202: {"description": "It will be left at its next step", "model": EditView}},
+        responses={202: {"description": "The job stops at its next step", "model": EditView}},
     )
     async def delete_edit(request: Request, state: Annotated[JobState, Depends(found)]) -> Response:
-        """Cancel an unfinished job (202), or delete a finished one with its files (204)."""
+        """Cancel an unfinished job (202), or delete a finished one and its files (204)."""
         if state.job.status.is_final:
             await service.delete(state.job)
             return Response(status_code=204)

@@ -1,4 +1,4 @@
-"""The LoRAs of this server, in the native contract: list, look into, upload, delete."""
+"""`/v1/loras`: list, inspect, upload, delete."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -23,20 +23,20 @@ FORM_BYTES = 64 * 1024
 
 
 class LoraItem(BaseModel):
-    """A LoRA under weights/loras; `name` is what a request's path says."""
+    """A LoRA under weights/loras. Requests name it by `name`, as a LoRA's `path`."""
 
     name: str
     size_bytes: int
 
 
 class LoraList(BaseModel):
-    """All LoRAs, by name."""
+    """All LoRAs, sorted by name."""
 
     items: list[LoraItem]
 
 
 class LoraView(BaseModel):
-    """A LoRA file at a glance; `problem` says why it cannot be applied to the loaded model."""
+    """A summary of a LoRA file; `problem` says why it does not fit the loaded model."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -70,29 +70,29 @@ def router(services: Services) -> APIRouter:
 
     @routes.get("")
     def list_loras() -> LoraList:
-        """The LoRAs under weights/loras; a new file is seen at once."""
+        """List the LoRAs under weights/loras, including files added since the start."""
         items = [LoraItem(name=lora.name, size_bytes=lora.size_bytes) for lora in catalog.loras()]
         return LoraList(items=items)
 
     @routes.get("/{name:path}")
     def get_lora(name: str) -> LoraView:
-        """Layout, family, ranks, trigger words, and whether it fits the model."""
+        """Return layout, family, ranks, trigger words, and whether the LoRA fits the model."""
         return report(found(name))
 
     @routes.post("", status_code=201)
     async def upload_lora(
         file: Annotated[UploadFile, File(description="A .safetensors file")],
-        name: Annotated[str | None, Form(description="By default the file's own")] = None,
-        replace: Annotated[bool, Form(description="Replace one of the same name")] = False,
+        name: Annotated[str | None, Form(description="Defaults to the file's own name")] = None,
+        replace: Annotated[bool, Form(description="Replace a LoRA of the same name")] = False,
     ) -> LoraView:
-        """Store a LoRA under weights/loras. A file that cannot be applied is refused."""
+        """Store a LoRA under weights/loras. A file that does not fit the model is refused."""
         wanted = name or file.filename or ""
         await library.add_upload(wanted, _chunks(file), replace=replace)
         return await asyncio.to_thread(lambda: report(found(wanted)))
 
     @routes.delete("/{name:path}", status_code=204)
     async def delete_lora(name: str) -> Response:
-        """Remove a LoRA from weights/loras."""
+        """Delete a LoRA from weights/loras."""
         await asyncio.to_thread(found, name)
         await library.delete(name)
         return Response(status_code=204)
@@ -101,7 +101,7 @@ def router(services: Services) -> APIRouter:
 
 
 def body_limits(settings: Settings) -> Mapping[str, int]:
-    """Allow the upload of a LoRA the size that the operator set."""
+    """Allow LoRA uploads up to `max_lora_mb`."""
     return {ROUTE: settings.max_lora_mb * 2**20 + FORM_BYTES}
 
 

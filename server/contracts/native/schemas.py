@@ -1,4 +1,4 @@
-"""What the native contract's clients send and receive."""
+"""Request and response bodies of `/v1/edits`."""
 
 import secrets
 from typing import Annotated
@@ -25,7 +25,7 @@ BOUNDS = SizeBounds()
 
 
 class LoraItem(BaseModel):
-    """One LoRA: a file name under weights/loras or a URL, and its strength."""
+    """A LoRA and its strength; `path` is a name under weights/loras, a hub id or a URL."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -36,7 +36,7 @@ class LoraItem(BaseModel):
 
 
 class EditRequest(BaseModel):
-    """The body of POST /v1/edits. An unknown field is refused: a typo must not pass unseen."""
+    """The body of POST /v1/edits. Unknown fields are refused, so that no typo is ignored."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -45,18 +45,22 @@ class EditRequest(BaseModel):
         default=[], description=f"1–{MAX_REFERENCES} of: URL, data URI, base64"
     )
     negative_prompt: str | None = None
-    size: str | None = Field(None, description=f"W*H, each {BOUNDS}; absent: the last image's")
+    size: str | None = Field(None, description=f"W*H, each {BOUNDS}; defaults to the last image's")
     loras: list[LoraItem] = Field(default=[], max_length=MAX_LORAS)
-    seed: int | None = Field(None, ge=-1, le=SEED_RANGE[1], description="-1 or absent draws one")
-    n: int = Field(1, ge=1, le=MAX_OUTPUTS, description="Outputs, with seeds seed, seed+1, …")
+    seed: int | None = Field(None, ge=-1, le=SEED_RANGE[1], description="-1 or absent: random")
+    n: int = Field(
+        1, ge=1, le=MAX_OUTPUTS, description="Number of outputs, with seeds seed, seed+1, …"
+    )
     num_inference_steps: int | None = Field(None, ge=STEPS_RANGE[0], le=STEPS_RANGE[1])
     true_cfg_scale: float | None = Field(None, ge=CFG_RANGE[0], le=CFG_RANGE[1])
     output_format: OutputFormat = OutputFormat.PNG
-    prompt_extend: bool = Field(False, description="Let the model rewrite the prompt first")
-    watermark: str | None = Field(None, max_length=100, description="Text in the lower corner")
+    prompt_extend: bool = Field(False, description="Have the model rewrite the prompt first")
+    watermark: str | None = Field(
+        None, max_length=100, description="Text drawn into the lower right corner"
+    )
 
     def params(self) -> EditParams:
-        """What the engine needs; a random seed is drawn here, once, so that it can be kept."""
+        """Convert to engine parameters. A random seed is drawn here, so that it is stored."""
         drawn = secrets.randbelow(SEED_RANGE[1] + 1) if self.seed in (None, -1) else self.seed
         return EditParams(
             prompt=self.prompt,
@@ -73,7 +77,7 @@ class EditRequest(BaseModel):
 
 
 class OutputView(BaseModel):
-    """One finished image."""
+    """A finished image."""
 
     url: str
     content_type: str
@@ -85,14 +89,14 @@ class OutputView(BaseModel):
 
 
 class ErrorView(BaseModel):
-    """Why a job failed."""
+    """The error of a failed job."""
 
     code: str
     message: str
 
 
 class EditView(BaseModel):
-    """A job. `position` counts the waiting jobs ahead; `step` of `steps` are done while it runs."""
+    """A job. `position` counts the jobs ahead of it; a running one has done `step` of `steps`."""
 
     id: str
     status: JobStatus
@@ -123,7 +127,7 @@ class EditPage(BaseModel):
 
 
 def edit_view(state: JobState, base: str) -> EditView:
-    """The job as this contract shows it. `base` is the server's address as the client knows it."""
+    """Render a job. `base` is the server's URL as the client knows it."""
     job, progress = state.job, state.progress
     outcome = job.outcome
     steps = outcome.num_inference_steps if outcome else None

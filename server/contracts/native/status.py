@@ -1,4 +1,4 @@
-"""What the server says of itself: `/health` and `/v1/capabilities`."""
+"""`/health` and `/v1/capabilities`."""
 
 from typing import Literal
 
@@ -24,7 +24,7 @@ from server.workers.executor import ExecutorState
 
 
 class ModelName(BaseModel):
-    """Which model answers."""
+    """The loaded model."""
 
     name: str
     is_demo: bool
@@ -32,7 +32,7 @@ class ModelName(BaseModel):
 
 
 class ModelView(ModelName):
-    """Which model answers, why this one, and what it runs on."""
+    """The loaded model, why it was chosen, and its device."""
 
     path: str
     why: str
@@ -42,7 +42,7 @@ class ModelView(ModelName):
 
 
 class Health(BaseModel):
-    """`status` is failed when no model can be loaded; the jobs stay on disk."""
+    """`status` is `failed` when no model can be loaded; jobs stay on disk."""
 
     status: ExecutorState
     model: ModelName
@@ -52,7 +52,7 @@ class Health(BaseModel):
 
 
 class Profile(BaseModel):
-    """A named way to run the model: what applies when a request says nothing."""
+    """The sampling defaults of requests that set none."""
 
     name: Literal["quality"]
     num_inference_steps: int | None
@@ -60,14 +60,14 @@ class Profile(BaseModel):
 
 
 class Range(BaseModel):
-    """Both ends are allowed."""
+    """A range that includes both ends."""
 
     min: float
     max: float
 
 
 class Bounds(BaseModel):
-    """What a request may ask for."""
+    """The limits of a request."""
 
     size: Range
     images: Range
@@ -86,14 +86,14 @@ class Bounds(BaseModel):
 
 
 class LoraView(BaseModel):
-    """A LoRA under weights/loras; `name` is what a request's path says."""
+    """A LoRA under weights/loras. Requests name it by `name`, as a LoRA's `path`."""
 
     name: str
     size_bytes: int
 
 
 class Capabilities(BaseModel):
-    """What this server can do now."""
+    """The model, limits and LoRAs of this server."""
 
     version: str
     model: ModelView
@@ -110,7 +110,7 @@ def health_router(services: Services) -> APIRouter:
 
     @routes.get("/health")
     async def health() -> Health:
-        """Whether jobs can be run. Always 200: the status says it."""
+        """Report whether the server can run jobs. Always 200: `status` has the answer."""
         model = _model_view(services)
         return Health(
             status=services.executor.state,
@@ -129,7 +129,7 @@ def capabilities_router(services: Services) -> APIRouter:
 
     @routes.get("/v1/capabilities")
     def capabilities() -> Capabilities:
-        """The model, what a request may ask for, and the LoRAs found."""
+        """Return the model, the limits of a request, and the LoRAs."""
         loaded = services.executor.model
         spec = loaded.model if loaded else None
         return Capabilities(

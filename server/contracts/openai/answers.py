@@ -1,4 +1,4 @@
-"""A finished job, and one on its way, in OpenAI's words."""
+"""Jobs as OpenAI's responses and stream events."""
 
 import asyncio
 import base64
@@ -21,7 +21,7 @@ from server.media.outputs import encode
 
 
 async def images_response(service: EditService, job: Job, base: str) -> bytes:
-    """The body for a succeeded job, as JSON. `base` is the server's address for the client."""
+    """Return a succeeded job as JSON. `base` is the server's URL as the client knows it."""
     request = job.request
     files = [await service.read_output(o) for o in job.outputs] if request.base64_output else []
 
@@ -43,12 +43,12 @@ async def images_response(service: EditService, job: Job, base: str) -> bytes:
         )
         return answer.model_dump_json(exclude_none=True).encode()
 
-    # up to 30 MB of text: a long time for an event loop
+    # up to 30 MB of text would block the event loop
     return await asyncio.to_thread(write)
 
 
 async def partial_image(job: Job, preview: Preview, now: float) -> str:
-    """The data of an event with a preview, in the format of the outputs."""
+    """Return the data of a preview event, encoded in the format of the outputs."""
 
     def write() -> str:
         request, size = job.request, (preview.width, preview.height)
@@ -66,7 +66,7 @@ async def partial_image(job: Job, preview: Preview, now: float) -> str:
 
 
 async def completed(service: EditService, job: Job, output: Output) -> str:
-    """The data of an event with a finished output."""
+    """Return the data of a finished output's event."""
     file = await service.read_output(output)
 
     def write() -> str:
@@ -83,7 +83,7 @@ async def completed(service: EditService, job: Job, output: Output) -> str:
 
 
 def usage(outputs: tuple[Output, ...]) -> Usage:
-    """The tokens that these outputs count for, as the model makes them."""
+    """Count the tokens of outputs, 16×16 pixels each."""
     sizes = QWEN_IMAGE_EDIT_PLUS.sizes
     grids = [sizes.grid(*sizes.token_size(output.width, output.height)) for output in outputs]
     tokens = sum(map(math.prod, grids))

@@ -1,4 +1,4 @@
-"""The form, or the JSON, of an edit: its images in order of appearance, and its fields."""
+"""The body of an edit, a form or JSON: its images in order of appearance, and its fields."""
 
 import re
 from collections.abc import AsyncIterator, Iterator
@@ -19,14 +19,14 @@ JSON = "application/json"
 FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 # Starlette's own limit for a text part is 1 MiB; a data URI is a third longer than its image.
 MAX_TEXT_BYTES = MAX_IMAGE_BYTES * 4 // 3 + 1024
-# `image` from the SDK for one file, `image[]` for a list; others repeat `image` or number it.
+# The SDK sends `image` for one file and `image[]` for a list; others repeat or number `image`.
 _IMAGE = re.compile(r"(?:images?|url|image_url)(?:\[[0-9]*\])?")
 _LORA = re.compile(r"loras\[([0-9]{0,3})\](?:\[(\w+)\])?")
 _MASK = "mask"
 
 
 async def read_body(request: Request) -> tuple[EditRequest, list[str | bytes]]:
-    """The fields and the images (references, or bytes of files).
+    """Read the fields and the images (references, or the bytes of files).
 
     Raises InvalidRequest and RequestValidationError.
     """
@@ -63,7 +63,7 @@ async def _form_images(form: FormData) -> AsyncIterator[str | bytes]:
 
 
 def _form_fields(form: FormData) -> dict[str, Any]:
-    """The text parts; a mask stands for itself, and LoRAs are put together."""
+    """Return the text parts, with LoRAs collected into a list, and the mask if one has content."""
     fields: dict[str, Any] = {}
     loras: list[tuple[str, str]] = []
     for name, part in form.multi_items():
@@ -80,15 +80,16 @@ def _form_fields(form: FormData) -> dict[str, Any]:
 
 
 def _bracketed_loras(parts: list[tuple[str, str]]) -> list[dict[str, str]]:
-    """LoRAs from `loras[0][path]`, or from the SDK's `loras[][path]`, all paths before all scales.
+    """Collect LoRAs from `loras[0][path]`, or `loras[][path]` as the SDK sends them.
 
-    Without numbers, which LoRA a scale belongs to is known only where each has one, or none has.
+    The SDK sends all paths before all scales. Without numbers, a scale can be assigned only if
+    every LoRA has one, or none has.
     """
     numbered: dict[int, dict[str, str]] = {}
     columns: dict[str, list[str]] = {}
     for name, value in parts:
         match = _LORA.fullmatch(name)
-        assert match is not None, "the caller has matched it"
+        assert match is not None, "matched by the caller"
         key = match[2] or "path"
         if match[1]:
             numbered.setdefault(int(match[1]), {})[key] = value
@@ -97,8 +98,8 @@ def _bracketed_loras(parts: list[tuple[str, str]]) -> list[dict[str, str]]:
     paths, scales = columns.get("path", []), columns.get("scale", [])
     if scales and len(scales) != len(paths):
         raise InvalidRequest(
-            f"loras[] must have a scale for each path or none at all, got {len(paths)} paths and "
-            f"{len(scales)} scales; or send loras as one field of JSON",
+            f"loras[] must have a scale for every path or for none, got {len(paths)} paths and "
+            f"{len(scales)} scales; alternatively send loras as one JSON field",
             field="loras",
         )
     items = [{"path": path} for path in paths]
@@ -108,13 +109,13 @@ def _bracketed_loras(parts: list[tuple[str, str]]) -> list[dict[str, str]]:
 
 
 def _loras(value: Any) -> Any:
-    """LoRAs as a list; a string holds JSON."""
+    """Return LoRAs as a list; a string is parsed as JSON."""
     if isinstance(value, str) and value.strip():
         try:
             value = from_json(value)
         except ValueError as exc:
             raise InvalidRequest(
-                'loras must be a JSON list, [{"path": "my-style", "scale": 0.8}] say; got '
+                'loras must be a JSON list such as [{"path": "my-style", "scale": 0.8}], got '
                 f"{value[:60]!r}",
                 field="loras",
             ) from exc
@@ -123,7 +124,7 @@ def _loras(value: Any) -> Any:
 
 def _json_object(body: bytes) -> dict[str, Any]:
     try:
-        # unlike the standard library's, it refuses half a surrogate pair and endless nesting
+        # unlike the standard library, it refuses lone surrogates and unbounded nesting
         fields = from_json(body)
     except ValueError as exc:
         raise InvalidRequest(f"the body is not JSON: {exc}", field="body") from exc
@@ -133,7 +134,7 @@ def _json_object(body: bytes) -> dict[str, Any]:
 
 
 def _listed(name: str, value: Any) -> Iterator[str]:
-    """The references in a JSON field: one or a list, each text or an object with a `url`."""
+    """Yield the references in a JSON field: one or a list, each a string or `{"image_url": …}`."""
     if not _IMAGE.fullmatch(name):
         return
     for index, item in enumerate(value if isinstance(value, list) else [value]):
@@ -151,14 +152,14 @@ def _listed(name: str, value: Any) -> Iterator[str]:
 def _refuse_mask(fields: dict[str, Any]) -> None:
     if fields.get(_MASK):
         raise InvalidRequest(
-            "mask is not supported: the model has no mask input. Leave it out, and say in the "
-            "prompt what is to change.",
+            "mask is not supported: the model has no mask input. Leave it out and describe the "
+            "change in the prompt.",
             field=_MASK,
         )
 
 
 def request_body() -> dict[str, Any]:
-    """The OpenAPI of the body types, which FastAPI cannot derive from one parameter."""
+    """Return the OpenAPI of both body types, which FastAPI cannot derive from one parameter."""
     schema = EditRequest.model_json_schema(ref_template="#/components/schemas/{model}")
     schema.pop("$defs", None)
     schema["properties"]["loras"]["items"] = LoraItem.model_json_schema()

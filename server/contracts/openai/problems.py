@@ -1,4 +1,4 @@
-"""Errors in OpenAI's shape, and what a job that did not succeed is to its client."""
+"""Errors in OpenAI's shape, and unsuccessful jobs as errors."""
 
 import re
 import uuid
@@ -14,7 +14,7 @@ REQUEST_ID = "x-request-id"
 # The SDKs retry 408, 409, 429 and 5xx twice unless this header says no.
 SHOULD_RETRY = "x-should-retry"
 
-# What the input brought about: the client can mend it, and the same again would fail again.
+# Caused by the input: a retry of the same request would fail again.
 INPUT_FAULTS = frozenset(
     {
         "content_blocked",
@@ -26,7 +26,7 @@ INPUT_FAULTS = frozenset(
         "payload_too_large",
     }
 )
-# The codes for which clients look; all others are the server's own.
+# The codes that clients look for; all others are the server's own.
 CODES = {
     "content_blocked": "moderation_blocked",
     "missing_parameter": "missing_required_parameter",
@@ -56,7 +56,7 @@ ERROR_SCHEMA = {
 def render(
     problem: Problem, request_id: str | None = None, *, is_final: bool = False
 ) -> JSONResponse:
-    """The answer. `is_final` tells the SDKs not to send the same again."""
+    """Render an error. `is_final` tells the SDKs not to retry."""
     headers = {**problem.headers, REQUEST_ID: request_id or uuid.uuid4().hex}
     if is_final:
         headers[SHOULD_RETRY] = "false"
@@ -64,7 +64,7 @@ def render(
 
 
 def error_body(problem: Problem) -> ErrorBody:
-    """The error as its client reads it."""
+    """Return the error in OpenAI's shape."""
     return ErrorBody(
         error=ErrorDetail(
             message=problem.message,
@@ -76,11 +76,11 @@ def error_body(problem: Problem) -> ErrorBody:
 
 
 def problem_of_job(job: Job) -> Problem:
-    """Why a job gave no images: 400 for what its input brought about, else 500."""
+    """Return the error of a job without images: 400 when caused by its input, else 500 or 503."""
     if job.status is JobStatus.CANCELED:
         return Problem(400, "canceled", "The edit was canceled.")
     if job.error is None:
-        return Problem(503, "unavailable", "The server is stopping; the edit was not finished.")
+        return Problem(503, "unavailable", "The server is stopping; the edit did not finish.")
     field = _FIELD.match(job.error.message)
     status = 400 if job.error.code in INPUT_FAULTS else 500
     return Problem(status, job.error.code, job.error.message, field[0] if field else None)
@@ -95,5 +95,5 @@ def _error_type(
 
 
 def _param(field: str | None) -> str | None:
-    """The wire's name of a field: the images arrive as `image` here."""
+    """Return the field's name in this contract, where images arrive as `image`."""
     return "image" if field is not None and field.partition("/")[0] == "images" else field

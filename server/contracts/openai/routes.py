@@ -1,4 +1,4 @@
-"""OpenAI's edit of images and its list of models, over the one job model."""
+"""OpenAI's image edits and list of models."""
 
 import uuid
 from typing import Any
@@ -20,7 +20,7 @@ from server.job import Job, JobStatus, Submission
 from server.jobs.service import EditService
 from server.web.contract import Services
 from server.web.problem import Problem
-from server.web.request import base_url, unless_hung_up
+from server.web.request import base_url, unless_disconnected
 
 NAME = "openai"
 SHOWN_MODEL_CHARS = 200
@@ -43,9 +43,9 @@ def router(services: Services) -> APIRouter:
         responses=RESPONSES,
     )
     async def edit_images(request: Request) -> Response:
-        """Edit one to three images; the answer comes when the edit is done, or as a stream.
+        """Edit one to three images. The response comes once the edit is done, or as a stream.
 
-        A client that hangs up cancels the job: its retry would else be a second one.
+        A client that disconnects cancels the job; otherwise its retry would run a second one.
         """
         body, images = await read_body(request)
         job = await service.submit(
@@ -61,7 +61,7 @@ def router(services: Services) -> APIRouter:
         )
         if body.stream:
             return EditStream(service, job, services.clock)
-        ended = await unless_hung_up(request, service.wait(job.id))
+        ended = await unless_disconnected(request, service.wait(job.id))
         return await _answer(service, ended or job, base_url(request))
 
     _add_models(routes, services)
@@ -70,7 +70,7 @@ def router(services: Services) -> APIRouter:
 
 async def _answer(service: EditService, job: Job, base: str) -> Response:
     if not job.status.is_final:
-        # the client is gone, or the server stops: nobody can come for the outputs later
+        # the client has left or the server is stopping: nobody can fetch the outputs later
         await service.cancel(job.id)
     if job.status is not JobStatus.SUCCEEDED:
         return render(problem_of_job(job), job.id, is_final=job.status.is_final)
@@ -86,7 +86,7 @@ def _add_models(routes: APIRouter, services: Services) -> None:
 
     @routes.get("/models")
     async def list_models(response: Response) -> ModelList:
-        """The loaded model."""
+        """List the loaded model."""
         response.headers[REQUEST_ID] = uuid.uuid4().hex
         return ModelList(data=[model()])
 
@@ -94,7 +94,7 @@ def _add_models(routes: APIRouter, services: Services) -> None:
         "/models/{model_id:path}", response_model=ModelView, responses={404: {"model": ErrorBody}}
     )
     async def get_model(response: Response, model_id: str) -> ModelView | Response:
-        """The loaded model, under its own name only."""
+        """Return the loaded model, under its own name only."""
         response.headers[REQUEST_ID] = uuid.uuid4().hex
         if model_id != services.model_name:
             message = f"There is no model {model_id!r}; {services.model_name} is loaded."
@@ -103,5 +103,5 @@ def _add_models(routes: APIRouter, services: Services) -> None:
 
 
 def _endpoint(body: EditRequest) -> str:
-    """What the list of jobs shows as the model asked for."""
+    """Return the requested model as the list of jobs shows it."""
     return str(body.model)[:SHOWN_MODEL_CHARS] if body.model else "images/edits"

@@ -1,4 +1,4 @@
-"""What OpenAI's clients send and receive."""
+"""Request and response bodies of OpenAI's clients."""
 
 import secrets
 from typing import Annotated, Any, Literal
@@ -24,7 +24,7 @@ CfgScale = Annotated[float, Field(ge=CFG_RANGE[0], le=CFG_RANGE[1], allow_inf_na
 
 
 class LoraItem(BaseModel):
-    """One LoRA: a file name under weights/loras or a URL, and its strength."""
+    """A LoRA and its strength; `path` is a name under weights/loras, a hub id or a URL."""
 
     path: str = Field(min_length=1)
     scale: Annotated[
@@ -33,36 +33,39 @@ class LoraItem(BaseModel):
 
 
 class EditRequest(BaseModel):
-    """The fields beside the images. Unknown ones are tolerated, a null or "" counts as absent.
+    """The fields beside the images. Unknown fields are ignored; null and "" count as absent.
 
-    `quality`, `background`, `input_fidelity`, `moderation` and `user` are among the unknown ones:
-    the model has nothing that they could choose.
+    `quality`, `background`, `input_fidelity`, `moderation` and `user` are ignored too: the model
+    has no such choice.
     """
 
     model_config = ConfigDict(extra="ignore")
 
     prompt: str = Field(min_length=1)
-    model: Any = Field(None, description="Echoed in the server's list of jobs; one model answers")
-    n: int = Field(1, ge=1, le=MAX_OUTPUTS, description="Outputs, with seeds seed, seed+1, …")
+    model: Any = Field(None, description="Shown in the list of jobs; the loaded model runs")
+    n: int = Field(
+        1, ge=1, le=MAX_OUTPUTS, description="Number of outputs, with seeds seed, seed+1, …"
+    )
     size: str | None = Field(
-        None, description=f"auto, or WxH, each {BOUNDS}; auto or absent: the last image's aspect"
+        None,
+        description=f"auto, or WxH, each {BOUNDS}; auto or absent: the last image's aspect ratio",
     )
     response_format: Literal["b64_json", "url"] = "b64_json"
     output_format: OutputFormat = OutputFormat.PNG
     output_compression: int | None = Field(
-        None, ge=0, le=100, description="Quality of JPEG and WebP; absent: 95"
+        None, ge=0, le=100, description="Quality of JPEG and WebP; defaults to 95"
     )
     stream: bool = False
     partial_images: int = Field(
-        0, ge=0, le=MAX_PREVIEWS, description="Previews of the first output, with stream"
+        0, ge=0, le=MAX_PREVIEWS, description="Previews of the first output; needs stream"
     )
-    seed: int = Field(-1, ge=-1, le=SEED_RANGE[1], description="-1 or absent draws one")
+    seed: int = Field(-1, ge=-1, le=SEED_RANGE[1], description="-1 or absent: random")
     negative_prompt: str | None = None
     num_inference_steps: int | None = Field(None, ge=STEPS_RANGE[0], le=STEPS_RANGE[1])
     true_cfg_scale: CfgScale | None = None
-    guidance_scale: CfgScale | None = Field(None, description="The same as true_cfg_scale")
+    guidance_scale: CfgScale | None = Field(None, description="An alias of true_cfg_scale")
     loras: list[LoraItem] = Field(default=[], max_length=MAX_LORAS)
-    prompt_extend: bool = Field(False, description="Let the model rewrite the prompt first")
+    prompt_extend: bool = Field(False, description="Have the model rewrite the prompt first")
 
     @model_validator(mode="before")
     @classmethod
@@ -74,7 +77,7 @@ class EditRequest(BaseModel):
         }
 
     def params(self, *, shows_previews: bool) -> EditParams:
-        """What the engine needs; a random seed is drawn here, once, so that it can be kept."""
+        """Convert to engine parameters. A random seed is drawn here, so that it is stored."""
         has_size = self.size is not None and self.size.strip().lower() != "auto"
         cfg_scale = self.guidance_scale if self.true_cfg_scale is None else self.true_cfg_scale
         return EditParams(
@@ -93,14 +96,14 @@ class EditRequest(BaseModel):
 
 
 class InputTokens(BaseModel):
-    """Always 0: what a request carries is not counted."""
+    """Always 0: the input is not counted."""
 
     image_tokens: int = 0
     text_tokens: int = 0
 
 
 class Usage(BaseModel):
-    """Tokens of the outputs, 16×16 pixels each. Nothing is billed; clients want the fields."""
+    """Tokens of the outputs, 16×16 pixels each. Nothing is billed; clients require the fields."""
 
     input_tokens: int = 0
     input_tokens_details: InputTokens = InputTokens()
@@ -109,7 +112,7 @@ class Usage(BaseModel):
 
 
 class Image(BaseModel):
-    """One output; `revised_prompt` is there when the model rewrote the prompt."""
+    """An output; `revised_prompt` is set if the model rewrote the prompt."""
 
     b64_json: str | None = None
     url: str | None = None
@@ -136,14 +139,14 @@ class _ImageEvent(BaseModel):
 
 
 class PartialImageEvent(_ImageEvent):
-    """The first output as it would be if it ended at this step."""
+    """A preview of the first output at an intermediate step."""
 
     type: Literal["image_edit.partial_image"] = "image_edit.partial_image"
     partial_image_index: int
 
 
 class CompletedEvent(_ImageEvent):
-    """One finished output, and its own tokens."""
+    """A finished output and its tokens."""
 
     type: Literal["image_edit.completed"] = "image_edit.completed"
     usage: Usage
@@ -151,7 +154,7 @@ class CompletedEvent(_ImageEvent):
 
 
 class ErrorDetail(BaseModel):
-    """What went wrong; `param` is the field it is about."""
+    """An error; `param` is the field that caused it."""
 
     message: str
     type: Literal["invalid_request_error", "authentication_error", "server_error"]
@@ -160,19 +163,19 @@ class ErrorDetail(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """What every error is wrapped in: the SDK shows the message of no other shape."""
+    """The envelope of every error: the SDK shows the message of no other shape."""
 
     error: ErrorDetail
 
 
 class ErrorEvent(ErrorBody):
-    """An error after a stream has begun."""
+    """An error after the stream has started."""
 
     type: Literal["error"] = "error"
 
 
 class ModelView(BaseModel):
-    """The model that answers."""
+    """The loaded model."""
 
     id: str
     object: Literal["model"] = "model"
@@ -181,7 +184,7 @@ class ModelView(BaseModel):
 
 
 class ModelList(BaseModel):
-    """The models that can be asked for: the loaded one."""
+    """The available models: the loaded one."""
 
     object: Literal["list"] = "list"
     data: list[ModelView]

@@ -1,4 +1,4 @@
-"""An edit as server-sent events: previews on the way, then the outputs, or an error."""
+"""An edit as server-sent events: previews, then the outputs or an error."""
 
 import asyncio
 import contextlib
@@ -17,12 +17,12 @@ from server.job import Job, JobStatus
 from server.jobs.service import EditService
 from server.web.problem import Problem, problem_of
 
-# A proxy drops a connection that is silent for a minute; a job may wait longer than that.
+# Proxies drop a connection that is silent for a minute; a job may wait longer.
 KEEPALIVE_S = 15.0
 
 
 class EditStream(StreamingResponse):
-    """The events of one job; the job is canceled when they end before it does."""
+    """The events of one job, which is canceled if they end before it does."""
 
     def __init__(self, service: EditService, job: Job, clock: Callable[[], float]) -> None:
         self._service = service
@@ -34,11 +34,11 @@ class EditStream(StreamingResponse):
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events. A client that hangs up has Starlette cancel the sending."""
+        """Send the events. Starlette cancels this when the client disconnects."""
         try:
             await super().__call__(scope, receive, send)
         finally:
-            # here and not in the generator, which a cancel during a send would leave unfinished
+            # not in the generator: a cancellation during a send would never resume it
             with anyio.CancelScope(shield=True), contextlib.suppress(NotFound):
                 await self._service.cancel(self._job_id)
 
@@ -51,7 +51,7 @@ async def _events(
         async for state in service.watch(job_id):
             job = state.job
             for preview in state.previews:
-                # a job that runs again after its worker died begins again with preview 0
+                # a job that is retried after its worker died restarts with preview 0
                 if preview.index >= shown:
                     shown = preview.index + 1
                     data = await partial_image(job, preview, clock())
@@ -66,7 +66,7 @@ async def _events(
 
 
 async def _with_keepalive(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The events, and a comment after each silence of `KEEPALIVE_S`."""
+    """Yield the events, and a comment after every `KEEPALIVE_S` of silence."""
     upcoming = asyncio.ensure_future(anext(events, None))
     try:
         while True:

@@ -1,4 +1,4 @@
-"""What the queue's clients receive."""
+"""Response bodies of the queue."""
 
 import base64
 from typing import Literal
@@ -14,7 +14,7 @@ INFERENCE_STAGES = ("encode", "denoise", "decode")
 
 
 class Submitted(BaseModel):
-    """The answer to a submit. All its URLs are absolute: fal's Python client uses them as is."""
+    """The response to a submit. Its URLs are absolute: fal's Python client uses them as is."""
 
     request_id: str
     response_url: str
@@ -25,7 +25,7 @@ class Submitted(BaseModel):
 
 
 class InQueue(BaseModel):
-    """The request waits: `queue_position` others are ahead, the running one not counted."""
+    """A waiting request: `queue_position` others are ahead of it, not counting the running one."""
 
     status: Literal["IN_QUEUE"] = "IN_QUEUE"
     request_id: str
@@ -37,7 +37,7 @@ class InQueue(BaseModel):
 
 
 class InProgress(BaseModel):
-    """The request runs."""
+    """A running request."""
 
     status: Literal["IN_PROGRESS"] = "IN_PROGRESS"
     request_id: str
@@ -52,7 +52,7 @@ class Metrics(BaseModel):
 
 
 class Completed(BaseModel):
-    """The request has its images."""
+    """A request that has its images."""
 
     status: Literal["COMPLETED"] = "COMPLETED"
     request_id: str
@@ -61,8 +61,8 @@ class Completed(BaseModel):
     metrics: Metrics
 
 
-class CompletedInVain(BaseModel):
-    """The request failed or was cancelled; `error` is what tells."""
+class CompletedWithError(BaseModel):
+    """A request that failed or was cancelled; `error` says why."""
 
     status: Literal["COMPLETED"] = "COMPLETED"
     request_id: str
@@ -72,11 +72,11 @@ class CompletedInVain(BaseModel):
     error_type: ErrorType
 
 
-StatusAnswer = InQueue | InProgress | Completed | CompletedInVain
+StatusAnswer = InQueue | InProgress | Completed | CompletedWithError
 
 
 class OutputItem(BaseModel):
-    """An image as the provider shows it."""
+    """An image in the provider's shape."""
 
     type: Literal["image"] = "image"
     url: str
@@ -87,7 +87,7 @@ class OutputItem(BaseModel):
 
 
 class ImageItem(BaseModel):
-    """An image as fal shows it."""
+    """An image in fal's shape."""
 
     url: str
     content_type: str
@@ -98,7 +98,7 @@ class ImageItem(BaseModel):
 
 
 class Metadata(BaseModel):
-    """The prompt that the model was given, and whether the model wrote it itself."""
+    """The prompt that the model used, and whether the model rewrote it."""
 
     prompt: str
     prompt_extended: bool
@@ -111,7 +111,7 @@ class Timings(BaseModel):
 
 
 class Result(BaseModel):
-    """The provider's result first, fal's after it."""
+    """The provider's fields first, then fal's."""
 
     request_id: str
     outputs: list[OutputItem]
@@ -124,7 +124,7 @@ class Result(BaseModel):
 
 
 class Failure(BaseModel):
-    """What stands in a result's place when there is none."""
+    """The body in place of a result for a request without one."""
 
     detail: str
     message: str
@@ -132,13 +132,13 @@ class Failure(BaseModel):
 
 
 class CancelAnswer(BaseModel):
-    """What became of the wish to cancel."""
+    """The outcome of a cancel request."""
 
     status: Literal["CANCELLATION_REQUESTED", "ALREADY_COMPLETED", "NOT_FOUND"]
 
 
 def submitted(state: JobState, url: str) -> Submitted:
-    """The answer to a submit. `url` is the request's own, without a slash at the end."""
+    """Return the response to a submit. `url` is the request's own, without a trailing slash."""
     return Submitted(
         request_id=state.job.id,
         response_url=f"{url}/response",
@@ -149,7 +149,7 @@ def submitted(state: JobState, url: str) -> Submitted:
 
 
 def status_answer(state: JobState, url: str) -> StatusAnswer:
-    """Where a request is, in one of the three words that clients know."""
+    """Return a request's status, as one of the three that clients know."""
     job, response_url = state.job, f"{url}/response"
     if job.status is JobStatus.QUEUED:
         return InQueue(
@@ -166,13 +166,13 @@ def status_answer(state: JobState, url: str) -> StatusAnswer:
         metrics = Metrics(inference_time=_inference_s(job))
         return Completed(request_id=job.id, response_url=response_url, metrics=metrics)
     kind, message = failure
-    return CompletedInVain(
+    return CompletedWithError(
         request_id=job.id, response_url=response_url, error=message, error_type=kind
     )
 
 
 async def outcome(service: EditService, job: Job, base: str) -> tuple[int, Result | Failure]:
-    """A final job as HTTP status and body. `base` is the server's address to the client."""
+    """Return a final job as HTTP status and body. `base` is the server's URL for the client."""
     failure = failure_of(job)
     if failure is None:
         return 200, await _result(service, job, base)

@@ -1,4 +1,4 @@
-"""The queue's words for what went wrong: with a job, and with a request."""
+"""The queue's errors: of jobs and of requests."""
 
 import uuid
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ UNAUTHORIZED_MESSAGE = "Authorization Bearer or Key token is required"
 
 
 class ErrorType(StrEnum):
-    """Why a request ended without an image."""
+    """The reason that a request ended without an image."""
 
     INFERENCE_FAILURE = "INFERENCE_FAILURE"
     INFERENCE_TIMEOUT = "INFERENCE_TIMEOUT"
@@ -28,7 +28,7 @@ class ErrorType(StrEnum):
     INTERNAL_SERVER_ERROR = "INTERNAL_SERVER_ERROR"
 
 
-# By the code that a failed job keeps.
+# By the error code of a failed job.
 ERROR_TYPES: Mapping[str, ErrorType] = {
     "invalid_parameter": ErrorType.REQUEST_INVALID,
     "invalid_picture": ErrorType.REQUEST_INVALID,
@@ -49,7 +49,7 @@ ERROR_TYPES: Mapping[str, ErrorType] = {
     "model_unusable": ErrorType.INTERNAL_SERVER_ERROR,
 }
 
-# What a result answers. Never 408, 409 or 429: fal's client would ask for the end ten times.
+# The status of a result. Never 408, 409 or 429: fal's client would retry ten times.
 STATUSES: Mapping[ErrorType, int] = {
     ErrorType.REQUEST_INVALID: REFUSED,
     ErrorType.CONTENT_BLOCKED: REFUSED,
@@ -59,7 +59,7 @@ STATUSES: Mapping[ErrorType, int] = {
     ErrorType.INTERNAL_SERVER_ERROR: 500,
 }
 
-# fal's words for what is wrong with a field.
+# fal's types of validation errors.
 FIELD_TYPES: Mapping[str, str] = {
     "missing_parameter": "missing",
     "invalid_picture": "image_load_error",
@@ -67,12 +67,12 @@ FIELD_TYPES: Mapping[str, str] = {
     "fetch_failed": "file_download_error",
 }
 
-# Two statuses have a shape of the gateway's own.
+# Two statuses come from the provider's gateway, in its own shape.
 GATEWAY_CODES: Mapping[int, str] = {401: "UNAUTHORIZED", 429: "RATE_LIMIT_EXCEEDED"}
 
 
 def failure_of(job: Job) -> tuple[ErrorType, str] | None:
-    """Why a job ended without images, and the sentence for people; None while it did not."""
+    """Return why a job ended without images and the message, or None if it did not."""
     if job.status is JobStatus.CANCELED:
         return ErrorType.CANCELED, CANCELED_MESSAGE
     if job.error is None:
@@ -81,7 +81,7 @@ def failure_of(job: Job) -> tuple[ErrorType, str] | None:
     return kind, job.error.message
 
 
-# The plain error, the gateway's, and the list of a validation error.
+# A plain error or a list of validation errors; a gateway error; the body of a cancel.
 ERROR_SCHEMA = {
     "anyOf": [
         {
@@ -100,7 +100,7 @@ ERROR_SCHEMA = {
 
 
 def render(problem: Problem) -> JSONResponse:
-    """An error in this contract's shape; one about a field becomes a validation error."""
+    """Render an error; one about a field becomes a validation error."""
     request_id = uuid.uuid4().hex
     headers = {**problem.headers, REQUEST_ID_HEADER: request_id}
     status, body = problem.status, _plain(problem.message)

@@ -1,4 +1,4 @@
-"""Submit, status, result and cancel over the one job model, and fal's synchronous runs."""
+"""Submit, status, result and cancel, and fal's synchronous runs."""
 
 import uuid
 from collections.abc import AsyncIterator
@@ -25,12 +25,12 @@ from server.errors import InvalidRequest, NotFound, ServerError
 from server.job import Job, JobStatus, OutputFormat, Submission
 from server.jobs.service import EditService
 from server.web.contract import Services
-from server.web.request import base_url, unless_hung_up
+from server.web.request import base_url, unless_disconnected
 
 MOUNTS = ("/v1/queue", "/model/v1/queue")
 PLAIN = "qwen_image_edit_plus"
 FAL = ("fal-ai/qwen-image-edit-plus", "fal-ai/qwen-image-edit-plus-lora")
-# fal's clients reach these at the root too; a catch-all /{owner}/{app} would swallow other routes
+# fal's clients use the root too; a catch-all /{owner}/{app} would shadow other routes
 FAL_PREFIX = "/fal-ai"
 RUN_PREFIX = "/run"
 PREFIXES = (*MOUNTS, FAL_PREFIX, f"{RUN_PREFIX}{FAL_PREFIX}")
@@ -62,7 +62,7 @@ def router(services: Services) -> APIRouter:
 
 
 class Endpoint:
-    """What one endpoint does under one mount."""
+    """The handlers of one endpoint under one mount."""
 
     def __init__(self, service: EditService, mount: str, name: str) -> None:
         self._service = service
@@ -79,13 +79,13 @@ class Endpoint:
     async def submit_fal(
         self, request: Request, body: FalEditRequest, fal_webhook: str | None = None
     ) -> JSONResponse:
-        """Queue an edit, and tell `fal_webhook` how it ended."""
+        """Queue an edit, and post its outcome to `fal_webhook`."""
         return await self._queued(request, await self._submit_fal(request, body, fal_webhook))
 
     async def submit_or_run(
         self, request: Request, body: FalEditRequest, fal_webhook: str | None = None
     ) -> JSONResponse:
-        """Queue an edit if the header x-fal-queue-priority is there, else run it."""
+        """Queue an edit if the request has x-fal-queue-priority, else run it."""
         if PRIORITY_HEADER in request.headers:
             return await self.submit_fal(request, body, fal_webhook)
         return await self.run(request, body, fal_webhook)
@@ -93,19 +93,19 @@ class Endpoint:
     async def run(
         self, request: Request, body: FalEditRequest, fal_webhook: str | None = None
     ) -> JSONResponse:
-        """Answer with the result when it is there. A client that hangs up cancels its job."""
+        """Run an edit and return its result. A client that disconnects cancels its job."""
         _refuse_webhook(fal_webhook)
         job = await self._submit_fal(request, body, None)
-        waited = await unless_hung_up(request, self._service.wait(job.id))
+        waited = await unless_disconnected(request, self._service.wait(job.id))
         return await self._result(request, waited or await self._service.cancel(job.id))
 
     async def status(self, request: Request, request_id: str) -> JSONResponse:
-        """Where the request is."""
+        """Return the status of a request."""
         state = await self._service.state(request_id)
         return _answer(200, status_answer(state, self._url(request, request_id)), request_id)
 
     async def stream(self, request: Request, request_id: str) -> AsyncIterator[ServerSentEvent]:
-        """The status now and after each change, until it is COMPLETED."""
+        """Stream the current status and every change, until it is COMPLETED."""
         last: StatusAnswer | None = None
         async for state in self._service.watch(request_id):
             answer = status_answer(state, self._url(request, request_id))
@@ -114,21 +114,21 @@ class Endpoint:
             last = answer
 
     async def check(self, request_id: str, response: Response) -> None:
-        """Raise NotFound before a stream begins, and give it its header."""
+        """Raise NotFound before a stream starts, and set its request id header."""
         await self._service.state(request_id)
         response.headers[REQUEST_ID_HEADER] = request_id
 
     async def result(self, request: Request, request_id: str) -> JSONResponse:
-        """The result, or 202 with the status while there is none yet."""
+        """Return the result, or 202 with the status until there is one."""
         return await self._result(request, (await self._service.state(request_id)).job)
 
     async def cancel(self, request_id: str) -> JSONResponse:
-        """Cancel an unfinished request: at once while it waits, at its next step while it runs."""
+        """Cancel a request: immediately if it is waiting, at its next step if it is running."""
         try:
             before = (await self._service.state(request_id)).job
             job = before if before.status.is_final else await self._service.cancel(request_id)
         except NotFound:
-            # a fresh id: what stands in the path may be anything, and a header cannot carry that
+            # a new id: the one in the path may be anything, which a header cannot carry
             return _answer(404, CancelAnswer(status="NOT_FOUND"), uuid.uuid4().hex)
         if job is before or job.status in (JobStatus.SUCCEEDED, JobStatus.FAILED):
             return _answer(400, CancelAnswer(status="ALREADY_COMPLETED"), request_id)
@@ -183,7 +183,7 @@ class Endpoint:
         return _answer(202, status_answer(state, self._url(request, job.id)), job.id)
 
     def _url(self, request: Request, request_id: str) -> str:
-        """The request's own address."""
+        """Return the request's own URL."""
         return f"{base_url(request)}{self.path}/requests/{request_id}"
 
 
@@ -230,7 +230,7 @@ def _add(
 
 
 async def _unknown(request: Request, app: str) -> None:
-    """There is no such app, or the app has no such call."""
+    """Raise NotFound for an unknown app, or 405 for a method that a known one lacks."""
     path = request.url.path
     for prefix in (*MOUNTS, RUN_PREFIX):
         path = path.removeprefix(prefix)

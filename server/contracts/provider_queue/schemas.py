@@ -1,4 +1,4 @@
-"""What the queue's clients send: the provider's fields, and fal's on fal's endpoints."""
+"""Request bodies: the provider's fields, and fal's on fal's endpoints."""
 
 import dataclasses
 import secrets
@@ -47,7 +47,7 @@ Side = Annotated[int, Field(ge=BOUNDS.min_side, le=BOUNDS.max_side)]
 
 
 class LoraItem(BaseModel):
-    """One LoRA: a file name under weights/loras or a URL, and its strength."""
+    """A LoRA and its strength; `path` is a name under weights/loras, a hub id or a URL."""
 
     path: str = Field(min_length=1)
     scale: Annotated[
@@ -56,30 +56,32 @@ class LoraItem(BaseModel):
 
 
 class ImageSize(BaseModel):
-    """Pixels, adjusted to the nearest multiple of 16."""
+    """Width and height in pixels, rounded to the nearest multiple of 16."""
 
     width: Side
     height: Side
 
 
 class EditRequest(BaseModel):
-    """The body of a submit. Unknown fields are tolerated, a null or "" counts as absent."""
+    """The body of a submit. Unknown fields are ignored; null and "" count as absent."""
 
     model_config = ConfigDict(extra="ignore")
 
-    prompt: str = Field(min_length=1, description=f"Cut beyond {MAX_PROMPT_TOKENS} tokens")
+    prompt: str = Field(min_length=1, description=f"Truncated to {MAX_PROMPT_TOKENS} tokens")
     images: References = Field(
         default=[], description=f"1–{MAX_REFERENCES} of: URL, data URI, base64"
     )
     negative_prompt: str | None = Field(
-        None, description=f"Cut beyond {MAX_NEGATIVE_CHARS} characters"
+        None, description=f"Truncated to {MAX_NEGATIVE_CHARS} characters"
     )
-    size: str | None = Field(None, description=f"W*H, each {BOUNDS}; absent: the last image's")
-    n: int = Field(1, ge=1, le=MAX_OUTPUTS, description="Outputs, with seeds seed, seed+1, …")
-    prompt_extend: bool = Field(True, description="Let the model rewrite the prompt first")
+    size: str | None = Field(None, description=f"W*H, each {BOUNDS}; defaults to the last image's")
+    n: int = Field(
+        1, ge=1, le=MAX_OUTPUTS, description="Number of outputs, with seeds seed, seed+1, …"
+    )
+    prompt_extend: bool = Field(True, description="Have the model rewrite the prompt first")
     watermark: bool = Field(False, description='"Qwen-Image" in the lower right corner')
     seed: int | None = Field(
-        None, ge=SEED_RANGE[0], le=SEED_RANGE[1], description="Absent: one is drawn"
+        None, ge=SEED_RANGE[0], le=SEED_RANGE[1], description="Random by default"
     )
     loras: list[LoraItem] = Field(default=[], max_length=MAX_LORAS)
 
@@ -96,7 +98,7 @@ class EditRequest(BaseModel):
 
     @property
     def images_field(self) -> str:
-        """The field that the input images came in."""
+        """The name of the field with the input images."""
         return "images"
 
     def references(self) -> list[str]:
@@ -104,9 +106,9 @@ class EditRequest(BaseModel):
         return self.images
 
     def params(self) -> EditParams:
-        """What the engine needs; a random seed is drawn here, once, so that it can be kept."""
+        """Convert to engine parameters. A random seed is drawn here, so that it is stored."""
         return EditParams(
-            # far more than 800 tokens of any text that people write; the pipeline counts them
+            # far more than the allowed tokens of any natural text; the pipeline counts them
             prompt=self.prompt[:MAX_PROMPT_CHARS],
             seed=secrets.randbelow(SEED_RANGE[1] + 1) if self.seed is None else self.seed,
             negative_prompt=self.negative_prompt and self.negative_prompt[:MAX_NEGATIVE_CHARS],
@@ -120,7 +122,7 @@ class EditRequest(BaseModel):
 
 
 def _sides(value: Any) -> Any:
-    """The width and height behind one of fal's names."""
+    """Resolve one of fal's size names to width and height."""
     if not isinstance(value, str):
         return value
     if value not in NAMED_SIZES:
@@ -139,10 +141,10 @@ FalImageSize = Annotated[
 
 
 class FalEditRequest(EditRequest):
-    """The body of a submit on fal's endpoints: fal's names too, and those win."""
+    """The body of a submit on fal's endpoints. fal's field names win over the provider's."""
 
     image_urls: References = []
-    image_url: str | None = Field(None, description="The same as image_urls with this one entry")
+    image_url: str | None = Field(None, description="An alias of image_urls with one entry")
     image_size: FalImageSize | None = None
     num_images: int | None = Field(None, ge=1, le=MAX_FAL_IMAGES)
     num_inference_steps: int | None = Field(None, ge=STEPS_RANGE[0], le=STEPS_RANGE[1])
@@ -150,15 +152,15 @@ class FalEditRequest(EditRequest):
         None, ge=CFG_RANGE[0], le=CFG_RANGE[1], allow_inf_nan=False, description="True CFG scale"
     )
     output_format: OutputFormat = OutputFormat.PNG
-    sync_mode: bool = Field(False, description="Data URIs in the answer instead of URLs")
-    enable_safety_checker: bool = Field(True, description="Accepted; the operator decides")
-    acceleration: Literal["none", "regular", "high"] = Field("none", description="Accepted")
-    prompt_extend: bool = Field(False, description="Let the model rewrite the prompt first")
+    sync_mode: bool = Field(False, description="Return data URIs instead of URLs")
+    enable_safety_checker: bool = Field(True, description="Ignored; the operator decides")
+    acceleration: Literal["none", "regular", "high"] = Field("none", description="Ignored")
+    prompt_extend: bool = Field(False, description="Have the model rewrite the prompt first")
     negative_prompt: str | None = None
 
     @property
     def images_field(self) -> str:
-        """The field that the input images came in."""
+        """The name of the field with the input images."""
         return "images" if self.images and not self._fal_references() else "image_urls"
 
     def references(self) -> list[str]:
@@ -166,7 +168,7 @@ class FalEditRequest(EditRequest):
         return self._fal_references() or self.images
 
     def params(self) -> EditParams:
-        """What the engine needs, by fal's names where the request has them."""
+        """Convert to engine parameters; fal's fields win."""
         params = super().params()
         size = self.image_size
         return dataclasses.replace(
@@ -183,7 +185,7 @@ class FalEditRequest(EditRequest):
 
 
 def _nearest(width: int, height: int) -> tuple[int, int]:
-    """The nearest size that the model makes; the larger one where two are as near."""
+    """Round to the nearest size that the model can make, up from halfway."""
     multiple = QWEN_IMAGE_EDIT_PLUS.sizes.pixels_per_token
     half = multiple // 2
     return (width + half) // multiple * multiple, (height + half) // multiple * multiple

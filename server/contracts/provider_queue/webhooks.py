@@ -1,4 +1,4 @@
-"""What fal's receivers of webhooks are told."""
+"""fal's webhooks."""
 
 import json
 
@@ -12,7 +12,7 @@ MAX_RETRIES = 10
 
 
 def webhook_format(services: Services) -> WebhookFormat:
-    """How fal's contract tells of a job. Unsigned: fal's own signature needs fal's key server."""
+    """Send fal's webhook body, unsigned: verifying fal's signature needs fal's key server."""
 
     async def body(job: Job) -> bytes:
         base = services.settings.public_url or job.request.base_url
@@ -25,7 +25,7 @@ def webhook_format(services: Services) -> WebhookFormat:
 
 
 async def webhook_body(service: EditService, job: Job, base: str) -> bytes:
-    """What a webhook is told of a final job. `base` is the server's address to the client."""
+    """Return the body for a final job. `base` is the server's URL for the client."""
     status, payload = await outcome(service, job, base)
     body: dict[str, object] = {
         "request_id": job.id,

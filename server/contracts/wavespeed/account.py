@@ -1,4 +1,4 @@
-"""WaveSpeed's account: a balance that nothing is taken from, and the secret of webhooks."""
+"""WaveSpeed's account: a constant balance, and the webhook secret."""
 
 from fastapi import APIRouter
 from pydantic import BaseModel
@@ -8,13 +8,13 @@ from server.web.contract import Services
 
 
 class Balance(BaseModel):
-    """What is left."""
+    """The remaining balance."""
 
     balance: float = 0.0
 
 
 class WebhookSecret(BaseModel):
-    """The secret that webhooks are signed with."""
+    """The secret that signs webhooks."""
 
     secret: str
 
@@ -25,12 +25,12 @@ def router(services: Services) -> APIRouter:
 
     @routes.get("/balance")
     def get_balance() -> Envelope[Balance]:
-        """Runs are free here; the balance stays."""
+        """Return the balance, which never changes: runs are free."""
         return Envelope(data=Balance())
 
     @routes.get("/webhook/secret")
     def get_webhook_secret() -> Envelope[WebhookSecret]:
-        """What receivers check the signature of webhooks with."""
+        """Return the secret that receivers verify webhook signatures with."""
         return Envelope(data=WebhookSecret(secret=services.webhook_secret))
 
     return routes

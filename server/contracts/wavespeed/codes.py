@@ -1,10 +1,10 @@
-"""WaveSpeed's own words for how a job stands and why it failed."""
+"""WaveSpeed's statuses and business codes."""
 
 from server.contracts.wavespeed.schemas import Status
 from server.job import Job, JobStatus
 
 NAME = "wavespeed"
-# Whichever is named, the loaded model answers.
+# Accepted model ids; the loaded model runs for all of them.
 MODELS = tuple(
     f"wavespeed-ai/qwen-image/{name}"
     for name in ("edit-plus-lora", "edit-plus", "edit-2511", "edit-2511-lora")
@@ -45,7 +45,7 @@ CODES = {
 }
 
 
-# Four published clients know no `cancelled` and would poll for ever.
+# Four published clients do not know `cancelled` and would poll forever.
 STATUSES = {
     JobStatus.QUEUED: Status.CREATED,
     JobStatus.RUNNING: Status.PROCESSING,
@@ -56,14 +56,14 @@ STATUSES = {
 
 
 def business_code(job: Job) -> int:
-    """`data.code` of a job: 0 unless it failed or was canceled."""
+    """Return `data.code` of a job: 0 unless it failed or was canceled."""
     if job.status is JobStatus.CANCELED:
         return BusinessCode.TASK_FAILED
     return CODES.get(job.error.code, BusinessCode.INTERNAL) if job.error else 0
 
 
-def error_sentence(job: Job) -> str:
-    """`data.error` of a job: empty unless it failed or was canceled."""
+def error_message(job: Job) -> str:
+    """Return `data.error` of a job: empty unless it failed or was canceled."""
     if job.status is JobStatus.CANCELED:
         return CANCELED_MESSAGE
     return job.error.message if job.error else ""

@@ -20,7 +20,7 @@ from server.store.jobs import JobFilter
 from server.web.contract import Services
 from server.web.request import base_url
 
-# Stands for an image that came in the request itself: it is not kept once its job has ended.
+# Shown for an image that was sent inline: it is deleted when its job ends.
 INLINE = "(inline)"
 
 
@@ -31,7 +31,7 @@ def router(services: Services) -> APIRouter:
 
     @routes.post("")
     async def list_predictions(request: Request, body: HistoryRequest) -> Envelope[History]:
-        """The predictions that match, newest first."""
+        """List the matching predictions, newest first."""
         offset = (body.page - 1) * body.page_size
         jobs, total = await service.search(_filter(body), limit=body.page_size, offset=offset)
         base = base_url(request)
@@ -40,7 +40,7 @@ def router(services: Services) -> APIRouter:
 
     @routes.post("/delete")
     async def delete_predictions(body: DeleteRequest) -> Envelope[Deleted]:
-        """Delete predictions and their files; unfinished ones are cancelled. Unknown: skipped."""
+        """Delete predictions and their files; cancel unfinished ones, skip unknown ones."""
         deleted = 0
         for prediction_id in dict.fromkeys(body.ids):
             deleted += await delete(prediction_id)

@@ -16,12 +16,12 @@ from server.web.request import base_url
 
 TICKETS = "/api/v3/media/uploads"
 CHUNK_BYTES = 1024 * 1024
-# A part of a form may have no name of its own.
+# For a form part without a file name.
 NAMELESS = "upload"
 
 
 class TicketRequest(LenientModel):
-    """What is to be uploaded."""
+    """A file to upload."""
 
     filename: str = Field(min_length=1, max_length=1024)
     size: int = Field(ge=1)
@@ -38,7 +38,7 @@ class MediaFile(BaseModel):
 
 
 class UploadInstruction(BaseModel):
-    """How to send the bytes: with exactly these headers and no key."""
+    """The request that uploads the bytes: exactly these headers, and no key."""
 
     method: str = "PUT"
     url: str
@@ -47,7 +47,7 @@ class UploadInstruction(BaseModel):
 
 
 class Ticket(MediaFile):
-    """Where a file will lie once its bytes have come."""
+    """A file's future URL, and how to upload it."""
 
     upload: UploadInstruction
 
@@ -59,7 +59,7 @@ def router(services: Services) -> APIRouter:
 
     @routes.post(TICKETS)
     async def create_upload(request: Request, body: TicketRequest) -> Envelope[Ticket]:
-        """Where to PUT the bytes of a file, and where it will lie."""
+        """Create an upload: where to PUT the bytes, and the file's future URL."""
         base = base_url(request)
         upload = await uploads.create(body.filename, body.size, body.content_type)
         instruction = UploadInstruction(
@@ -91,12 +91,12 @@ def upload_router(services: Services) -> APIRouter:
 
     @routes.put(TICKETS + "/{token}")
     async def put_upload(request: Request, token: str) -> Envelope[MediaFile]:
-        """Store the raw body, if it is what the ticket is for."""
+        """Store the raw body, which must match the ticket."""
         upload = await uploads.ticket(token)
-        came = request.headers.get("content-type", "")
-        if _media_type(came) != _media_type(upload.content_type):
+        received = request.headers.get("content-type", "")
+        if _media_type(received) != _media_type(upload.content_type):
             raise InvalidRequest(
-                f"the ticket is for Content-Type {upload.content_type!r}, and {came!r} came: send "
+                f"the ticket is for Content-Type {upload.content_type!r}, got {received!r}: send "
                 f"exactly the headers that it lists",
                 field="content-type",
             )

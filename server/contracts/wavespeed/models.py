@@ -1,4 +1,4 @@
-"""WaveSpeed's catalogue of models, and what a run costs: nothing."""
+"""WaveSpeed's model catalogue, and its prices: runs are free."""
 
 from typing import Any
 
@@ -11,8 +11,8 @@ from server.errors import InvalidRequest
 from server.web.contract import Services
 from server.web.request import base_url
 
-DESCRIPTION = "Edits one to three images by a prompt. The model loaded on this server answers."
-# Other names for what the schema has already.
+DESCRIPTION = "Edits one to three images by a prompt, with the model loaded on this server."
+# Aliases of other fields, left out of the schema.
 ALIASES = ("image", "webhook_url")
 
 
@@ -46,14 +46,14 @@ class ModelCard(BaseModel):
 
 
 class PriceRequest(LenientModel):
-    """What is to be priced."""
+    """A run to price."""
 
     model_id: str
     inputs: dict[str, Any] = Field(default_factory=dict)
 
 
 class Price(BaseModel):
-    """What a run costs."""
+    """The price of a run."""
 
     model_id: str
     price: float = 0.0
@@ -62,7 +62,7 @@ class Price(BaseModel):
 
 
 class UnitPrice(BaseModel):
-    """What a run costs, in the older words."""
+    """The price of a run, in the older format."""
 
     model_id: str
     unit_price: float = 0.0
@@ -75,27 +75,27 @@ def router(_: Services) -> APIRouter:
 
     @routes.get("/models")
     def list_models(request: Request) -> Envelope[list[ModelCard]]:
-        """The models and what each takes."""
+        """List the models and their request schemas."""
         base = base_url(request)
         return Envelope(data=[_card(model, place, base) for place, model in enumerate(MODELS)])
 
     @routes.post("/model/price")
     def get_price(body: PriceRequest) -> Envelope[Price]:
-        """What a run costs."""
+        """Return the price of a run."""
         return Envelope(data=Price(model_id=_known(body.model_id)))
 
     @routes.post("/model/pricing")
     def get_unit_price(body: PriceRequest) -> Envelope[UnitPrice]:
-        """What a run costs, as older clients ask."""
+        """Return the price of a run, for older clients."""
         return Envelope(data=UnitPrice(model_id=_known(body.model_id)))
 
     return routes
 
 
 def request_schema() -> dict[str, Any]:
-    """JSON schema of a submit's body, from the model that validates it, in one piece.
+    """Return the JSON schema of a submit's body, from the model that validates it.
 
-    A form is drawn from it: no references, no nulls (they count as absent), no aliases.
+    Clients build a form from it: no references, no nulls (they count as absent), no aliases.
     """
     schema = SubmitRequest.model_json_schema()
     definitions = schema.get("$defs", {})
@@ -113,7 +113,7 @@ def request_schema() -> dict[str, Any]:
 
 
 def _plain(value: Any, definitions: dict[str, Any]) -> Any:
-    """A part of a schema with its references put in and its null left out."""
+    """Inline the references of a schema and drop its nulls."""
     if isinstance(value, list):
         return [_plain(entry, definitions) for entry in value]
     if not isinstance(value, dict):

@@ -19,14 +19,14 @@ def router(services: Services) -> APIRouter:
     async def submit(
         request: Request, body: SubmitRequest, webhook: str | None = None
     ) -> Envelope[Prediction]:
-        """Queue an edit; the answer comes before any image is fetched."""
+        """Queue an edit; the response does not wait for images to be fetched."""
         base = base_url(request)
         endpoint = request.url.path.partition("/api/v3/")[2]
         submission = _submission(body, endpoint, webhook, base)
         job = await service.submit(submission, body.references())
         if not body.enable_sync_mode:
             return await envelope(request, job)
-        # A client that hangs up does not end the task: the wait alone is what it leaves.
+        # A client that disconnects does not cancel the task, only the wait.
         job = await service.wait(job.id, sync_timeout_s)
         answer = await envelope(request, job)
         if not job.status.is_final:
@@ -39,7 +39,7 @@ def router(services: Services) -> APIRouter:
         return answer
 
     async def result(request: Request, prediction_id: str) -> Envelope[Prediction]:
-        """The prediction as it stands."""
+        """Return the current state of a prediction."""
         return await envelope(request, (await service.state(prediction_id)).job)
 
     async def envelope(request: Request, job: Job) -> Envelope[Prediction]:
@@ -63,7 +63,7 @@ def _submission(
     webhook = query_webhook or body.webhook_url
     if webhook and body.enable_base64_output:
         raise InvalidRequest(
-            "a webhook cannot be combined with enable_base64_output: leave one of them out",
+            "a webhook cannot be combined with enable_base64_output: leave out one of them",
             field="enable_base64_output",
         )
     return Submission(

@@ -1,4 +1,4 @@
-"""An error in WaveSpeed's shape."""
+"""Errors in WaveSpeed's shape."""
 
 from fastapi.responses import JSONResponse
 
@@ -19,7 +19,7 @@ ERROR_SCHEMA = {
 
 
 def render(problem: Problem) -> JSONResponse:
-    """An error in the provider's shape: different clients read different keys of it."""
+    """Render an error. Different clients read different keys of it."""
     message = problem.message
     if problem.field and problem.status == InvalidRequest.status:
         message = f'invalid request body, Error at "/{problem.field}": {message}'

@@ -1,4 +1,4 @@
-"""What WaveSpeed's clients send and receive."""
+"""Request and response bodies of WaveSpeed."""
 
 import datetime
 import secrets
@@ -23,14 +23,14 @@ from server.job import OutputFormat
 from server.media.inputs import is_inline, is_url
 
 BOUNDS = SizeBounds()
-# Beyond it, a page's place is no number for the database.
+# Higher pages have an offset that the database cannot represent.
 MAX_PAGE = 10**9
 
 T = TypeVar("T")
 
 
 class Status(StrEnum):
-    """The provider's words; while a task is unfinished, clients know the first two only."""
+    """The provider's statuses. Clients treat only the first two as unfinished."""
 
     CREATED = "created"
     PROCESSING = "processing"
@@ -39,7 +39,7 @@ class Status(StrEnum):
 
 
 class LoraItem(BaseModel):
-    """One LoRA: a file name under weights/loras or a URL, and its strength."""
+    """A LoRA and its strength; `path` is a name under weights/loras, a hub id or a URL."""
 
     path: str = Field(min_length=1)
     scale: Annotated[
@@ -48,7 +48,7 @@ class LoraItem(BaseModel):
 
 
 class LenientModel(BaseModel):
-    """Unknown fields are tolerated; a null or "" counts as absent."""
+    """Ignores unknown fields; null and "" count as absent."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -73,10 +73,10 @@ class SubmitRequest(LenientModel):
         description=f"1–{MAX_REFERENCES} of: URL, data URI, base64",
         json_schema_extra={"minItems": 1, "maxItems": MAX_REFERENCES},
     )
-    image: str | None = Field(None, description="The same as images with this one entry")
-    size: str | None = Field(None, description=f"W*H, each {BOUNDS}; absent: the last image's")
+    image: str | None = Field(None, description="An alias of images with one entry")
+    size: str | None = Field(None, description=f"W*H, each {BOUNDS}; defaults to the last image's")
     loras: list[LoraItem] = Field(default=[], max_length=MAX_LORAS)
-    seed: int = Field(-1, ge=-1, le=SEED_RANGE[1], description="-1 draws one")
+    seed: int = Field(-1, ge=-1, le=SEED_RANGE[1], description="-1: random")
     output_format: OutputFormat = OutputFormat.JPEG
     enable_base64_output: bool = False
     enable_sync_mode: bool = False
@@ -88,16 +88,16 @@ class SubmitRequest(LenientModel):
     webhook_url: str | None = None
 
     def references(self) -> list[str]:
-        """The input images: `images`, or the lone `image` where that is what can be meant.
+        """The input images: `images`, or `image` if only that is usable.
 
-        One client sends a path of its own machine in `images` beside a usable `image`.
+        One client sends a local path in `images` beside a usable `image`.
         """
         if self.image and not (self.images and _is_reference(self.images[0])):
             return [self.image]
         return self.images
 
     def params(self) -> EditParams:
-        """What the engine needs; a random seed is drawn here, once, so that it can be kept."""
+        """Convert to engine parameters. A random seed is drawn here, so that it is stored."""
         return EditParams(
             prompt=self.prompt,
             seed=secrets.randbelow(SEED_RANGE[1] + 1) if self.seed == -1 else self.seed,
@@ -111,7 +111,7 @@ class SubmitRequest(LenientModel):
 
 
 class Urls(BaseModel):
-    """Where to ask for the prediction."""
+    """The URL of the prediction."""
 
     get: str
 
@@ -123,7 +123,7 @@ class Timings(BaseModel):
 
 
 class Prediction(BaseModel):
-    """A task as the provider shows it; the order of the fields is the provider's."""
+    """A task in the provider's shape and order of fields."""
 
     id: str
     model: str
@@ -135,11 +135,11 @@ class Prediction(BaseModel):
     error: str
     executionTime: int  # noqa: N815 - the wire's name
     timings: Timings
-    code: int = Field(0, description="Business code: 0, or why a task failed or is not done yet")
+    code: int = Field(0, description="Business code: 0, or why the task failed or is unfinished")
 
 
 class Envelope(BaseModel, Generic[T]):
-    """What every success is wrapped in."""
+    """The envelope of every success."""
 
     code: int = 200
     message: str = "success"
@@ -147,21 +147,21 @@ class Envelope(BaseModel, Generic[T]):
 
 
 class HistoryRequest(LenientModel):
-    """Which predictions to list."""
+    """A filter and page of predictions."""
 
     page: int = Field(1, ge=1, le=MAX_PAGE)
     page_size: int = Field(20, ge=1, le=100)
     model: str | None = None
     status: Status | None = None
     created_after: datetime.datetime | None = Field(
-        None, description="ISO 8601; without a zone it is UTC"
+        None, description="ISO 8601; UTC unless it has a time zone"
     )
     created_before: datetime.datetime | None = None
     include_inputs: bool = False
 
 
 class HistoryItem(Prediction):
-    """A prediction in the list; outputs are URLs also where base64 was asked for."""
+    """A prediction in the list; outputs are URLs even if base64 was requested."""
 
     inputs: dict[str, Any] | SkipJsonSchema[None] = Field(
         None, exclude_if=lambda value: value is None
@@ -169,7 +169,7 @@ class HistoryItem(Prediction):
 
 
 class History(BaseModel):
-    """A page of predictions, and how many there are on all pages."""
+    """A page of predictions, and the total on all pages."""
 
     page: int
     items: list[HistoryItem]
@@ -177,13 +177,13 @@ class History(BaseModel):
 
 
 class DeleteRequest(BaseModel):
-    """Which predictions to delete."""
+    """The predictions to delete."""
 
     ids: list[str] = Field(min_length=1, max_length=1000)
 
 
 class Deleted(BaseModel):
-    """How many predictions were there to be deleted."""
+    """The number of predictions that were deleted."""
 
     deleted_count: int
 

@@ -1,18 +1,18 @@
-"""A job as WaveSpeed's clients see it."""
+"""Jobs as WaveSpeed's predictions."""
 
 import base64
 import datetime
 
-from server.contracts.wavespeed.codes import STATUSES, business_code, error_sentence
+from server.contracts.wavespeed.codes import STATUSES, business_code, error_message
 from server.contracts.wavespeed.schemas import Prediction, Timings, Urls
 from server.job import Job
 from server.jobs.service import EditService, output_url
 
 
 async def prediction(service: EditService, job: Job, base: str) -> Prediction:
-    """The job with its outputs as it asked for them.
+    """Return the job with outputs as URLs or base64, as it requested.
 
-    `base` is the server's address as the client knows it.
+    `base` is the server's URL as the client knows it.
     """
     if not job.request.base64_output:
         return listed(job, base)
@@ -22,7 +22,7 @@ async def prediction(service: EditService, job: Job, base: str) -> Prediction:
 
 
 def listed(job: Job, base: str) -> Prediction:
-    """The job with its outputs as URLs, whatever it asked for."""
+    """Return the job with outputs as URLs, even if it requested base64."""
     seconds = job.outcome.seconds if job.outcome else {}
     inference = sum(seconds.get(stage, 0.0) for stage in ("encode", "denoise", "decode"))
     total = (job.finished_at or job.created_at) - job.created_at
@@ -34,7 +34,7 @@ def listed(job: Job, base: str) -> Prediction:
         has_nsfw_contents=[output.is_unsafe for output in job.outputs],
         status=STATUSES[job.status],
         created_at=iso(job.created_at),
-        error=error_sentence(job),
+        error=error_message(job),
         executionTime=round(total * 1000),
         timings=Timings(inference=round(inference * 1000)),
         code=business_code(job),
@@ -42,6 +42,6 @@ def listed(job: Job, base: str) -> Prediction:
 
 
 def iso(moment: float) -> str:
-    """Unix seconds as the provider writes a moment."""
+    """Format Unix seconds as the provider does."""
     time = datetime.datetime.fromtimestamp(moment, datetime.UTC)
     return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""What WaveSpeed's receivers of webhooks are told, and how it is signed."""
+"""WaveSpeed's webhooks and their signature."""
 
 import hashlib
 import hmac
@@ -32,7 +32,7 @@ def webhook_format(services: Services) -> WebhookFormat:
 
 
 def sign(secret: str, job_id: str, timestamp: int, body: bytes) -> str:
-    """The signature of version 3. The secret's text is the key as it stands, not base64."""
+    """Return the version 3 signature. The key is the secret's text itself, not decoded base64."""
     key = secret.removeprefix(SECRET_PREFIX).encode()
     digest = hmac.new(key, f"{job_id}.{timestamp}.".encode() + body, hashlib.sha256)
     return f"v3,{digest.hexdigest()}"

@@ -432,7 +432,7 @@ def test_body_of_another_type_is_400(server: LiveServer) -> None:
         ({"loras": '[{"path":"nothing"}]'}, "loras/0/path", "There is no LoRA 'nothing'"),
         ({"loras[][path]": "nothing"}, "loras/0/path", "There is no LoRA 'nothing'"),
         ({"loras[0][path]": "nothing"}, "loras/0/path", "There is no LoRA 'nothing'"),
-        ({"loras[][scale]": "1"}, "loras", "a scale for each path or none at all"),
+        ({"loras[][scale]": "1"}, "loras", "a scale for every path or for none"),
         ({"image": b"no image"}, "image", "not an image that can be read"),
         ({"url": "../cat.png"}, "image", "must be an http(s) URL, a data URI or base64"),
     ],

@@ -1,4 +1,4 @@
-"""API keys over HTTP, in each of the three ways that clients send them."""
+"""API keys over HTTP, in each of the three headers that clients use."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -13,12 +13,12 @@ from server.web.problem import problem_of
 
 
 def client_of(keys: Sequence[str]) -> TestClient:
-    """A client of an application that does nothing but check keys."""
+    """Return a client of an application that only checks keys."""
     app = FastAPI(dependencies=[Depends(KeyCheck(keys))])
 
     @app.get("/")
     def answer() -> str:
-        return "let in"
+        return "accepted"
 
     @app.exception_handler(Unauthorized)
     def refuse(_: Request, exc: Exception) -> JSONResponse:
@@ -46,8 +46,10 @@ def client() -> Iterator[TestClient]:
         {"Authorization": "Basic dXNlcjpwYXNz", "X-API-Key": "first-key"},
     ],
 )
-def test_key_is_let_in_however_it_is_sent(client: TestClient, headers: Mapping[str, str]) -> None:
-    assert client.get("/", headers=headers).json() == "let in"
+def test_key_is_accepted_in_every_header_and_scheme(
+    client: TestClient, headers: Mapping[str, str]
+) -> None:
+    assert client.get("/", headers=headers).json() == "accepted"
 
 
 @pytest.mark.parametrize(
@@ -66,7 +68,7 @@ def test_key_is_let_in_however_it_is_sent(client: TestClient, headers: Mapping[s
         {"X-API-Key": "wrong"},
     ],
 )
-def test_request_without_a_right_key_is_refused_with_the_three_ways(
+def test_request_without_a_valid_key_is_refused_with_instructions(
     client: TestClient, headers: Mapping[str, str]
 ) -> None:
     answer = client.get("/", headers=headers)
@@ -78,21 +80,21 @@ def test_request_without_a_right_key_is_refused_with_the_three_ways(
     )
 
 
-def test_each_of_several_keys_is_let_in() -> None:
+def test_each_of_several_keys_is_accepted() -> None:
     with client_of(["one", "two"]) as client:
         for key in ("one", "two"):
             assert client.get("/", headers={"X-API-Key": key}).status_code == 200
 
 
-def test_key_in_the_address_is_no_key(client: TestClient) -> None:
+def test_key_in_the_url_is_ignored(client: TestClient) -> None:
     assert client.get("/?key=first-key&api_key=first-key").status_code == 401
 
 
-def test_header_that_is_no_text_is_refused(client: TestClient) -> None:
+def test_header_that_is_not_text_is_refused(client: TestClient) -> None:
     assert client.get("/", headers={"X-API-Key": b"\xff\xfe"}).status_code == 401
 
 
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer anything"}])
-def test_every_request_is_let_in_when_no_keys_are_set(headers: Mapping[str, str]) -> None:
+def test_every_request_is_accepted_when_no_keys_are_set(headers: Mapping[str, str]) -> None:
     with client_of([]) as client:
         assert client.get("/", headers=headers).status_code == 200

@@ -1,4 +1,4 @@
-"""What a client hears of each kind of error."""
+"""Problems that clients see for each kind of error."""
 
 from types import ModuleType
 from typing import Any
@@ -65,24 +65,24 @@ def invalid(body: dict[str, Any]) -> Problem:
         (HTTPException(405), Problem(405, "http_error", "Method Not Allowed")),
     ],
 )
-def test_error_becomes_a_status_a_code_and_a_sentence(exc: Exception, expected: Problem) -> None:
+def test_error_becomes_status_code_and_message(exc: Exception, expected: Problem) -> None:
     assert problem_of(exc) == expected
 
 
-def test_error_without_a_message_says_what_its_kind_means() -> None:
+def test_error_without_message_has_the_docstring_of_its_class() -> None:
     assert problem_of(errors.Unauthorized()).message == errors.Unauthorized.__doc__
 
 
 @pytest.mark.parametrize("exc", [RuntimeError("secret path /etc"), KeyError("secret")])
-def test_unexpected_error_tells_nothing_of_the_servers_insides(exc: Exception) -> None:
+def test_unexpected_error_reveals_nothing_internal(exc: Exception) -> None:
     assert problem_of(exc) == Problem(500, "internal_error", "The server failed. Its log says why.")
 
 
-def test_missing_field_is_said_to_be_required() -> None:
+def test_missing_field_is_reported_as_required() -> None:
     assert invalid({}) == Problem(400, "missing_parameter", "prompt is required", "prompt")
 
 
-def test_wrong_value_is_named_with_its_field_and_what_came() -> None:
+def test_invalid_value_is_reported_with_field_limit_and_value() -> None:
     problem = invalid({"prompt": "x", "steps": 101})
 
     assert (problem.status, problem.code, problem.field) == (400, "invalid_parameter", "steps")
@@ -93,34 +93,34 @@ def test_nested_field_is_named_by_its_path() -> None:
     assert invalid({"prompt": "x", "loras": [{}, {"scale": "much"}]}).field == "loras/1/scale"
 
 
-def test_sentence_of_our_own_check_comes_without_pydantics_words() -> None:
+def test_message_of_a_validator_drops_pydantics_prefix() -> None:
     assert invalid({"prompt": ""}).message == "must not be empty, got ''"
 
 
-def test_long_value_is_shortened() -> None:
+def test_long_value_is_truncated() -> None:
     problem = invalid({"prompt": "x", "steps": "9" * 10_000 + "x"})
 
     assert len(problem.message) < 200
     assert problem.message.endswith("…")
 
 
-def test_place_in_the_body_is_named_without_the_body() -> None:
+def test_field_path_omits_the_body() -> None:
     error = {"type": "int_type", "loc": ("body", "seed"), "msg": "must be int", "input": "x"}
 
     assert problem_of(RequestValidationError([error])).field == "seed"
 
 
-def test_body_that_is_none_is_named() -> None:
+def test_error_of_the_whole_body_names_the_body() -> None:
     error = {"type": "json_invalid", "loc": ("body",), "msg": "JSON decode error", "input": "{"}
 
     assert problem_of(RequestValidationError([error])).field == "body"
 
 
-def test_first_of_several_errors_is_told() -> None:
+def test_first_of_several_errors_is_reported() -> None:
     assert invalid({"steps": 101}).field == "prompt"
 
 
-def test_bound_of_the_engine_reaches_the_client() -> None:
+def test_engine_limit_is_reported_with_its_field() -> None:
     with pytest.raises(InvalidParameter) as caught:
         EditParams(prompt="x", seed=-1)
 
@@ -135,13 +135,13 @@ def test_bound_of_the_engine_reaches_the_client() -> None:
         (errors.NotFound(), {}),
     ],
 )
-def test_headers_belong_to_the_status(exc: Exception, headers: dict[str, str]) -> None:
+def test_headers_depend_on_the_error(exc: Exception, headers: dict[str, str]) -> None:
     assert problem_of(exc).headers == headers
 
 
 @pytest.mark.parametrize("module", [errors, engine])
-def test_every_error_stands_in_the_tree_on_top_of_its_file(module: ModuleType) -> None:
-    drawing = module.__doc__ or ""
+def test_every_error_is_in_the_tree_at_the_top_of_its_file(module: ModuleType) -> None:
+    tree = module.__doc__ or ""
     own = [
         name
         for name, kind in vars(module).items()
@@ -149,4 +149,4 @@ def test_every_error_stands_in_the_tree_on_top_of_its_file(module: ModuleType) -
     ]
 
     assert own
-    assert [name for name in own if name not in drawing] == []
+    assert [name for name in own if name not in tree] == []

@@ -7,7 +7,7 @@ from fastapi import Request
 from starlette.types import Message
 
 from server.web.middleware import BASE_URL
-from server.web.request import base_url, unless_hung_up
+from server.web.request import base_url, unless_disconnected
 
 
 class Client:
@@ -18,7 +18,7 @@ class Client:
         scope = {"type": "http", "headers": [], "state": {BASE_URL: "https://here/edit"}}
         self.request = Request(scope, self.messages.get)
 
-    def hang_up(self) -> None:
+    def disconnect(self) -> None:
         self.messages.put_nowait({"type": "http.disconnect"})
 
 
@@ -28,34 +28,34 @@ def test_base_url_is_the_one_that_the_middleware_resolved() -> None:
     assert base_url(client.request) == "https://here/edit"
 
 
-async def test_result_is_returned_to_a_client_that_waits() -> None:
+async def test_result_is_returned_to_a_waiting_client() -> None:
     result: asyncio.Future[str] = asyncio.Future()
-    waiting = asyncio.create_task(unless_hung_up(Client().request, result))
+    waiting = asyncio.create_task(unless_disconnected(Client().request, result))
     await asyncio.sleep(0)
     result.set_result("done")
 
     assert await waiting == "done"
 
 
-async def test_hanging_up_ends_the_wait_and_cancels_the_result() -> None:
+async def test_disconnect_ends_the_wait_and_cancels_the_result() -> None:
     client = Client()
     result: asyncio.Future[str] = asyncio.Future()
-    waiting = asyncio.create_task(unless_hung_up(client.request, result))
+    waiting = asyncio.create_task(unless_disconnected(client.request, result))
     client.messages.put_nowait({"type": "http.request"})
-    client.hang_up()
+    client.disconnect()
 
     assert await waiting is None
     await asyncio.sleep(0)
     assert result.cancelled()
 
 
-async def test_result_that_is_there_wins_over_hanging_up() -> None:
+async def test_ready_result_wins_over_a_disconnect() -> None:
     client = Client()
-    client.hang_up()
+    client.disconnect()
     result: asyncio.Future[str] = asyncio.Future()
     result.set_result("done")
 
-    assert await unless_hung_up(client.request, result) == "done"
+    assert await unless_disconnected(client.request, result) == "done"
 
 
 async def test_error_of_the_result_is_raised() -> None:
@@ -63,4 +63,4 @@ async def test_error_of_the_result_is_raised() -> None:
     result.set_exception(ValueError("broken"))
 
     with pytest.raises(ValueError, match="broken"):
-        await unless_hung_up(Client().request, result)
+        await unless_disconnected(Client().request, result)
