@@ -1,38 +1,29 @@
 """Request and response bodies of `/v1/edits`."""
 
-import secrets
-from typing import Annotated
-
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipelines.api.params import (
     CFG_RANGE,
-    LORA_SCALE_RANGE,
     MAX_LORAS,
     MAX_OUTPUTS,
     MAX_REFERENCES,
     SEED_RANGE,
     STEPS_RANGE,
     EditParams,
-    LoraRef,
 )
 from pipelines.api.sizes import SizeBounds, parse_size
 from server.job import Job, JobStatus, OutputFormat
 from server.jobs.job_queue import JobState
 from server.jobs.service import output_url
+from server.web import fields
 
 BOUNDS = SizeBounds()
 
 
-class LoraItem(BaseModel):
-    """A LoRA and its strength; `path` is a name under weights/loras, a hub id or a URL."""
+class LoraItem(fields.LoraItem):
+    """A LoRA and its strength. Unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid")
-
-    path: str = Field(min_length=1)
-    scale: Annotated[
-        float, Field(ge=LORA_SCALE_RANGE[0], le=LORA_SCALE_RANGE[1], allow_inf_nan=False)
-    ] = 1.0
 
 
 class EditRequest(BaseModel):
@@ -61,17 +52,16 @@ class EditRequest(BaseModel):
 
     def params(self) -> EditParams:
         """Convert to engine parameters. A random seed is drawn here, so that it is stored."""
-        drawn = secrets.randbelow(SEED_RANGE[1] + 1) if self.seed in (None, -1) else self.seed
         return EditParams(
             prompt=self.prompt,
-            seed=drawn or 0,
+            seed=fields.seed_or_random(self.seed),
             negative_prompt=self.negative_prompt,
             size=parse_size(self.size, BOUNDS) if self.size else None,
             bounds=BOUNDS,
             num_inference_steps=self.num_inference_steps,
             true_cfg_scale=self.true_cfg_scale,
             num_outputs=self.n,
-            loras=tuple(LoraRef(lora.path, lora.scale) for lora in self.loras),
+            loras=fields.lora_refs(self.loras),
             extend_prompt=self.prompt_extend,
         )
 

@@ -11,9 +11,10 @@ from pydantic_core import from_json
 from starlette.datastructures import FormData, UploadFile
 
 from pipelines.api.params import MAX_REFERENCES
-from server.contracts.openai.schemas import EditRequest, LoraItem
+from server.contracts.openai.schemas import EditRequest
 from server.errors import InvalidRequest
 from server.limits import MAX_IMAGE_BYTES
+from server.web.fields import LoraItem
 
 JSON = "application/json"
 FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")

@@ -1,45 +1,32 @@
 """Request and response bodies of OpenAI's clients."""
 
-import secrets
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field
 
 from pipelines.api.params import (
     CFG_RANGE,
-    LORA_SCALE_RANGE,
     MAX_LORAS,
     MAX_OUTPUTS,
     MAX_PREVIEWS,
     SEED_RANGE,
     STEPS_RANGE,
     EditParams,
-    LoraRef,
 )
 from pipelines.api.sizes import SizeBounds, parse_size
 from server.job import OutputFormat
+from server.web.fields import LenientModel, LoraItem, lora_refs, seed_or_random
 
 BOUNDS = SizeBounds()
 CfgScale = Annotated[float, Field(ge=CFG_RANGE[0], le=CFG_RANGE[1], allow_inf_nan=False)]
 
 
-class LoraItem(BaseModel):
-    """A LoRA and its strength; `path` is a name under weights/loras, a hub id or a URL."""
-
-    path: str = Field(min_length=1)
-    scale: Annotated[
-        float, Field(ge=LORA_SCALE_RANGE[0], le=LORA_SCALE_RANGE[1], allow_inf_nan=False)
-    ] = 1.0
-
-
-class EditRequest(BaseModel):
+class EditRequest(LenientModel):
     """The fields beside the images. Unknown fields are ignored; null and "" count as absent.
 
     `quality`, `background`, `input_fidelity`, `moderation` and `user` are ignored too: the model
     has no such choice.
     """
-
-    model_config = ConfigDict(extra="ignore")
 
     prompt: str = Field(min_length=1)
     model: Any = Field(None, description="Shown in the list of jobs; the loaded model runs")
@@ -67,29 +54,20 @@ class EditRequest(BaseModel):
     loras: list[LoraItem] = Field(default=[], max_length=MAX_LORAS)
     prompt_extend: bool = Field(False, description="Have the model rewrite the prompt first")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_blanks(cls, data: dict[str, Any]) -> dict[str, Any]:
-        return {
-            key: value
-            for key, value in data.items()
-            if key == "prompt" or (value is not None and value != "")
-        }
-
     def params(self, *, shows_previews: bool) -> EditParams:
         """Convert to engine parameters. A random seed is drawn here, so that it is stored."""
         has_size = self.size is not None and self.size.strip().lower() != "auto"
         cfg_scale = self.guidance_scale if self.true_cfg_scale is None else self.true_cfg_scale
         return EditParams(
             prompt=self.prompt,
-            seed=secrets.randbelow(SEED_RANGE[1] + 1) if self.seed == -1 else self.seed,
+            seed=seed_or_random(self.seed),
             negative_prompt=self.negative_prompt,
             size=parse_size(self.size, BOUNDS) if self.size and has_size else None,
             bounds=BOUNDS,
             num_inference_steps=self.num_inference_steps,
             true_cfg_scale=cfg_scale,
             num_outputs=self.n,
-            loras=tuple(LoraRef(lora.path, lora.scale) for lora in self.loras),
+            loras=lora_refs(self.loras),
             extend_prompt=self.prompt_extend,
             num_previews=self.partial_images if self.stream and shows_previews else 0,
         )

@@ -1,22 +1,18 @@
 """Request bodies: the provider's fields, and fal's on fal's endpoints."""
 
 import dataclasses
-import secrets
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     WithJsonSchema,
-    model_validator,
 )
 
 from pipelines.api.families import QWEN_IMAGE_EDIT_PLUS
 from pipelines.api.params import (
     CFG_RANGE,
-    LORA_SCALE_RANGE,
     MAX_LORAS,
     MAX_OUTPUTS,
     MAX_PROMPT_CHARS,
@@ -24,10 +20,10 @@ from pipelines.api.params import (
     SEED_RANGE,
     STEPS_RANGE,
     EditParams,
-    LoraRef,
 )
 from pipelines.api.sizes import SizeBounds, parse_size
 from server.job import OutputFormat
+from server.web.fields import LenientModel, LoraItem, lora_refs, seed_or_random
 
 BOUNDS = SizeBounds(512, 2048)
 MAX_PROMPT_TOKENS = 800
@@ -46,15 +42,6 @@ References = Annotated[list[str], Field(max_length=MAX_REFERENCES)]
 Side = Annotated[int, Field(ge=BOUNDS.min_side, le=BOUNDS.max_side)]
 
 
-class LoraItem(BaseModel):
-    """A LoRA and its strength; `path` is a name under weights/loras, a hub id or a URL."""
-
-    path: str = Field(min_length=1)
-    scale: Annotated[
-        float, Field(ge=LORA_SCALE_RANGE[0], le=LORA_SCALE_RANGE[1], allow_inf_nan=False)
-    ] = 1.0
-
-
 class ImageSize(BaseModel):
     """Width and height in pixels, rounded to the nearest multiple of 16."""
 
@@ -62,10 +49,8 @@ class ImageSize(BaseModel):
     height: Side
 
 
-class EditRequest(BaseModel):
+class EditRequest(LenientModel):
     """The body of a submit. Unknown fields are ignored; null and "" count as absent."""
-
-    model_config = ConfigDict(extra="ignore")
 
     prompt: str = Field(min_length=1, description=f"Truncated to {MAX_PROMPT_TOKENS} tokens")
     images: References = Field(
@@ -85,17 +70,6 @@ class EditRequest(BaseModel):
     )
     loras: list[LoraItem] = Field(default=[], max_length=MAX_LORAS)
 
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_blanks(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        return {
-            key: value
-            for key, value in data.items()
-            if key == "prompt" or (value is not None and value != "")
-        }
-
     @property
     def images_field(self) -> str:
         """The name of the field with the input images."""
@@ -110,12 +84,12 @@ class EditRequest(BaseModel):
         return EditParams(
             # far more than the allowed tokens of any natural text; the pipeline counts them
             prompt=self.prompt[:MAX_PROMPT_CHARS],
-            seed=secrets.randbelow(SEED_RANGE[1] + 1) if self.seed is None else self.seed,
+            seed=seed_or_random(self.seed),
             negative_prompt=self.negative_prompt and self.negative_prompt[:MAX_NEGATIVE_CHARS],
             size=_nearest(*parse_size(self.size, BOUNDS)) if self.size else None,
             bounds=BOUNDS,
             num_outputs=self.n,
-            loras=tuple(LoraRef(lora.path, lora.scale) for lora in self.loras),
+            loras=lora_refs(self.loras),
             max_prompt_tokens=MAX_PROMPT_TOKENS,
             extend_prompt=self.prompt_extend,
         )
@@ -143,7 +117,7 @@ FalImageSize = Annotated[
 class FalEditRequest(EditRequest):
     """The body of a submit on fal's endpoints. fal's field names win over the provider's."""
 
-    image_urls: References = []
+    image_urls: References = Field(default=[])
     image_url: str | None = Field(None, description="An alias of image_urls with one entry")
     image_size: FalImageSize | None = None
     num_images: int | None = Field(None, ge=1, le=MAX_FAL_IMAGES)

@@ -6,12 +6,13 @@ from typing import Annotated
 from fastapi import APIRouter, File, Request, UploadFile
 from pydantic import BaseModel, Field
 
-from server.contracts.wavespeed.schemas import Envelope, LenientModel
+from server.contracts.wavespeed.schemas import Envelope
 from server.contracts.wavespeed.views import iso
 from server.errors import InvalidRequest
 from server.media.uploads import ROUTE, TICKET_S
 from server.store.uploads import Upload
 from server.web.contract import Services
+from server.web.fields import LenientModel
 from server.web.request import base_url
 
 TICKETS = "/api/v3/media/uploads"

@@ -6,9 +6,10 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
 from server.contracts.wavespeed.codes import MODELS
-from server.contracts.wavespeed.schemas import Envelope, LenientModel, SubmitRequest
+from server.contracts.wavespeed.schemas import Envelope, SubmitRequest
 from server.errors import InvalidRequest
 from server.web.contract import Services
+from server.web.fields import LenientModel
 from server.web.request import base_url
 
 DESCRIPTION = "Edits one to three images by a prompt, with the model loaded on this server."

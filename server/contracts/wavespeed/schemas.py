@@ -1,26 +1,24 @@
 """Request and response bodies of WaveSpeed."""
 
 import datetime
-import secrets
 from enum import StrEnum
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field
 from pydantic.json_schema import SkipJsonSchema
 
 from pipelines.api.params import (
     CFG_RANGE,
-    LORA_SCALE_RANGE,
     MAX_LORAS,
     MAX_REFERENCES,
     SEED_RANGE,
     STEPS_RANGE,
     EditParams,
-    LoraRef,
 )
 from pipelines.api.sizes import SizeBounds, parse_size
 from server.job import OutputFormat
 from server.media.inputs import is_inline, is_url
+from server.web.fields import LenientModel, LoraItem, lora_refs, seed_or_random
 
 BOUNDS = SizeBounds()
 # Higher pages have an offset that the database cannot represent.
@@ -36,32 +34,6 @@ class Status(StrEnum):
     PROCESSING = "processing"
     COMPLETED = "completed"
     FAILED = "failed"
-
-
-class LoraItem(BaseModel):
-    """A LoRA and its strength; `path` is a name under weights/loras, a hub id or a URL."""
-
-    path: str = Field(min_length=1)
-    scale: Annotated[
-        float, Field(ge=LORA_SCALE_RANGE[0], le=LORA_SCALE_RANGE[1], allow_inf_nan=False)
-    ] = 1.0
-
-
-class LenientModel(BaseModel):
-    """Ignores unknown fields; null and "" count as absent."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_blanks(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        return {
-            key: value
-            for key, value in data.items()
-            if key == "prompt" or (value is not None and value != "")
-        }
 
 
 class SubmitRequest(LenientModel):
@@ -100,13 +72,13 @@ class SubmitRequest(LenientModel):
         """Convert to engine parameters. A random seed is drawn here, so that it is stored."""
         return EditParams(
             prompt=self.prompt,
-            seed=secrets.randbelow(SEED_RANGE[1] + 1) if self.seed == -1 else self.seed,
+            seed=seed_or_random(self.seed),
             negative_prompt=self.negative_prompt,
             size=parse_size(self.size, BOUNDS) if self.size else None,
             bounds=BOUNDS,
             num_inference_steps=self.num_inference_steps,
             true_cfg_scale=self.guidance_scale,
-            loras=tuple(LoraRef(lora.path, lora.scale) for lora in self.loras),
+            loras=lora_refs(self.loras),
         )
 
 
