@@ -1,15 +1,24 @@
 """The application as a whole, built but not started: keys, error shapes, body limits."""
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
+from fastapi.responses import JSONResponse
 from fastapi.testclient import TestClient
 
+import server.app
+import server.wiring
 from pipelines.files.catalog import Catalog
 from server.app import MAX_BODY_BYTES, create_app
+from server.contracts import CONTRACTS
+from server.job import Job
+from server.jobs.webhook_sender import WebhookFormat
 from server.settings import Settings
+from server.web.contract import Contract, Services
+from server.web.problem import Problem
 from server.wiring import build_components
 
 WEIGHTS = Path(__file__).parents[2] / "weights"
@@ -17,11 +26,11 @@ WEIGHTS = Path(__file__).parents[2] / "weights"
 PUBLIC = {"GET /health", "PUT /api/v3/media/uploads/{token}"}
 
 
-@pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FastAPI]:
-    """An application with a key and a small limit for LoRAs."""
+@contextlib.contextmanager
+def built_app(folder: Path) -> Iterator[FastAPI]:
+    """Build an application with a key and a small limit for LoRAs."""
     settings = Settings(
-        data_dir=tmp_path_factory.mktemp("data"),
+        data_dir=folder,
         weights_dir=WEIGHTS,
         model="demo",
         page=False,
@@ -34,6 +43,12 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FastAPI]:
     components.inputs.close()
     components.services.outputs.close()
     components.database.close()
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FastAPI]:
+    with built_app(tmp_path_factory.mktemp("data")) as app:
+        yield app
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +107,63 @@ def test_upload_of_a_lora_may_be_larger_than_other_bodies(
 
 def test_body_limit_holds_three_images_in_base64() -> None:
     assert MAX_BODY_BYTES == 90 * 2**20
+
+
+def toy_contract(seen: list[Services]) -> Contract:
+    """Return a contract with everything that one can have; `seen` gets its webhook's services."""
+
+    def router(services: Services) -> APIRouter:
+        routes = APIRouter()
+        routes.add_api_route("/toy/model", lambda: services.model_name, methods=["GET"])
+        return routes
+
+    def public_router(services: Services) -> APIRouter:
+        routes = APIRouter()
+        routes.add_api_route("/toy/open", lambda: "open", methods=["GET"])
+        return routes
+
+    async def body(job: Job) -> bytes:
+        return job.id.encode()
+
+    def webhook(services: Services) -> WebhookFormat:
+        seen.append(services)
+        return WebhookFormat(body, lambda *_: {}, max_retries=1)
+
+    def render_error(problem: Problem) -> JSONResponse:
+        return JSONResponse({"toy": problem.code}, problem.status)
+
+    return Contract(
+        name="toy",
+        prefixes=("/toy",),
+        router=router,
+        render_error=render_error,
+        error_schema={"title": "toy error"},
+        webhook=webhook,
+        public_router=public_router,
+        body_limits=lambda _: {"/toy/model": 7},
+    )
+
+
+def test_contract_needs_nothing_but_its_place_in_the_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Services] = []
+    for module in (server.app, server.wiring):
+        monkeypatch.setattr(module, "CONTRACTS", (*CONTRACTS, toy_contract(seen)))
+
+    with built_app(tmp_path) as app:
+        client = TestClient(app)
+        key = {"X-API-Key": "right"}
+
+        assert client.get("/toy/model", headers=key).json() == "demo"
+        assert client.get("/toy/open").json() == "open"
+        unauthorized, missing = client.get("/toy/model"), client.get("/toy/nothing")
+        too_large = client.get("/toy/model", headers={"Content-Length": "8"})
+        assert (unauthorized.status_code, unauthorized.json()) == (401, {"toy": "unauthorized"})
+        assert (missing.status_code, missing.json()) == (404, {"toy": "http_error"})
+        assert (too_large.status_code, too_large.json()) == (413, {"toy": "payload_too_large"})
+        assert "toy" not in client.get("/toys").json()
+        responses = app.openapi()["paths"]["/toy/model"]["get"]["responses"]
+        declared = responses["default"]["content"]["application/json"]["schema"]
+        assert declared == {"title": "toy error"}
+        assert [services.model_name for services in seen] == ["demo"]

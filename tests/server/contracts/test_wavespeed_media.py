@@ -156,7 +156,7 @@ def test_put_with_another_type_is_refused(server: LiveServer) -> None:
     data = ticket(server).json()["data"]
     answer = put(data, **{"Content-Type": "text/html"})
     assert answer.status_code == 400
-    assert "'image/png', and 'text/html' came" in answer.json()["error"]
+    assert "'image/png', got 'text/html'" in answer.json()["error"]
 
 
 def test_put_with_an_unknown_token_is_404(server: LiveServer) -> None:
