@@ -16,7 +16,7 @@ class Figure:
 
     @property
     def is_met(self) -> bool:
-        """Whether the target is met, or there is none."""
+        """Return whether the target is met, or there is none."""
         return self.limit is None or self.value <= self.limit
 
     def cells(self) -> tuple[str, ...]:

@@ -178,6 +178,6 @@ def _transfer(group: _Group) -> None:
 
 
 def _touch(one: Shape, other: Shape) -> bool:
-    """Whether two shapes come close, measured generously: each fits into 1.3 radii."""
+    """Return whether two shapes come close, measured generously: each fits into 1.3 radii."""
     gap = ((one.x - other.x) ** 2 + (one.y - other.y) ** 2) ** 0.5
     return bool(gap < 1.15 * (one.radius + other.radius))

@@ -24,7 +24,7 @@ EDGE_PIXELS = 4.0
 
 @dataclass(frozen=True, slots=True)
 class EditMetrics:
-    """How one edit went.
+    """Metrics of one edit.
 
     `unchanged_error` is the mean absolute error of what should not change, 0 to 1.
     """

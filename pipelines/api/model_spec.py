@@ -1,4 +1,4 @@
-"""How one model is run: what differs between the models of a family."""
+"""The settings that differ between the models of a family."""
 
 from dataclasses import dataclass
 

@@ -23,7 +23,7 @@ class SizeBounds:
 
 @dataclass(frozen=True, slots=True)
 class SizeRules:
-    """How a model family counts and rounds sizes.
+    """The size arithmetic of a model family.
 
     A token covers a square of `pixels_per_token` a side, so the model can make multiples of that.
     A size derived from an area is rounded to multiples of `area_multiple`.

@@ -44,7 +44,7 @@ class SafetyChecker:
 
     @torch.no_grad()
     def is_unsafe(self, image: PIL.Image.Image) -> bool:
-        """Whether the unsafe classes have more than half of the probability."""
+        """Return whether the unsafe classes have more than half of the probability."""
         inputs = self._processor(image, return_tensors="pt").to(self._model.device)
         probabilities = self._model(**inputs).logits.float().softmax(-1)[0]
         return bool(probabilities[self._unsafe].sum() > 0.5)

@@ -1,4 +1,4 @@
-"""Whether a machine has the memory for a model, for each way to keep its weights. No torch.
+"""The memory that each way to keep a model's weights needs, and whether it fits. No torch.
 
 The ways are those of `pipelines.api.load_options.Offload`. The figures beside the weights are
 estimates.
@@ -56,7 +56,7 @@ def fits_on_gpu(
 
 
 def fits_on_cpu(parameters: Mapping[str, int], *, bytes_each: int, host_bytes: int) -> Fit:
-    """Whether the host has the memory for the model and for an edit."""
+    """Return whether the host has the memory for the model and for an edit."""
     needs = sum(parameters.values()) * bytes_each + working_bytes(parameters)
     return Fit("none", 0, needs, needs <= host_bytes)
 

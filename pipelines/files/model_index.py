@@ -12,7 +12,7 @@ INDEX_FILE = "model_index.json"
 
 
 def is_model_dir(path: Path) -> bool:
-    """Whether `path` is a folder in the published layout; its contents are not checked."""
+    """Return whether `path` is a folder in the published layout; its contents are not checked."""
     return (path / INDEX_FILE).is_file()
 
 

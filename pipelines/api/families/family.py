@@ -12,7 +12,7 @@ Linears = Mapping[str, tuple[int, int]]
 
 @dataclass(frozen=True, slots=True)
 class LoraMarks:
-    """How a LoRA for the family is recognised.
+    """Marks by which a LoRA for the family is recognised.
 
     `name` is what messages call the LoRA's base model, `pattern` a regular expression for layer
     names that no other family has.

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from pipelines.api.families.family import LoraMarks, ModelFamily
 from pipelines.api.model_spec import ModelSpec
+from pipelines.api.params import MAX_REFERENCES
 from pipelines.api.sizes import SizeRules
 
 NAME = "qwen_image_edit_plus"
@@ -86,8 +87,8 @@ QWEN_IMAGE_EDIT_PLUS = ModelFamily(
     # The VAE reduces 8 times, the transformer packs 2×2. `calculate_dimensions` of the pipeline
     # rounds to 32; its rounding decides the token grid and so must be met exactly.
     sizes=SizeRules(pixels_per_token=16, area_multiple=32),
-    # More run, but the models were trained with at most three.
-    max_references=3,
+    # More run, but the models were trained with at most as many as a request may have.
+    max_references=MAX_REFERENCES,
     # RoPE ends at 4,096 positions; the template and three images take about 800 of them.
     max_prompt_tokens=2048,
     linears=linears,

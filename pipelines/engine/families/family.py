@@ -51,7 +51,7 @@ class Predict(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Rewriting:
-    """How a text encoder that can write is asked to rewrite a prompt.
+    """The request that makes a text encoder rewrite a prompt.
 
     `instruction` is the system message, `image_label` the text before image `{number}`, `end` the
     token that ends an answer.

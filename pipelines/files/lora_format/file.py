@@ -75,7 +75,7 @@ class LayerPlan:
 
     @property
     def is_loha(self) -> bool:
-        """Whether the change is a Hadamard product of two products."""
+        """Return whether the change is a Hadamard product of two products."""
         return "w1_a" in self.parts
 
 

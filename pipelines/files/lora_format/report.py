@@ -46,7 +46,7 @@ class LoraReport:
 
     @property
     def fits(self) -> bool:
-        """Whether the LoRA can be applied to the model."""
+        """Return whether the LoRA can be applied to the model."""
         return self.problem is None
 
 

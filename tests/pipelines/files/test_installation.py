@@ -1,4 +1,4 @@
-"""Where an installation keeps models, LoRAs and jobs."""
+"""The folders of an installation, with and without a checkout."""
 
 from pathlib import Path
 
