@@ -29,7 +29,7 @@ class FakeHub(http.server.ThreadingHTTPServer):
 
     `requests` records method and path of everything asked for, `ranges` the ranges. With `hold_at`,
     the body of a longer file stops there until `released` is set. `break_at` has the connections of
-    the next large files end after so many bytes.
+    the next large files end after so many bytes; `listing` is sent instead of a true one.
     """
 
     def __init__(self, repositories: Mapping[str, Mapping[str, bytes | Listed]]) -> None:
@@ -39,6 +39,7 @@ class FakeHub(http.server.ThreadingHTTPServer):
         self.ranges: list[str] = []
         self.hold_at: int | None = None
         self.break_at: list[int] = []
+        self.listing: bytes | None = None
         self.released = threading.Event()
 
     @property
@@ -83,6 +84,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         elif info:
             siblings = [_sibling(name, data) for name, data in files.items()]
             body = json.dumps({"id": repo, "sha": COMMIT, "siblings": siblings}).encode()
+            body = self.server.listing or body
             self._send(200, body, {"Content-Type": "application/json"}, with_body)
         elif file and file[3] in files:
             self._send_file(files[file[3]], with_body)

@@ -112,8 +112,12 @@ async def fetch_lora(
     if config is not None:
         # alone, the weights lack alpha; a new file is written, so a linked one in the cache stays
         text = await hub_repository.fetch_file(repository, config, folder)
-        await asyncio.to_thread(add_metadata, path, METADATA_KEY, text.read_text())
-        text.unlink()
+        try:
+            await asyncio.to_thread(add_metadata, path, METADATA_KEY, text.read_text())
+        except UnicodeDecodeError as exc:
+            raise LoraInvalid(f"{repository.name}/{config.name} is not UTF-8 text.") from exc
+        finally:
+            text.unlink()
     return path
 
 

@@ -175,7 +175,9 @@ def _hub_errors(what: str, repository: str, revision: str | None) -> Iterator[No
     """Turn the library's errors, which have no common root, into HubError."""
     try:
         yield
-    except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as exc:
+    except HubError:
+        raise
+    except Exception as exc:
         raise HubError(_message(what, repository, revision, exc)) from exc
 
 

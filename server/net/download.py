@@ -58,7 +58,10 @@ class Download:
 
 def bearer(tokens: Mapping[str, str], url: str) -> dict[str, str]:
     """Return the header with the token for the URL's host; no redirect takes it to another host."""
-    token = tokens.get((urllib.parse.urlsplit(url).hostname or "").lower())
+    try:
+        token = tokens.get(urllib.parse.urlsplit(url).hostname or "")
+    except ValueError:  # not a valid URL, as the request will report
+        return {}
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 

@@ -58,7 +58,10 @@ async def pull_from_hub(
 
 async def pull_url(url: str, name_here: str | None, settings: Settings) -> None:
     """Fetch a file from any address. Raises PullError, ServerError, LoraInvalid."""
-    own = PurePosixPath(urllib.parse.unquote(urllib.parse.urlsplit(url).path)).name
+    try:
+        own = PurePosixPath(urllib.parse.unquote(urllib.parse.urlsplit(url).path)).name
+    except ValueError as exc:
+        raise PullError(f"{url} is not a valid URL: {exc}.") from exc
     if not name_here and not own.endswith(LORA_SUFFIX):
         raise PullError(f"{url} does not end in the name of a file: give one, --name my-style.")
     target = _target(own, name_here, settings)

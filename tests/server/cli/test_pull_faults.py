@@ -41,6 +41,7 @@ from tests.server.cli.command import run
             "has no file c.safetensors. It has: owner/many/a.safetensors, ",
         ),
         (("owner/page",), "a.safetensors is not a safetensors file (it looks like a web page)"),
+        (("http://[::1",), "http://[::1 is not a valid URL: Invalid IPv6 URL."),
         (("gated/style",), "gated/style is gated: accept its terms on http://127.0.0.1"),
         (("owner/style", "--name", "../x"), "--name '../x': a LoRA's name may have folders"),
         (("2509", "--name", "a/b/c"), "--name 'a/b/c': a model's folder has letters"),

@@ -148,6 +148,24 @@ async def test_file_over_the_size_limit_is_refused_before_its_first_byte(
     assert not any(path.is_file() for path in (tmp_path / "store").rglob("*"))
 
 
+async def test_peft_configuration_that_is_not_text_is_refused(
+    hub: FakeHub, tmp_path: Path, large: bytes
+) -> None:
+    files = {"adapter_model.safetensors": large, "adapter_config.json": b"\xff"}
+    hub.repositories = {"owner/peft": files}
+
+    with pytest.raises(LoraInvalid, match=r"owner/peft/adapter_config\.json is not UTF-8 text"):
+        await fetch(tmp_path, lora=HubLora("owner/peft"))
+
+
+async def test_listing_that_is_none_is_reported(hub: FakeHub, tmp_path: Path) -> None:
+    hub.repositories = {"owner/large": {"large.safetensors": b""}}
+    hub.listing = b"<html>maintenance</html>"
+
+    with pytest.raises(FetchFailed, match="f: owner/large cannot be fetched from http"):
+        await fetch(tmp_path)
+
+
 async def test_oversized_peft_configuration_is_refused(
     hub: FakeHub, tmp_path: Path, large: bytes
 ) -> None:

@@ -257,6 +257,11 @@ async def test_missing_url_is_said(tmp_path: Path, host: Host) -> None:
         await make_library(tmp_path).fetch(f"{host.url}/nothing", "f")
 
 
+async def test_malformed_url_fails_as_a_fetch(tmp_path: Path) -> None:
+    with pytest.raises(FetchFailed, match=r"f: http://\[::1 cannot be fetched: "):
+        await make_library(tmp_path).fetch("http://[::1", "f")
+
+
 @pytest.mark.parametrize(
     "reference", ["https://example.org/a.safetensors", "owner/repo", "owner/repo/a.safetensors"]
 )
