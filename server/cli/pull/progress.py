@@ -1,6 +1,7 @@
 """Progress of downloads: a bar on a terminal, plain lines elsewhere."""
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
@@ -35,8 +36,9 @@ def byte_progress(
         sizes[name] = size
         done = sum(sizes.values())
         bar.update(task, completed=done)
-        if bar.disable and total and done >= min(next_line, 1) * total:
-            next_line = done / total + LINE_SHARE
+        if bar.disable and total and done >= next_line * total:
+            # the last line comes once, however often the end is reported
+            next_line = min(done / total + LINE_SHARE, 1) if done < total else math.inf
             line = f"{title}: {shown_size(done)} of {shown_size(total)}"
             console.print(escape(line), highlight=False, soft_wrap=True)
 
