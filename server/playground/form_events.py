@@ -151,7 +151,7 @@ class FormEvents:
     async def show_code(self, request: gr.Request, *values: Any) -> Updates:
         """Show the form's request as code, and store the form in the browser.
 
-        Fields that are not valid clear the code, so that nobody copies an outdated request.
+        Fields that are not valid clear the code, so that no outdated request is copied.
         """
         page = self._page
         stored = {page["stored_form"]: await stored_of_values(values, self._page_state.images)}

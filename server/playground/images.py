@@ -29,7 +29,7 @@ from server.playground.form import SlotImage
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
-# Names of images that nobody has as a file: those from a clipboard, and the examples.
+# Names of images that are no file of the user: those from a clipboard, and the examples.
 _NAMES_OF_NO_FILE = frozenset(("image.png", *(name for each in EXAMPLES for name in each.files)))
 # Images whose upload is remembered. A forgotten image is stored once more.
 MAX_REMEMBERED = 512
@@ -84,7 +84,7 @@ class ImageStore:
     async def store(self, image: SlotImage, field: str) -> StoredImage:
         """Check an image and store it; the same content is stored once.
 
-        Raises InvalidImage, PayloadTooLarge, and NotFound where its upload is gone.
+        Raises InvalidImage, PayloadTooLarge, and NotFound when its upload has expired.
         """
         version = await asyncio.to_thread(self._version, image, field)
         stored = self._stored.get(version)

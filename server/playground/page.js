@@ -46,7 +46,7 @@ for (const name of ['dragover', 'drop']) {
   });
 }
 
-// A pasted image goes into the first empty slot; a URL pasted outside a field goes into URL field.
+// A pasted image goes into the first empty slot; a URL pasted outside a field into the URL field.
 document.addEventListener('paste', (event) => {
   const isTyping = event.target.closest?.('input, textarea, [contenteditable=true]');
   // office programs copy text together with an image of it

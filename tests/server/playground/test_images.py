@@ -47,7 +47,7 @@ async def test_store_keeps_one_copy_of_the_same_content(store: ImageStore, tmp_p
     kept = await store.store(dropped(tmp_path, "cat.png", data), "images/0")
     again = await store.store(dropped(tmp_path, "other.png", data), "images/1")
 
-    stored = store.path(f"http://anybody{kept.route}")
+    stored = store.path(f"http://any-host{kept.route}")
     assert kept.route == again.route
     # each user gets back the name of their own file
     assert (kept.source, again.source) == ("cat.png", "other.png")
@@ -116,12 +116,12 @@ async def test_fetch_reads_an_own_url_from_disk_when_offline(
 ) -> None:
     kept = await store.store(dropped(tmp_path, "cat.png", encoded(gradient())), "images/0")
 
-    fetched = await store.fetch(f" http://anybody{kept.route} ")
+    fetched = await store.fetch(f" http://any-host{kept.route} ")
 
     assert Path(fetched.path).read_bytes() == encoded(gradient())
-    assert store.route(f"http://anybody{kept.route}") == kept.route
-    assert store.route("http://anybody/uploads/none.png") is None
-    assert (await store.store(fetched, "images/0")).source == f"http://anybody{kept.route}"
+    assert store.route(f"http://any-host{kept.route}") == kept.route
+    assert store.route("http://any-host/uploads/none.png") is None
+    assert (await store.store(fetched, "images/0")).source == f"http://any-host{kept.route}"
     assert (await store.store(dropped(tmp_path, "cat.png", encoded(gradient())), "")).source == (
         "cat.png"
     )
@@ -129,7 +129,7 @@ async def test_fetch_reads_an_own_url_from_disk_when_offline(
 
 async def test_fetch_deletes_fetched_images_after_a_day(store: ImageStore, tmp_path: Path) -> None:
     kept = await store.store(dropped(tmp_path, "cat.png", encoded(gradient())), "images/0")
-    url = f"http://anybody{kept.route}"
+    url = f"http://any-host{kept.route}"
     old, new = Path((await store.fetch(url)).path), Path((await store.fetch(url)).path)
     a_day_ago = time.time() - CACHE_AGE_S - 1
     os.utime(old, (a_day_ago, a_day_ago))
