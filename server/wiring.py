@@ -58,11 +58,10 @@ def choose_model(settings: Settings) -> tuple[Catalog, ModelChoice]:
     catalog = Catalog(settings.weights_dir)
     choice = catalog.resolve_model(settings.model)
     if choice.is_demo:
-        catalog = catalog.with_demo_loras()
         logger.warning("MODEL: the demo model (%s). %s", choice.why, choice.warning)
     else:
         logger.info("MODEL: %s, %s", choice.path, choice.why)
-    return catalog, choice
+    return catalog.with_loras_of(choice), choice
 
 
 def build_components(

@@ -90,9 +90,10 @@ class Catalog:
         self._loras = weights_dir / "loras"
         self._shipped_loras = shipped_loras
 
-    def with_demo_loras(self) -> "Catalog":
-        """Return a catalog of the same folder that also finds the demo model's own LoRAs."""
-        return Catalog(self._weights_dir, shipped_loras=SHIPPED_WEIGHTS / "loras")
+    def with_loras_of(self, choice: ModelChoice) -> "Catalog":
+        """Return a catalog of the same folder that also finds the LoRAs shipped with a model."""
+        shipped = SHIPPED_WEIGHTS / "loras" if choice.is_demo else None
+        return Catalog(self._weights_dir, shipped_loras=shipped)
 
     def models(self) -> list[Path]:
         """The model folders under `weights/models/`, by name, including nested `owner/repo`."""

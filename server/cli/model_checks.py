@@ -115,18 +115,24 @@ def _check_disk(settings: Settings) -> Check:
 
 
 def check_loras(settings: Settings) -> Check:
-    """How many LoRAs there are, and which of them cannot be read."""
-    found = Catalog(settings.weights_dir).loras()
+    """How many LoRAs a server would find, and which of them cannot be read."""
+    catalog = Catalog(settings.weights_dir)
+    with contextlib.suppress(ModelNotFound):
+        catalog = catalog.with_loras_of(catalog.resolve_model(settings.model))
+    found = catalog.loras()
     bad = []
     for entry in found:
         try:
             read_header(entry.path, entry.name)
         except (OSError, LoraInvalid) as exc:
             bad.append(str(exc).rstrip("."))
-    folder = settings.weights_dir / "loras"
+    shipped = sum(entry.is_shipped for entry in found)
+    message = f"{len(found) - shipped} in {settings.weights_dir / 'loras'}"
+    if shipped:
+        message += f", {shipped} that come with the demo model"
     if bad:
-        return Check("loras", State.NOTE, f"{len(found)} in {folder}; {'; '.join(bad)}")
-    return Check("loras", State.OK, f"{len(found)} in {folder}")
+        return Check("loras", State.NOTE, f"{message}; {'; '.join(bad)}")
+    return Check("loras", State.OK, message)
 
 
 def _served(choice: ModelChoice, settings: Settings) -> Check:

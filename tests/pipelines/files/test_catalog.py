@@ -244,7 +244,7 @@ def test_loras_are_none_when_the_folder_is_missing(tmp_path: Path) -> None:
 def test_demo_loras_are_found_from_any_weights_folder(catalog: Catalog, weights: Path) -> None:
     add_lora(weights, "own.safetensors")
 
-    found = catalog.with_demo_loras()
+    found = catalog.with_loras_of(catalog.resolve_model("demo"))
     mosaic = found.resolve_lora("demo-mosaic")
 
     assert [(entry.name, entry.is_shipped) for entry in found.loras()] == [
@@ -258,9 +258,15 @@ def test_demo_loras_are_found_from_any_weights_folder(catalog: Catalog, weights:
     assert catalog.loras() == [LoraEntry("own.safetensors", weights / "loras/own.safetensors", 4)]
 
 
+def test_published_model_brings_no_demo_loras(catalog: Catalog, weights: Path) -> None:
+    add_model(weights / "models" / "published")
+
+    assert catalog.with_loras_of(catalog.resolve_model(None)).loras() == []
+
+
 def test_own_lora_wins_over_a_demo_lora_of_the_same_name(catalog: Catalog, weights: Path) -> None:
     own = add_lora(weights, "demo-mosaic.safetensors")
-    found = catalog.with_demo_loras()
+    found = catalog.with_loras_of(catalog.resolve_model("demo"))
 
     entry = found.resolve_lora("demo-mosaic")
 

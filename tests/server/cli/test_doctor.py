@@ -57,6 +57,8 @@ def test_demo_model_is_enough_to_start_and_is_said_plainly(bare: dict[str, Any])
 def test_unreadable_lora_is_named(bare: dict[str, Any]) -> None:
     [(state, text)] = topics(bare, "loras")
     assert state == "note"
+    assert text.startswith("1 in ")
+    assert "/weights/loras, 3 that come with the demo model; " in text
     assert "page.safetensors is not a safetensors file (it looks like a web page)" in text
 
 

@@ -335,7 +335,8 @@ async def test_upload_is_proved_before_it_takes_its_place(tmp_path: Path) -> Non
 
 
 async def test_lora_that_the_package_ships_is_not_removed(tmp_path: Path) -> None:
-    catalog = Catalog(tmp_path / "weights").with_demo_loras()
+    catalog = Catalog(tmp_path / "weights")
+    catalog = catalog.with_loras_of(catalog.resolve_model("demo"))
     library = make_library(tmp_path, catalog=catalog)
 
     with pytest.raises(InvalidRequest, match=r"demo-sepia\.safetensors belongs to the demo model"):
