@@ -6,6 +6,7 @@ model. When the socket closes, the server is gone, and the process ends at once.
 """
 
 import argparse
+import dataclasses
 import io
 import logging
 import os
@@ -28,6 +29,7 @@ from pipelines.api.messages import (
     Failed,
     FromWorker,
     LoadFailed,
+    LoraFile,
     OutputImage,
     Preload,
     Preview,
@@ -94,7 +96,7 @@ class Inbox:
                 self._canceled.add(message.job_id)
             elif isinstance(message, Preload):
                 if self._preload is not None:
-                    self._preload(message.loras)
+                    self._preload(_lora_refs(message.loras))
             else:
                 self._work.put(message)
 
@@ -125,7 +127,7 @@ class Worker:
         except EditCanceled:
             self._send(Canceled(run.job_id))
         except EngineError as exc:
-            self._send(Failed(run.job_id, exc.code, str(exc)))
+            self._send(Failed(run.job_id, exc.code, _in_clients_words(str(exc), run.loras)))
         except Exception as exc:
             # The border of the process: the server must hear of it, and the next job may be fine.
             logger.exception("job %s failed", run.job_id)
@@ -142,8 +144,9 @@ class Worker:
         def show(index: int, image: PIL.Image.Image) -> None:
             self._send(Preview(run.job_id, index, *image.size, _rgb_bytes(image)))
 
+        params = dataclasses.replace(run.params, loras=_lora_refs(run.loras))
         references = [_open_rgb(data) for data in run.references]
-        result = self._pipeline.edit(run.params, references, report, show)
+        result = self._pipeline.edit(params, references, report, show)
         for index, image in enumerate(result.images):
             self._send(
                 OutputImage(
@@ -242,6 +245,18 @@ def _pick_dtype(device: "torch.device") -> "torch.dtype":
     import torch
 
     return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def _lora_refs(files: Sequence[LoraFile]) -> tuple[LoraRef, ...]:
+    """The LoRAs as the engine takes them: local paths with their scales."""
+    return tuple(LoraRef(file.path, file.scale) for file in files)
+
+
+def _in_clients_words(message: str, files: Sequence[LoraFile]) -> str:
+    """The engine's message with the client's names in place of the names of the files."""
+    for file in files:
+        message = message.replace(Path(file.path).name, file.name)
+    return message
 
 
 def _rgb_bytes(image: PIL.Image.Image) -> bytes:

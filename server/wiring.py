@@ -9,6 +9,7 @@ from pipelines.files.catalog import Catalog, ModelChoice
 from server.contracts import CONTRACTS
 from server.job import Job
 from server.jobs.dispatcher import Dispatcher
+from server.jobs.job_inputs import JobInputs
 from server.jobs.job_queue import JobQueue
 from server.jobs.preparer import Preparer
 from server.jobs.service import EditService
@@ -81,10 +82,11 @@ def build_components(
     inputs = _build_inputs(settings, fetcher, outputs, uploads)
     executor = LocalPool(_worker_options(settings, choice, worker_command))
     library = _build_library(settings, catalog, fetcher, executor, queue)
-    preparer = Preparer(queue, inputs, library)
-    dispatcher = _build_dispatcher(settings, queue, executor, inputs, library, outputs)
+    job_inputs = JobInputs(inputs, library)
+    preparer = Preparer(queue, job_inputs)
+    dispatcher = _build_dispatcher(settings, queue, executor, job_inputs, outputs)
     edits = EditService(
-        queue, dispatcher, preparer, executor, inputs, library, outputs,
+        queue, dispatcher, preparer, executor, job_inputs, outputs,
         check_address=fetcher.check_address,
         clock=time.time,
         log_prompts=settings.log_prompts,
@@ -161,15 +163,13 @@ def _build_dispatcher(
     settings: Settings,
     queue: JobQueue,
     executor: Executor,
-    inputs: InputStore,
-    library: LoraLibrary,
+    inputs: JobInputs,
     outputs: OutputStore,
 ) -> Dispatcher:
     return Dispatcher(
         queue,
         executor,
         inputs,
-        library,
         outputs,
         job_timeout_s=settings.job_timeout_s,
         keep_inputs=settings.keep_inputs,
@@ -180,7 +180,7 @@ def _build_dispatcher(
 
 def _build_webhooks(services: Services, database: Database, fetcher: Fetcher) -> WebhookSender:
     async def find_job(job_id: str) -> Job:
-        return (await services.edits.state(job_id)).job
+        return (await services.queue.state(job_id)).job
 
     return WebhookSender(
         database,

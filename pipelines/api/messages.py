@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from pipelines.api.model_spec import ModelSpec
-from pipelines.api.params import EditParams, LoraRef
+from pipelines.api.params import EditParams
 
 
 class Stage(StrEnum):
@@ -25,19 +25,37 @@ class Stage(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class LoraFile:
+    """A LoRA that a reference was resolved to.
+
+    `name` is the client's name for it, for error messages; `sha256` identifies the content; `path`
+    is on the machine of the process that reads the message.
+    """
+
+    name: str
+    sha256: str
+    path: str
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
-    """Make the images of `params` from `references` (encoded RGB images, at least one)."""
+    """Make the images of `params` from `references` (encoded RGB images, at least one).
+
+    `loras` are the files of `params.loras`, in the same order.
+    """
 
     job_id: str
     params: EditParams
-    references: tuple[bytes, ...]
+    references: tuple[bytes, ...] = field(repr=False)
+    loras: tuple[LoraFile, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Preload:
-    """Read these LoRA files into memory: a later Run will ask for them."""
+    """Read these LoRA files into memory: a later Run will use them."""
 
-    loras: tuple[LoraRef, ...]
+    loras: tuple[LoraFile, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,20 +2,17 @@
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from pipelines.api.errors import EngineError
 from pipelines.api.messages import Canceled, Done, Failed, OutputImage, Preview, Stage, Step
-from pipelines.api.params import EditParams
 from server.errors import ContentBlocked, JobTimeout, ServerError, WorkerLost
 from server.job import Job, JobStatus, Outcome, Output
+from server.jobs.job_inputs import JobInputs
 from server.jobs.job_queue import JobProgress, JobQueue
 from server.limits import MAX_ATTEMPTS
-from server.loras.library import LoraLibrary
-from server.media.inputs import InputStore
 from server.media.outputs import OutputStore
 from server.workers.executor import Executor, WorkerDied
 
@@ -34,24 +31,24 @@ class Dispatcher:
         self,
         queue: JobQueue,
         executor: Executor,
-        inputs: InputStore,
-        loras: LoraLibrary,
+        inputs: JobInputs,
         outputs: OutputStore,
         *,
         job_timeout_s: float,
         keep_inputs: bool,
         embed_prompt: bool,
         blocks_unsafe: bool,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._queue = queue
         self._executor = executor
         self._inputs = inputs
-        self._loras = loras
         self._outputs = outputs
         self._job_timeout_s = job_timeout_s
         self._keep_inputs = keep_inputs
         self._embed_prompt = embed_prompt
         self._blocks_unsafe = blocks_unsafe
+        self._sleep = sleep
         self._leaving: set[str] = set()
         self._overdue: set[str] = set()
         self._deliveries: set[asyncio.Task[None]] = set()
@@ -66,14 +63,10 @@ class Dispatcher:
             if self._deliveries:
                 await asyncio.wait(self._deliveries, timeout=DELIVERY_GRACE_S)
 
-    async def cancel(self, job_id: str) -> Job:
-        """Cancel a job: at once while it waits, at its next step while it runs."""
-        job = await self._queue.cancel(job_id)
-        if job.status is JobStatus.RUNNING:
-            await self._leave(job_id)
-        elif job.status is JobStatus.CANCELED:
-            await self._inputs.delete(job_id)
-        return job
+    async def leave(self, job_id: str) -> None:
+        """Have the worker leave a running job at its next step."""
+        self._leaving.add(job_id)
+        await self._executor.cancel(job_id)
 
     async def _dispatch(self) -> None:
         while True:
@@ -91,11 +84,11 @@ class Dispatcher:
 
     async def _run(self, job: Job) -> None:
         """Hand the job to a worker and see how it ends."""
-        params = await self._with_local_loras(job.request.params)
-        references = await self._inputs.read(job.id, len(job.images))
+        params, inputs = job.request.params, await self._inputs.load(job)
         images: list[OutputImage] = []
         async with self._time_limit(job.id):
-            async for event in self._executor.run(job.id, params, references):
+            run = self._executor.run(job.id, params, inputs.references, inputs.loras)
+            async for event in run:
                 match event:
                     case Step():
                         if event.stage is Stage.ENCODE:
@@ -119,34 +112,22 @@ class Dispatcher:
                     case Canceled():
                         await self._end_left_job(job)
 
-    async def _leave(self, job_id: str) -> None:
-        self._leaving.add(job_id)
-        await self._executor.cancel(job_id)
-
     async def _preload_next(self, running_id: str) -> None:
         """Have the next job's LoRAs read while this one runs."""
         upcoming = await self._queue.next_prepared()
         if upcoming is not None and upcoming.request.params.loras:
-            with contextlib.suppress(EngineError):  # its own run will say what is wrong
-                params = await self._with_local_loras(upcoming.request.params)
-                await self._executor.preload(running_id, params.loras)
-
-    async def _with_local_loras(self, params: EditParams) -> EditParams:
-        loras = [
-            dataclasses.replace(lora, path=str(await self._loras.path(lora.path)))
-            for lora in params.loras
-        ]
-        return dataclasses.replace(params, loras=tuple(loras))
+            with contextlib.suppress(EngineError):  # its own run reports what is wrong
+                await self._executor.preload(running_id, await self._inputs.loras(upcoming))
 
     @contextlib.asynccontextmanager
     async def _time_limit(self, job_id: str) -> AsyncIterator[None]:
         """Have the worker leave the job after the time limit, and end it if it does not."""
 
         async def enforce() -> None:
-            await asyncio.sleep(self._job_timeout_s)
+            await self._sleep(self._job_timeout_s)
             self._overdue.add(job_id)
-            await self._leave(job_id)
-            await asyncio.sleep(CANCEL_GRACE_S)
+            await self.leave(job_id)
+            await self._sleep(CANCEL_GRACE_S)
             await self._executor.kill(job_id)
 
         watchdog = asyncio.create_task(enforce())
@@ -236,7 +217,9 @@ class Dispatcher:
         self._overdue.discard(job.id)
         self._leaving.discard(job.id)
         await self._queue.finish(job, outcome)
-        if not self._keep_inputs:
+        if self._keep_inputs:
+            self._inputs.forget(job.id)
+        else:
             await self._inputs.delete(job.id)
 
 

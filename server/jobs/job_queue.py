@@ -53,6 +53,7 @@ class JobQueue:
         self._previews: dict[str, tuple[Preview, ...]] = {}
         self._watchers: dict[str, set[asyncio.Event]] = {}
         self._work = asyncio.Event()
+        self._hidden: set[str] = set()
         self._closing = False
         # set whenever a webhook has become due
         self.webhook_added = asyncio.Event()
@@ -112,11 +113,13 @@ class JobQueue:
         return job
 
     async def state(self, job_id: str) -> JobState:
-        """The job, its position while queued, its progress while running. Raises NotFound."""
+        """The job with its position or progress. Raises NotFound."""
+        if job_id in self._hidden:
+            raise NotFound(f"There is no job {job_id}.")
         return await self.state_of(await self.get(job_id))
 
     async def state_of(self, job: Job) -> JobState:
-        """What memory adds to `job`."""
+        """`job` with its position while queued, or its progress while running."""
         place = None
         if job.status is JobStatus.QUEUED:
             place = await self._database.read(partial(jobs.position, job_id=job.id))
@@ -124,9 +127,10 @@ class JobQueue:
         return JobState(job, place, self._progress.get(job.id), previews)
 
     async def search(self, wanted: JobFilter, *, limit: int, offset: int) -> tuple[list[Job], int]:
-        """A page of jobs, newest first, and how many there are."""
+        """A page of jobs, newest first, and the total number of matches."""
         find = partial(jobs.search, wanted=wanted, limit=limit, offset=offset)
-        return await self._database.read(find)
+        found, total = await self._database.read(find)
+        return [job for job in found if job.id not in self._hidden], total
 
     async def count(self, status: JobStatus) -> int:
         """How many jobs have this status."""
@@ -207,9 +211,16 @@ class JobQueue:
             job = await self._write(job, canceled)
         return job
 
+    def hide(self, job_id: str) -> None:
+        """Treat a job as deleted, in `state`, in `search` and for its webhook, until it is."""
+        self._hidden.add(job_id)
+
     async def delete(self, job_id: str) -> bool:
-        """Forget a final job, and the webhook that may still wait."""
-        return await self._database.write(partial(endings.delete, job_id=job_id))
+        """Delete a final job and its pending webhook. Returns False if there is no such job."""
+        try:
+            return await self._database.write(partial(endings.delete, job_id=job_id))
+        finally:
+            self._hidden.discard(job_id)
 
     async def wait(self, job_id: str, timeout_s: float | None = None) -> Job:
         """The job when it is final, or as it is after `timeout_s` or when the server closes."""
@@ -230,7 +241,7 @@ class JobQueue:
             last = None
             while True:
                 changed.clear()
-                state = await self.state(job_id)
+                state = await self.state_of(await self.get(job_id))
                 if state != last:
                     yield state
                 if state.job.status.is_final or self._closing:

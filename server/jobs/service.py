@@ -1,28 +1,29 @@
-"""What every contract does with jobs: submit, look, wait, watch, cancel, delete, read outputs."""
+"""Submitting, cancelling and deleting jobs: what takes more than the queue."""
 
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
-from pipelines.api.errors import EngineError
 from pipelines.api.params import MAX_REFERENCES
-from server.errors import InvalidLora, InvalidRequest, NotFound, Unavailable
-from server.job import Job, Output, Submission
+from server.errors import InvalidRequest, NotFound, Unavailable
+from server.job import Job, JobStatus, Output, Submission
 from server.jobs.dispatcher import Dispatcher
-from server.jobs.job_queue import JobQueue, JobState
+from server.jobs.job_inputs import JobInputs
+from server.jobs.job_queue import JobQueue
 from server.jobs.preparer import Preparer
-from server.loras.library import LoraLibrary
-from server.media.inputs import InputStore
 from server.media.outputs import ROUTE, OutputStore
-from server.store.jobs import JobFilter
 from server.workers.executor import Executor
 
 logger = logging.getLogger(__name__)
 
 
 class EditService:
-    """The one object the contracts talk to."""
+    """The contracts' entry to jobs.
+
+    Its own methods change jobs. Reading, waiting and watching are `queue`'s, the bytes of finished
+    images `outputs`'.
+    """
 
     def __init__(
         self,
@@ -30,28 +31,26 @@ class EditService:
         dispatcher: Dispatcher,
         preparer: Preparer,
         executor: Executor,
-        inputs: InputStore,
-        loras: LoraLibrary,
+        inputs: JobInputs,
         outputs: OutputStore,
         *,
         check_address: Callable[[str, str], Awaitable[None]],
         clock: Callable[[], float],
         log_prompts: bool = False,
     ) -> None:
-        self._queue = queue
+        """`check_address` refuses a webhook's URL with InvalidRequest, given its field's name."""
+        self.queue = queue
+        self.outputs = outputs
         self._dispatcher = dispatcher
         self._preparer = preparer
         self._executor = executor
         self._inputs = inputs
-        self._loras = loras
-        self._outputs = outputs
         self._check_address = check_address
         self._clock = clock
         self._log_prompts = log_prompts
-        # jobs that were deleted and that a worker may still have
-        self._doomed: dict[str, asyncio.Task[None]] = {}
+        self._deletions: set[asyncio.Task[None]] = set()
 
-    async def submit(self, submission: Submission, images: Sequence[str | bytes]) -> Job:
+    async def submit(self, request: Submission, images: Sequence[str | bytes]) -> Job:
         """Validate the request and queue the job, which is on disk when this returns.
 
         `images` are references, or the bytes of uploaded files.
@@ -61,94 +60,62 @@ class EditService:
         if self._executor.failure is not None:
             raise Unavailable(f"No model is loaded: {self._executor.failure}")
         _check_count(len(images))
-        if submission.webhook is not None:
-            await self._check_address(submission.webhook, submission.webhook_field)
-        await self._queue.check_room()
-        loras_here = [
-            await self._check_lora(lora.path, f"loras/{index}/path")
-            for index, lora in enumerate(submission.params.loras)
-        ]
+        if request.webhook is not None:
+            await self._check_address(request.webhook, request.webhook_field)
+        await self.queue.check_room()
         job_id = uuid.uuid4().hex
-        urls = await self._inputs.store_inline(job_id, images, submission.max_image_bytes)
-        is_prepared = all(loras_here) and all(url is None for url in urls)
+        urls, is_prepared = await self._inputs.store(job_id, request, images)
         now = self._clock()
-        job = Job(submission, urls, now, id=job_id, prepared_at=now if is_prepared else None)
+        job = Job(request, urls, now, id=job_id, prepared_at=now if is_prepared else None)
         try:
-            await self._queue.submit(job)
+            await self.queue.submit(job)
         except BaseException:
             await self._inputs.delete(job_id)
             raise
         if self._log_prompts:
-            logger.info("job %s prompt: %r", job.id, submission.params.prompt)
+            logger.info("job %s prompt: %r", job.id, request.params.prompt)
         if not is_prepared:
             self._preparer.add(job)
         return job
 
-    async def state(self, job_id: str) -> JobState:
-        """The job with its position or progress. Raises NotFound."""
-        if job_id in self._doomed:
-            raise NotFound(f"There is no job {job_id}.")
-        return await self._queue.state(job_id)
-
-    async def state_of(self, job: Job) -> JobState:
-        """A job that is at hand, with its position or progress."""
-        return await self._queue.state_of(job)
-
-    async def wait(self, job_id: str, timeout_s: float | None = None) -> Job:
-        """The job when it is final, or as it is after `timeout_s`. Raises NotFound."""
-        return await self._queue.wait(job_id, timeout_s)
-
-    def watch(self, job_id: str) -> AsyncIterator[JobState]:
-        """The job's state now and after each change, until it is final."""
-        return self._queue.watch(job_id)
-
-    async def search(self, wanted: JobFilter, *, limit: int, offset: int) -> tuple[list[Job], int]:
-        """A page of jobs, newest first, and how many there are."""
-        jobs, total = await self._queue.search(wanted, limit=limit, offset=offset)
-        return [job for job in jobs if job.id not in self._doomed], total
-
     async def cancel(self, job_id: str) -> Job:
-        """Cancel an unfinished job: at once while it waits, at its next step while it runs."""
-        return await self._dispatcher.cancel(job_id)
+        """Cancel a job: at once while it waits, at its next step while it runs.
+
+        A final job stays as it is. Raises NotFound.
+        """
+        job = await self.queue.cancel(job_id)
+        if job.status is JobStatus.RUNNING:
+            await self._dispatcher.leave(job_id)
+        elif job.status is JobStatus.CANCELED:
+            await self._inputs.delete(job_id)
+        return job
 
     async def delete(self, job: Job) -> None:
-        """Forget a final job and remove its files."""
-        if await self._queue.delete(job.id):
-            await self._outputs.delete(job.outputs)
+        """Delete a final job and its files."""
+        if await self.queue.delete(job.id):
+            await self.outputs.delete(job.outputs)
             await self._inputs.delete(job.id)
 
     async def delete_any(self, job_id: str) -> None:
-        """Forget a job and its files, also an unfinished one, and tell its webhook nothing.
+        """Delete a job and its files, even if it is unfinished, without calling its webhook.
 
-        A running one is cancelled and out of sight at once; its files go when its worker has left
-        it, at the next step. Raises NotFound.
+        A running job is cancelled and hidden at once; its files are deleted when its worker has
+        left it, at the next step. Raises NotFound.
         """
-        job = (await self.state(job_id)).job
-        # out of sight first, so that no webhook tells of the end that this brings about
+        job = (await self.queue.state(job_id)).job
+        # first, so that no webhook reports the cancellation
+        self.queue.hide(job_id)
         deletion = asyncio.create_task(self._delete_when_ended(job_id))
-        self._doomed[job_id] = deletion
+        self._deletions.add(deletion)
+        deletion.add_done_callback(self._deletions.discard)
         if not job.status.is_final:
             job = await self.cancel(job_id)
         if job.status.is_final:
             await asyncio.shield(deletion)
 
-    async def _delete_when_ended(self, job_id: str) -> None:
-        try:
-            job = await self.wait(job_id)
-            if job.status.is_final:
-                await self.delete(job)
-        except NotFound:
-            return  # deleted twice at once
-        finally:
-            self._doomed.pop(job_id, None)
-
-    async def read_output(self, output: Output) -> bytes:
-        """The bytes of a finished image."""
-        return await self._outputs.read(output)
-
     async def expire(self, older_than: float) -> int:
-        """Delete the jobs that ended before `older_than` (Unix seconds), with their files."""
-        expired = await self._queue.finished_before(older_than)
+        """Delete the jobs that ended before `older_than` (Unix seconds) with their files."""
+        expired = await self.queue.finished_before(older_than)
         for job in expired:
             await self.delete(job)
         return len(expired)
@@ -157,19 +124,21 @@ class EditService:
         """Remove the inputs of submissions that a killed server never finished."""
         for job_id in self._inputs.job_ids():
             try:
-                await self._queue.get(job_id)
+                await self.queue.get(job_id)
             except NotFound:
                 await self._inputs.delete(job_id)
 
-    async def _check_lora(self, reference: str, field: str) -> bool:
+    async def _delete_when_ended(self, job_id: str) -> None:
         try:
-            return await self._loras.check(reference, field)
-        except EngineError as exc:
-            raise InvalidLora(str(exc), field=field) from exc
+            job = await self.queue.wait(job_id)
+        except NotFound:
+            return  # deleted twice at once
+        if job.status.is_final:
+            await self.delete(job)
 
 
 def output_url(base_url: str, output: Output) -> str:
-    """Where a finished image is served."""
+    """The URL of a finished image."""
     return f"{base_url}{ROUTE}/{output.name}"
 
 

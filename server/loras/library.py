@@ -8,15 +8,18 @@ import contextlib
 import os
 import secrets
 import urllib.parse
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 from pipelines.api.errors import InvalidParameter, LoraInvalid, LoraNotFound
+from pipelines.api.messages import LoraFile
+from pipelines.api.params import LoraRef
 from pipelines.files.catalog import LORA_SUFFIX, Catalog, HubLora, LoraEntry, RemoteLora
 from pipelines.files.lora_format.file import Linears, plan_lora
 from pipelines.files.safetensors_header import read_header
 from server.errors import InvalidRequest, PayloadTooLarge
 from server.loras import hub_lora as hub
+from server.loras.file_hashes import FileHashes
 from server.loras.store import LoraStore
 from server.net.download import Download, bearer
 from server.net.fetch import Fetcher
@@ -43,6 +46,7 @@ class LoraLibrary:
     ) -> None:
         self._catalog = catalog
         self._store = store
+        self._hashes = FileHashes()
         self._fetcher = fetcher
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
@@ -51,25 +55,42 @@ class LoraLibrary:
         self._in_use = in_use
         self._locks: dict[str, asyncio.Lock] = {}
 
-    async def check(self, reference: str, field: str) -> bool:
-        """Whether the LoRA lies on this machine; False when it is to be fetched first.
+    async def find(self, lora: LoraRef, field: str) -> LoraFile | None:
+        """Validate the LoRA and return its file, or None when it must be fetched or hashed first.
 
-        Raises InvalidParameter, LoraNotFound, LoraInvalid for a reference that cannot be used,
-        FetchFailed for one that would have to be fetched by a server that runs offline.
+        Raises InvalidParameter, LoraNotFound, LoraInvalid for an unusable reference, FetchFailed
+        for one that an offline server would have to fetch.
         """
-        path = await asyncio.to_thread(self._find, reference)
+        path = await asyncio.to_thread(self._find, lora.path)
         if path is None:
-            self._fetcher.check_online(reference, field)
-            return False
-        await asyncio.to_thread(self.prove, path, _shown_name(reference))
-        return True
+            self._fetcher.check_online(lora.path, field)
+            return None
+        await asyncio.to_thread(self.prove, path, _shown_name(lora.path))
+        sha256 = await asyncio.to_thread(self._cached_hash, path)
+        return None if sha256 is None else _lora_file(lora, path, sha256)
 
-    async def path(self, reference: str) -> Path:
-        """The file for a reference that is local or was fetched. Raises LoraNotFound."""
-        path = await asyncio.to_thread(self._find, reference)
-        if path is None:
-            raise LoraNotFound(f"The LoRA {reference!r} is not on this machine any more.")
-        return path
+    async def resolve(self, lora: LoraRef) -> LoraFile:
+        """The file of a local or fetched LoRA, hashed if necessary. Raises LoraNotFound."""
+
+        def find_and_hash() -> LoraFile:
+            path = self._find(lora.path)
+            try:
+                if path is not None:
+                    sha256 = self._cached_hash(path) or self._hashes.sha256(path)
+                    return _lora_file(lora, path, sha256)
+            except FileNotFoundError:
+                pass  # deleted since it was found
+            raise LoraNotFound(f"The LoRA {lora.path!r} is no longer on this machine.")
+
+        return await asyncio.to_thread(find_and_hash)
+
+    async def are_current(self, files: Sequence[LoraFile]) -> bool:
+        """Return whether the files still have the content they were resolved to."""
+
+        def compare() -> bool:
+            return all(self._cached_hash(Path(file.path)) == file.sha256 for file in files)
+
+        return await asyncio.to_thread(compare)
 
     async def fetch(self, reference: str, field: str) -> None:
         """Bring the LoRA onto this machine if it is not here yet.
@@ -131,6 +152,9 @@ class LoraLibrary:
             raise InvalidRequest(f"{entry.name} belongs to the demo model and cannot be removed")
         await asyncio.to_thread(entry.path.unlink)
 
+    def _cached_hash(self, path: Path) -> str | None:
+        return self._store.sha256(path) or self._hashes.cached(path)
+
     def _find(self, reference: str) -> Path | None:
         found = self._catalog.resolve_lora(reference)
         if isinstance(found, LoraEntry):
@@ -151,7 +175,7 @@ class LoraLibrary:
                 timeout_s=self._timeout_s,
             )
         if not isinstance(found, RemoteLora):
-            raise LoraNotFound(f"The LoRA {reference!r} is not on this machine any more.")
+            raise LoraNotFound(f"The LoRA {reference!r} is no longer on this machine.")
         headers = bearer(self._tokens, found.url)
         wanted = Download(found.url, part, self._max_bytes, headers)
         await self._fetcher.download(wanted, timeout_s=self._timeout_s, field=field)
@@ -184,6 +208,10 @@ async def _write(part: Path, chunks: AsyncIterator[bytes], max_bytes: int) -> No
             if received > max_bytes:
                 raise PayloadTooLarge(f"The LoRA has more than {max_bytes / 2**20:.0f} MiB.")
             await asyncio.to_thread(file.write, chunk)
+
+
+def _lora_file(lora: LoraRef, path: Path, sha256: str) -> LoraFile:
+    return LoraFile(_shown_name(lora.path), sha256, str(path), lora.scale)
 
 
 def _shown_name(reference: str) -> str:

@@ -1,14 +1,15 @@
-"""Fetched LoRA files, addressed by the hash of their content, bounded on disk.
+"""Fetched LoRA files, addressed by content hash, with a limit on their total size.
 
-    <folder>/files/<sha256>.safetensors   the files; the time of last use is the file's mtime
-    <folder>/references/<sha256>          which file a reference stands for, by the reference's hash
-    <folder>/parts/                       downloads under way
+    <folder>/files/<sha256>.safetensors   the files; atime is the time of last use
+    <folder>/references/<sha256>          the file of a reference, by the reference's hash
+    <folder>/parts/                       partial downloads
 
 Two references with the same content share a file. Everything here blocks; call it in a thread.
 """
 
 import hashlib
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,22 +28,29 @@ class LoraStore:
             path.mkdir(parents=True, exist_ok=True)
 
     def find(self, reference: str) -> Path | None:
-        """The file that was fetched for this reference, now marked as used."""
+        """The file that was fetched for this reference, now marked as used.
+
+        Its mtime stays, by which a worker recognizes a file that it has already read.
+        """
         note = self._references / _hash_text(reference)
         if not note.is_file():
             return None
         path = self._file(note.read_text())
         if not path.is_file():
             return None
-        os.utime(path)
+        os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
         return path
 
+    def sha256(self, path: Path) -> str | None:
+        """The hash of one of the store's files, which its name tells; None for any other path."""
+        return path.stem if path.parent == self._files and path.is_file() else None
+
     def part(self, reference: str) -> Path:
-        """Where a download for this reference is written; what lies there can be gone on with."""
+        """The path of the partial download for this reference, which a later one resumes."""
         return self._parts / _hash_text(reference)
 
     def add(self, reference: str, part: Path) -> Path:
-        """Move a finished download to its place, in one step that a kill cannot halve."""
+        """Move a finished download into the store, atomically."""
         digest = _hash_file(part)
         path = self._file(digest)
         os.replace(part, path)
@@ -54,8 +62,8 @@ class LoraStore:
         return path
 
     def evict(self, is_needed: Callable[[Path], bool]) -> list[Path]:
-        """Remove what was not used for longest until the bound is met; what is needed stays."""
-        files = sorted(self._files.iterdir(), key=lambda path: path.stat().st_mtime)
+        """Remove the least recently used files beyond the limit, except those that are needed."""
+        files = sorted(self._files.iterdir(), key=lambda path: path.stat().st_atime)
         excess = sum(path.stat().st_size for path in files) - self._max_bytes
         removed = []
         for path in files:

@@ -136,14 +136,14 @@ class PageState:
     async def find(self, job_id: object) -> Job | None:
         """The job with this id, None when there is none."""
         try:
-            return (await self.context.service.state(str(job_id))).job
+            return (await self.context.service.queue.state(str(job_id))).job
         except NotFound:
             return None
 
     async def history(self, shown: int = HISTORY_PAGE) -> Updates:
         """Refresh the history, up to `shown` edits."""
         wanted = JobFilter(contract=NAME)
-        jobs, total = await self.context.service.search(wanted, limit=max(1, shown), offset=0)
+        jobs, total = await self.context.service.queue.search(wanted, limit=max(1, shown), offset=0)
         return {self.page["history"]: views.history(jobs, total, self.context.has_keys)}
 
     def status(self) -> views.Status:

@@ -117,7 +117,7 @@ class Runner:
 
     async def _watch(self, job_id: str, changes: asyncio.Queue[JobState | None]) -> None:
         try:
-            async for state in self._service.watch(job_id):
+            async for state in self._service.queue.watch(job_id):
                 # the page shows no previews, and they are large
                 changes.put_nowait(dataclasses.replace(state, previews=()))
         except NotFound:

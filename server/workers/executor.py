@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator
 from enum import StrEnum
 from typing import Protocol
 
-from pipelines.api.messages import JobEvent, Ready
-from pipelines.api.params import EditParams, LoraRef
+from pipelines.api.messages import JobEvent, LoraFile, Ready
+from pipelines.api.params import EditParams
 
 
 class WorkerDied(Exception):
@@ -22,7 +22,11 @@ class ExecutorState(StrEnum):
 
 
 class Executor(Protocol):
-    """Runs jobs, `concurrency` at a time. Image bytes travel in messages, never as local paths."""
+    """Runs jobs, `concurrency` at a time.
+
+    Images travel as bytes. The paths of LoRA files are on the server's machine: an executor with
+    workers elsewhere copies the files by their hashes and sends paths of its own.
+    """
 
     @property
     def concurrency(self) -> int:
@@ -53,14 +57,18 @@ class Executor(Protocol):
         """Wait until a worker is free."""
 
     def run(
-        self, job_id: str, params: EditParams, references: tuple[bytes, ...]
+        self,
+        job_id: str,
+        params: EditParams,
+        references: tuple[bytes, ...],
+        loras: tuple[LoraFile, ...],
     ) -> AsyncIterator[JobEvent]:
         """Run a job and yield its events; the last one is Done, Failed or Canceled.
 
         Raises WorkerDied.
         """
 
-    async def preload(self, job_id: str, loras: tuple[LoraRef, ...]) -> None:
+    async def preload(self, job_id: str, loras: tuple[LoraFile, ...]) -> None:
         """Have the worker that runs this job read LoRA files for the next one."""
 
     async def cancel(self, job_id: str) -> None:

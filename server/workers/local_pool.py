@@ -5,8 +5,17 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Sequence
 
-from pipelines.api.messages import Canceled, Done, Failed, JobEvent, LoadFailed, Ready, Run
-from pipelines.api.params import EditParams, LoraRef
+from pipelines.api.messages import (
+    Canceled,
+    Done,
+    Failed,
+    JobEvent,
+    LoadFailed,
+    LoraFile,
+    Ready,
+    Run,
+)
+from pipelines.api.params import EditParams
 from server.workers.executor import ExecutorState, WorkerDied
 from server.workers.local_process import WorkerOptions, WorkerProcess
 
@@ -17,7 +26,10 @@ MAX_LOAD_FAILURES = 3
 
 
 class LocalPool:
-    """Runs one job per worker process and replaces the workers that die."""
+    """Runs one job per worker process and replaces the workers that die.
+
+    Workers share the server's file system, so LoRA paths are sent as they are.
+    """
 
     def __init__(self, workers: Sequence[WorkerOptions]) -> None:
         self._options = workers
@@ -78,7 +90,11 @@ class LocalPool:
             await self._available.wait()
 
     async def run(
-        self, job_id: str, params: EditParams, references: tuple[bytes, ...]
+        self,
+        job_id: str,
+        params: EditParams,
+        references: tuple[bytes, ...],
+        loras: tuple[LoraFile, ...],
     ) -> AsyncIterator[JobEvent]:
         """Run a job on a free worker and yield its events. Raises WorkerDied."""
         await self.ready()
@@ -86,7 +102,7 @@ class LocalPool:
         self._running[job_id] = worker
         finished = False
         try:
-            async for event in worker.run(Run(job_id, params, references)):
+            async for event in worker.run(Run(job_id, params, references, loras)):
                 finished = isinstance(event, Done | Failed | Canceled)
                 yield event
         finally:
@@ -97,7 +113,7 @@ class LocalPool:
                 # it died, or its job was abandoned and still runs
                 worker.kill()
 
-    async def preload(self, job_id: str, loras: tuple[LoraRef, ...]) -> None:
+    async def preload(self, job_id: str, loras: tuple[LoraFile, ...]) -> None:
         """Have the worker that runs this job read LoRA files for the next one."""
         worker = self._running.get(job_id)
         if worker is not None:

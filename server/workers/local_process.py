@@ -21,13 +21,13 @@ from pipelines.api.messages import (
     FromWorker,
     JobEvent,
     LoadFailed,
+    LoraFile,
     Preload,
     Ready,
     Run,
     Stop,
     ToWorker,
 )
-from pipelines.api.params import LoraRef
 from server.workers.executor import WorkerDied
 from server.workers.threads import thread_settings
 
@@ -127,7 +127,7 @@ class WorkerProcess:
             if isinstance(message, Done | Failed | Canceled):
                 return
 
-    async def preload(self, loras: tuple[LoraRef, ...]) -> None:
+    async def preload(self, loras: tuple[LoraFile, ...]) -> None:
         """Have the worker read LoRA files while it runs a job. Raises WorkerDied."""
         await self._send(Preload(loras))
 

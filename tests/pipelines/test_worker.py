@@ -22,6 +22,7 @@ from pipelines.api.messages import (
     Failed,
     JobEvent,
     LoadFailed,
+    LoraFile,
     OutputImage,
     Ready,
     Run,
@@ -29,7 +30,7 @@ from pipelines.api.messages import (
     Step,
     Stop,
 )
-from pipelines.api.params import EditParams, LoraRef
+from pipelines.api.params import EditParams
 from tests.conftest import TINY_SPEC, encoded, gradient
 
 # Longer than loading torch and a tiny model takes on a busy machine; nothing waits this long.
@@ -202,21 +203,22 @@ def test_cancel_leaves_other_jobs_alone(worker: WorkerUnderTest) -> None:
 
 
 @pytest.mark.parametrize(
-    ("params", "images", "code", "message"),
+    ("image", "loras", "code", "message"),
     [
-        (PARAMS, [b"no image"], "inference_failed", "The edit failed: UnidentifiedImageError"),
+        (b"no image", (), "inference_failed", "The edit failed: UnidentifiedImageError"),
         (
-            dataclasses.replace(PARAMS, loras=(LoraRef("/nowhere/style.safetensors"),)),
-            [IMAGE],
+            IMAGE,
+            (LoraFile("style.safetensors", "0" * 64, f"/nowhere/{'0' * 64}.safetensors", 1.0),),
             "lora_not_found",
-            "style.safetensors",
+            "The LoRA file style.safetensors is gone.",
         ),
     ],
 )
 def test_failed_job_crosses_as_code_and_message_and_the_next_one_runs(
-    worker: WorkerUnderTest, params: EditParams, images: list[bytes], code: str, message: str
+    worker: WorkerUnderTest, image: bytes, loras: tuple[LoraFile, ...], code: str, message: str
 ) -> None:
-    failed = worker.run("bad", params, *images)[-1]
+    worker.connection.send(Run("bad", PARAMS, (image,), loras))
+    failed = worker.ending("bad")[-1]
 
     assert isinstance(failed, Failed)
     assert failed.code == code

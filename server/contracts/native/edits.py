@@ -54,9 +54,9 @@ def _add_submit_and_list(routes: APIRouter, service: EditService) -> None:
             [*body.images, *files],
         )
         if wait:
-            waited = await unless_disconnected(request, service.wait(job.id, wait))
+            waited = await unless_disconnected(request, service.queue.wait(job.id, wait))
             job = waited or await service.cancel(job.id)
-        return _view(request, await service.state_of(job))
+        return _view(request, await service.queue.state_of(job))
 
     @routes.get("/edits")
     async def list_edits(
@@ -67,14 +67,14 @@ def _add_submit_and_list(routes: APIRouter, service: EditService) -> None:
     ) -> EditPage:
         """List the jobs of every contract, newest first."""
         wanted = JobFilter(statuses=tuple(status) if status else None)
-        jobs, total = await service.search(wanted, limit=limit, offset=offset)
-        items = [_view(request, await service.state_of(job)) for job in jobs]
+        jobs, total = await service.queue.search(wanted, limit=limit, offset=offset)
+        items = [_view(request, await service.queue.state_of(job)) for job in jobs]
         return EditPage(items=items, total=total, limit=limit, offset=offset)
 
 
 def _add_single_edit(routes: APIRouter, service: EditService) -> None:
     async def found(edit_id: str) -> JobState:
-        return await service.state(edit_id)
+        return await service.queue.state(edit_id)
 
     @routes.get("/edits/{edit_id}")
     async def get_edit(request: Request, state: Annotated[JobState, Depends(found)]) -> EditView:
@@ -86,14 +86,14 @@ def _add_single_edit(routes: APIRouter, service: EditService) -> None:
         request: Request, state: Annotated[JobState, Depends(found)]
     ) -> AsyncIterator[ServerSentEvent]:
         """Stream the current state of a job and every change; the last event is its final state."""
-        async for update in service.watch(state.job.id):
+        async for update in service.queue.watch(state.job.id):
             yield ServerSentEvent(event="edit", data=_view(request, update))
 
     @routes.post("/edits/{edit_id}/cancel")
     async def cancel_edit(request: Request, state: Annotated[JobState, Depends(found)]) -> EditView:
         """Cancel an unfinished job at its next step; a finished one is returned as it is."""
         job = await service.cancel(state.job.id)
-        return _view(request, await service.state_of(job))
+        return _view(request, await service.queue.state_of(job))
 
     @routes.delete(
         "/edits/{edit_id}",
@@ -106,5 +106,5 @@ def _add_single_edit(routes: APIRouter, service: EditService) -> None:
             await service.delete(state.job)
             return Response(status_code=204)
         job = await service.cancel(state.job.id)
-        answer = _view(request, await service.state_of(job))
+        answer = _view(request, await service.queue.state_of(job))
         return JSONResponse(answer.model_dump(mode="json"), 202)

@@ -23,7 +23,7 @@ from server.media.outputs import encode
 async def images_response(service: EditService, job: Job, base: str) -> bytes:
     """Return a succeeded job as JSON. `base` is the server's URL as the client knows it."""
     request = job.request
-    files = [await service.read_output(o) for o in job.outputs] if request.base64_output else []
+    files = [await service.outputs.read(o) for o in job.outputs] if request.base64_output else []
 
     def write() -> bytes:
         revised = _revised_prompt(job)
@@ -67,7 +67,7 @@ async def partial_image(job: Job, preview: Preview, now: float) -> str:
 
 async def completed(service: EditService, job: Job, output: Output) -> str:
     """Return the data of a finished output's event."""
-    file = await service.read_output(output)
+    file = await service.outputs.read(output)
 
     def write() -> str:
         return CompletedEvent(

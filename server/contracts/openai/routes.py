@@ -61,7 +61,7 @@ def router(services: Services) -> APIRouter:
         )
         if body.stream:
             return EditStream(service, job, services.clock)
-        ended = await unless_disconnected(request, service.wait(job.id))
+        ended = await unless_disconnected(request, service.queue.wait(job.id))
         return await _answer(service, ended or job, base_url(request))
 
     _add_models(routes, services)

@@ -48,7 +48,7 @@ async def _events(
 ) -> AsyncIterator[bytes]:
     shown = 0
     try:
-        async for state in service.watch(job_id):
+        async for state in service.queue.watch(job_id):
             job = state.job
             for preview in state.previews:
                 # a job that is retried after its worker died restarts with preview 0

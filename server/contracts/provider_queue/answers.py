@@ -221,7 +221,7 @@ async def _result(service: EditService, job: Job, base: str) -> Result:
 async def _url(service: EditService, job: Job, output: Output, base: str) -> str:
     if not job.request.base64_output:
         return output_url(base, output)
-    data = base64.b64encode(await service.read_output(output)).decode("ascii")
+    data = base64.b64encode(await service.outputs.read(output)).decode("ascii")
     return f"data:{output.content_type};base64,{data}"
 
 

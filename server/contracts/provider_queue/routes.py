@@ -96,18 +96,18 @@ class Endpoint:
         """Run an edit and return its result. A client that disconnects cancels its job."""
         _refuse_webhook(fal_webhook)
         job = await self._submit_fal(request, body, None)
-        waited = await unless_disconnected(request, self._service.wait(job.id))
+        waited = await unless_disconnected(request, self._service.queue.wait(job.id))
         return await self._result(request, waited or await self._service.cancel(job.id))
 
     async def status(self, request: Request, request_id: str) -> JSONResponse:
         """Return the status of a request."""
-        state = await self._service.state(request_id)
+        state = await self._service.queue.state(request_id)
         return _answer(200, status_answer(state, self._url(request, request_id)), request_id)
 
     async def stream(self, request: Request, request_id: str) -> AsyncIterator[ServerSentEvent]:
         """Stream the current status and every change, until it is COMPLETED."""
         last: StatusAnswer | None = None
-        async for state in self._service.watch(request_id):
+        async for state in self._service.queue.watch(request_id):
             answer = status_answer(state, self._url(request, request_id))
             if answer != last:
                 yield ServerSentEvent(data=answer)
@@ -115,17 +115,17 @@ class Endpoint:
 
     async def check(self, request_id: str, response: Response) -> None:
         """Raise NotFound before a stream starts, and set its request id header."""
-        await self._service.state(request_id)
+        await self._service.queue.state(request_id)
         response.headers[REQUEST_ID_HEADER] = request_id
 
     async def result(self, request: Request, request_id: str) -> JSONResponse:
         """Return the result, or 202 with the status until there is one."""
-        return await self._result(request, (await self._service.state(request_id)).job)
+        return await self._result(request, (await self._service.queue.state(request_id)).job)
 
     async def cancel(self, request_id: str) -> JSONResponse:
         """Cancel a request: immediately if it is waiting, at its next step if it is running."""
         try:
-            before = (await self._service.state(request_id)).job
+            before = (await self._service.queue.state(request_id)).job
             job = before if before.status.is_final else await self._service.cancel(request_id)
         except NotFound:
             # a new id: the one in the path may be anything, which a header cannot carry
@@ -172,14 +172,14 @@ class Endpoint:
             raise
 
     async def _queued(self, request: Request, job: Job) -> JSONResponse:
-        state = await self._service.state_of(job)
+        state = await self._service.queue.state_of(job)
         return _answer(200, submitted(state, self._url(request, job.id)), job.id)
 
     async def _result(self, request: Request, job: Job) -> JSONResponse:
         if job.status.is_final:
             base = base_url(request)
             return _answer(*await outcome(self._service, job, base), job.id)
-        state = await self._service.state_of(job)
+        state = await self._service.queue.state_of(job)
         return _answer(202, status_answer(state, self._url(request, job.id)), job.id)
 
     def _url(self, request: Request, request_id: str) -> str:

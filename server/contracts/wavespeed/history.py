@@ -33,7 +33,7 @@ def router(services: Services) -> APIRouter:
     async def list_predictions(request: Request, body: HistoryRequest) -> Envelope[History]:
         """List the matching predictions, newest first."""
         offset = (body.page - 1) * body.page_size
-        jobs, total = await service.search(_filter(body), limit=body.page_size, offset=offset)
+        jobs, total = await service.queue.search(_filter(body), limit=body.page_size, offset=offset)
         base = base_url(request)
         items = [_item(job, base, body.include_inputs) for job in jobs]
         return Envelope(data=History(page=body.page, items=items, total=total))
@@ -48,7 +48,7 @@ def router(services: Services) -> APIRouter:
 
     async def delete(prediction_id: str) -> bool:
         try:
-            if (await service.state(prediction_id)).job.request.contract != NAME:
+            if (await service.queue.state(prediction_id)).job.request.contract != NAME:
                 return False
             await service.delete_any(prediction_id)
         except NotFound:

@@ -27,7 +27,7 @@ def router(services: Services) -> APIRouter:
         if not body.enable_sync_mode:
             return await envelope(request, job)
         # A client that disconnects does not cancel the task, only the wait.
-        job = await service.wait(job.id, sync_timeout_s)
+        job = await service.queue.wait(job.id, sync_timeout_s)
         answer = await envelope(request, job)
         if not job.status.is_final:
             answer.data.status = Status.PROCESSING
@@ -40,7 +40,7 @@ def router(services: Services) -> APIRouter:
 
     async def result(request: Request, prediction_id: str) -> Envelope[Prediction]:
         """Return the current state of a prediction."""
-        return await envelope(request, (await service.state(prediction_id)).job)
+        return await envelope(request, (await service.queue.state(prediction_id)).job)
 
     async def envelope(request: Request, job: Job) -> Envelope[Prediction]:
         base = base_url(request)

@@ -16,7 +16,7 @@ async def prediction(service: EditService, job: Job, base: str) -> Prediction:
     """
     if not job.request.base64_output:
         return listed(job, base)
-    outputs = [await service.read_output(output) for output in job.outputs]
+    outputs = [await service.outputs.read(output) for output in job.outputs]
     encoded = [base64.b64encode(output).decode("ascii") for output in outputs]
     return listed(job, base).model_copy(update={"outputs": encoded})
 

@@ -16,7 +16,7 @@ from server.loras.hub_repository import HubFile
 from tests.fake_hub import FakeHub, fake_hub
 from tests.live_server import until
 from tests.lora_files import write_raw
-from tests.server.loras.test_library import make_library
+from tests.server.loras.conftest import make_library
 
 MIB = 2**20
 LARGE = HubLora("owner/large", "large.safetensors")

@@ -29,6 +29,7 @@ class FakeService:
         self.submitted: list[tuple[Submission, Sequence[str | bytes]]] = []
         self.canceled: list[str] = []
         self.changes: dict[str, asyncio.Queue[JobState | None]] = {}
+        self.queue = self
 
     async def submit(self, submission: Submission, images: Sequence[str | bytes]) -> Job:
         if len(self.submitted) == self.room:

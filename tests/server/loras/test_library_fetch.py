@@ -1,0 +1,187 @@
+"""LoRAs named by URL or hub ID: each is downloaded once, resumed, validated and evicted."""
+
+import asyncio
+import hashlib
+import http.server
+import threading
+from pathlib import Path
+
+import pytest
+
+from pipelines.api.errors import LoraInvalid
+from server.errors import FetchFailed, PayloadTooLarge
+from server.loras.store import LoraStore
+from tests.live_server import until
+from tests.server.loras.conftest import (
+    Host,
+    HostHandler,
+    content,
+    is_here,
+    lora_bytes,
+    make_library,
+)
+
+
+async def test_url_is_fetched_checked_and_found_again(tmp_path: Path, host: Host) -> None:
+    host.files["/my%20style.safetensors?download=1"] = lora_bytes(tmp_path)
+    reference = f"{host.url}/my%20style.safetensors?download=1"
+    library = make_library(tmp_path)
+
+    assert not await is_here(library, reference)
+    await library.fetch(reference, "loras/0/path")
+
+    assert await is_here(library, reference)
+    assert await content(library, reference) == lora_bytes(tmp_path)
+    # another server on the same folder, after a restart, finds it too
+    assert await is_here(make_library(tmp_path, offline=True), reference)
+
+
+async def test_ten_jobs_at_once_fetch_a_url_once(tmp_path: Path, host: Host) -> None:
+    host.files["/a.safetensors"] = lora_bytes(tmp_path)
+    host.access.clear()
+    library = make_library(tmp_path)
+    fetches = [
+        asyncio.create_task(library.fetch(f"{host.url}/a.safetensors", "f")) for _ in range(10)
+    ]
+    await asyncio.to_thread(until, lambda: host.requests)
+    host.access.set()
+    await asyncio.gather(*fetches)
+    assert len(host.requests) == 1
+
+
+async def test_same_content_under_two_urls_lies_on_disk_once(tmp_path: Path, host: Host) -> None:
+    data = lora_bytes(tmp_path)
+    host.files |= {"/a.safetensors": data, "/b.safetensors": data}
+    library = make_library(tmp_path)
+    for name in ("a", "b"):
+        await library.fetch(f"{host.url}/{name}.safetensors", "f")
+    [file] = (tmp_path / "store" / "files").iterdir()
+    assert file.name == f"{hashlib.sha256(data).hexdigest()}.safetensors"
+
+
+async def test_broken_download_goes_on_where_it_ended(tmp_path: Path, host: Host) -> None:
+    data = lora_bytes(tmp_path, rank=64)
+    host.files["/a.safetensors"] = data
+    host.break_after = [1000, 2000]
+    library = make_library(tmp_path)
+
+    await library.fetch(f"{host.url}/a.safetensors", "f")
+
+    assert await content(library, f"{host.url}/a.safetensors") == data
+    ranges = [request.get("Range") for request in host.requests]
+    assert ranges[0] is None
+    assert ranges[-1] == "bytes=3000-"
+
+
+async def test_full_disk_is_said_and_the_next_request_goes_on(tmp_path: Path, host: Host) -> None:
+    """The part is a device that takes no byte, as a disk without room does."""
+    url = f"{host.url}/a.safetensors"
+    host.files["/a.safetensors"] = lora_bytes(tmp_path)
+    library = make_library(tmp_path)
+    part = LoraStore(tmp_path / "store", max_bytes=2**30).part(url)
+    part.symlink_to("/dev/full")
+
+    with pytest.raises(FetchFailed) as failed:
+        await library.fetch(url, "loras/0/path")
+    part.unlink()
+    await library.fetch(url, "loras/0/path")
+
+    assert failed.value.field == "loras/0/path"
+    assert f"{url} cannot be stored: No space left on device" in str(failed.value)
+    assert await content(library, url) == host.files["/a.safetensors"]
+
+
+async def test_download_of_a_killed_server_goes_on_and_a_changed_file_begins_anew(
+    tmp_path: Path, host: Host
+) -> None:
+    url = f"{host.url}/a.safetensors"
+    old, new = lora_bytes(tmp_path, seed=1), lora_bytes(tmp_path, seed=2)
+    part = LoraStore(tmp_path / "store", max_bytes=2**30).part(url)
+    part.write_bytes(old[:500])
+    part.with_name(part.name + ".etag").write_text(f'"{hashlib.sha256(old).hexdigest()}"')
+    host.files["/a.safetensors"] = new
+
+    await make_library(tmp_path).fetch(url, "f")
+
+    assert await content(make_library(tmp_path), url) == new
+
+
+async def test_download_that_was_complete_when_the_server_was_killed_is_fetched_again(
+    tmp_path: Path, host: Host
+) -> None:
+    url = f"{host.url}/a.safetensors"
+    data = lora_bytes(tmp_path)
+    part = LoraStore(tmp_path / "store", max_bytes=2**30).part(url)
+    part.write_bytes(data)
+    part.with_name(part.name + ".etag").write_text(f'"{hashlib.sha256(data).hexdigest()}"')
+    host.files["/a.safetensors"] = data
+
+    await make_library(tmp_path).fetch(url, "f")
+    assert await content(make_library(tmp_path), url) == data
+
+
+async def test_token_goes_to_its_host_and_not_along_a_redirect(tmp_path: Path, host: Host) -> None:
+    data = lora_bytes(tmp_path)
+    second = http.server.ThreadingHTTPServer(("127.0.0.2", 0), HostHandler)
+    second.files = {"/signed": data}  # type: ignore[attr-defined]
+    second.requests, second.redirects, second.break_after = [], {}, []  # type: ignore[attr-defined]
+    second.access = host.access  # type: ignore[attr-defined]
+    threading.Thread(target=second.serve_forever, daemon=True).start()
+    other = f"http://127.0.0.2:{second.server_port}"
+    host.redirects["/api/download/models/7"] = f"{other}/signed"
+    library = make_library(tmp_path, tokens={"127.0.0.1": "secret"})
+
+    await library.fetch(f"{host.url}/api/download/models/7", "f")
+    second.shutdown()
+    second.server_close()
+
+    assert host.requests[0]["Authorization"] == "Bearer secret"
+    assert "Authorization" not in second.requests[0]  # type: ignore[attr-defined]
+
+
+async def test_what_is_no_lora_is_refused_and_not_kept(tmp_path: Path, host: Host) -> None:
+    host.files["/a.safetensors"] = b"<!doctype html><title>Sign in</title>"
+    library = make_library(tmp_path)
+    with pytest.raises(LoraInvalid, match=r"loras/0/path: what http://.* looks like a web page"):
+        await library.fetch(f"{host.url}/a.safetensors", "loras/0/path")
+    assert not list((tmp_path / "store" / "files").iterdir())
+    assert not await is_here(library, f"{host.url}/a.safetensors")
+
+
+async def test_lora_over_the_size_limit_is_refused(tmp_path: Path, host: Host) -> None:
+    host.files["/a.safetensors"] = lora_bytes(tmp_path, rank=64)
+    with pytest.raises(PayloadTooLarge, match="more than the allowed"):
+        await make_library(tmp_path, max_bytes=2000).fetch(f"{host.url}/a.safetensors", "f")
+    assert list((tmp_path / "store" / "parts").iterdir()) == []
+
+
+async def test_missing_url_is_said(tmp_path: Path, host: Host) -> None:
+    with pytest.raises(FetchFailed, match=r"f: http://.*/nothing answered 404"):
+        await make_library(tmp_path).fetch(f"{host.url}/nothing", "f")
+
+
+@pytest.mark.parametrize(
+    "reference", ["https://example.org/a.safetensors", "owner/repo", "owner/repo/a.safetensors"]
+)
+async def test_offline_server_refuses_what_it_would_have_to_fetch(
+    tmp_path: Path, reference: str
+) -> None:
+    with pytest.raises(FetchFailed, match="runs offline and fetches nothing"):
+        await is_here(make_library(tmp_path, offline=True), reference)
+
+
+async def test_oldest_files_go_when_the_store_is_full_and_needed_ones_stay(
+    tmp_path: Path, host: Host
+) -> None:
+    urls = []
+    for seed in range(3):
+        host.files[f"/{seed}.safetensors"] = lora_bytes(tmp_path, seed=seed)
+        urls.append(f"{host.url}/{seed}.safetensors")
+    size = len(lora_bytes(tmp_path))
+    bound = round(2.5 * size)
+
+    library = make_library(tmp_path, store_bytes=bound, in_use=frozenset({urls[0]}))
+    for url in urls:
+        await library.fetch(url, "f")
+
+    assert [await is_here(library, url) for url in urls] == [True, False, True]
