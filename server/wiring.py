@@ -82,7 +82,7 @@ def build_components(
     inputs = _build_inputs(settings, fetcher, outputs, uploads)
     executor = LocalPool(_worker_options(settings, choice, worker_command))
     library = _build_library(settings, catalog, fetcher, executor, queue)
-    job_inputs = JobInputs(inputs, library)
+    job_inputs = JobInputs(inputs, library, keep_images=settings.keep_inputs)
     preparer = Preparer(queue, job_inputs)
     dispatcher = _build_dispatcher(settings, queue, executor, job_inputs, outputs)
     edits = EditService(
@@ -172,7 +172,6 @@ def _build_dispatcher(
         inputs,
         outputs,
         job_timeout_s=settings.job_timeout_s,
-        keep_inputs=settings.keep_inputs,
         embed_prompt=settings.embed_prompt,
         blocks_unsafe=settings.blocks_unsafe,
     )

@@ -35,7 +35,6 @@ class Dispatcher:
         outputs: OutputStore,
         *,
         job_timeout_s: float,
-        keep_inputs: bool,
         embed_prompt: bool,
         blocks_unsafe: bool,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -45,7 +44,6 @@ class Dispatcher:
         self._inputs = inputs
         self._outputs = outputs
         self._job_timeout_s = job_timeout_s
-        self._keep_inputs = keep_inputs
         self._embed_prompt = embed_prompt
         self._blocks_unsafe = blocks_unsafe
         self._sleep = sleep
@@ -83,34 +81,39 @@ class Dispatcher:
                 await self._fail(job, ServerError())
 
     async def _run(self, job: Job) -> None:
-        """Hand the job to a worker and see how it ends."""
+        """Hand the job to a worker and follow it to its end."""
         params, inputs = job.request.params, await self._inputs.load(job)
         images: list[OutputImage] = []
-        async with self._time_limit(job.id):
-            run = self._executor.run(job.id, params, inputs.references, inputs.loras)
+        run = self._executor.run(job.id, params, inputs.references, inputs.loras)
+        async with self._time_limit(job.id), contextlib.aclosing(run):
             async for event in run:
                 match event:
                     case Step():
-                        if event.stage is Stage.ENCODE:
-                            await self._preload_next(job.id)
-                        progress = JobProgress(event.stage, event.step, event.total)
-                        self._queue.report(job.id, progress)
-                        if job.id in self._leaving:
-                            # asked for before the worker had the job: say it again
-                            await self._executor.cancel(job.id)
+                        await self._report(job.id, event)
                     case Preview():
                         self._queue.show(job.id, event)
                     case OutputImage():
                         images.append(event)
                     case Done():
-                        # beside the next job: the device need not wait for a file
-                        delivery = asyncio.create_task(self._deliver(job, images, event))
-                        self._deliveries.add(delivery)
-                        delivery.add_done_callback(self._deliveries.discard)
+                        self._start_delivery(job, images, event)
                     case Failed():
                         await self._fail_with(job, event.code, event.message)
                     case Canceled():
                         await self._end_left_job(job)
+
+    async def _report(self, job_id: str, step: Step) -> None:
+        if step.stage is Stage.ENCODE:
+            await self._preload_next(job_id)
+        self._queue.report(job_id, JobProgress(step.stage, step.step, step.total))
+        if job_id in self._leaving:
+            # requested before the worker had the job: repeat it
+            await self._executor.cancel(job_id)
+
+    def _start_delivery(self, job: Job, images: list[OutputImage], done: Done) -> None:
+        """Write the outputs while the device runs the next job."""
+        delivery = asyncio.create_task(self._deliver(job, images, done))
+        self._deliveries.add(delivery)
+        delivery.add_done_callback(self._deliveries.discard)
 
     async def _preload_next(self, running_id: str) -> None:
         """Have the next job's LoRAs read while this one runs."""
@@ -201,7 +204,10 @@ class Dispatcher:
         elif job.attempts + 1 >= MAX_ATTEMPTS:
             await self._fail(job, WorkerLost(f"{WorkerLost()} Last: {died}."))
         else:
-            await self._queue.requeue(job)
+            requeued = await self._queue.requeue(job)
+            if requeued.status.is_final:  # a cancel had been requested
+                self._leaving.discard(job.id)
+                await self._inputs.release(job.id)
 
     def _timeout_error(self) -> JobTimeout:
         return JobTimeout(f"The job ran longer than the allowed {self._job_timeout_s:g} seconds.")
@@ -217,10 +223,7 @@ class Dispatcher:
         self._overdue.discard(job.id)
         self._leaving.discard(job.id)
         await self._queue.finish(job, outcome)
-        if self._keep_inputs:
-            self._inputs.forget(job.id)
-        else:
-            await self._inputs.delete(job.id)
+        await self._inputs.release(job.id)
 
 
 def _seconds(job: Job, done: Done, *, deliver_s: float) -> dict[str, float]:

@@ -27,9 +27,11 @@ class JobInputs:
     after a restart of the server they are resolved again before the run.
     """
 
-    def __init__(self, images: InputStore, loras: LoraLibrary) -> None:
+    def __init__(self, images: InputStore, loras: LoraLibrary, *, keep_images: bool) -> None:
+        """`keep_images` keeps the images of jobs that have run."""
         self._images = images
         self._library = loras
+        self._keep_images = keep_images
         self._loras: dict[str, tuple[LoraFile, ...]] = {}
 
     async def store(
@@ -77,13 +79,15 @@ class JobInputs:
             self._loras[job.id] = files
         return files
 
-    def forget(self, job_id: str) -> None:
-        """Drop what is kept in memory; the images stay on disk."""
+    async def release(self, job_id: str) -> None:
+        """Remove the inputs of a job that has run, unless the operator keeps its images."""
         self._loras.pop(job_id, None)
+        if not self._keep_images:
+            await self._images.delete(job_id)
 
     async def delete(self, job_id: str) -> None:
         """Remove all inputs of the job."""
-        self.forget(job_id)
+        self._loras.pop(job_id, None)
         await self._images.delete(job_id)
 
     def job_ids(self) -> list[str]:

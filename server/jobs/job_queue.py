@@ -179,8 +179,8 @@ class JobQueue:
         self._previews[job_id] = (*self._previews.get(job_id, ()), preview)
         self._wake(job_id)
 
-    async def requeue(self, job: Job) -> None:
-        """Put a running job back at its place, or end it if it was to be left: its worker died."""
+    async def requeue(self, job: Job) -> Job:
+        """Requeue a job whose worker died, at its old place; a cancelled one ends instead."""
         self._forget_progress(job.id)
         requeued = await self._database.write(
             partial(endings.requeue, job_id=job.id, now=self._clock())
@@ -189,6 +189,7 @@ class JobQueue:
         logger.info("job %s %s", job.id, requeued.status)
         self._wake_all()
         self._work.set()
+        return requeued
 
     async def finish(self, job: Job, outcome: Outcome) -> Job:
         """Write the outcome of a job. A job that has already ended stays as it is."""

@@ -121,12 +121,15 @@ class EditService:
         return len(expired)
 
     async def remove_leftovers(self) -> None:
-        """Remove the inputs of submissions that a killed server never finished."""
+        """Remove the inputs that a killed server left: of unfinished submissions, of ended jobs."""
         for job_id in self._inputs.job_ids():
             try:
-                await self.queue.get(job_id)
+                job = await self.queue.get(job_id)
             except NotFound:
                 await self._inputs.delete(job_id)
+            else:
+                if job.status.is_final:
+                    await self._inputs.release(job_id)
 
     async def _delete_when_ended(self, job_id: str) -> None:
         try:

@@ -1,6 +1,6 @@
 """The executor's interface: it runs jobs on workers, here or on other machines."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from enum import StrEnum
 from typing import Protocol
 
@@ -62,7 +62,7 @@ class Executor(Protocol):
         params: EditParams,
         references: tuple[bytes, ...],
         loras: tuple[LoraFile, ...],
-    ) -> AsyncIterator[JobEvent]:
+    ) -> AsyncGenerator[JobEvent, None]:
         """Run a job and yield its events; the last one is Done, Failed or Canceled.
 
         Raises WorkerDied.

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 from pipelines.api.messages import (
     Canceled,
@@ -95,7 +95,7 @@ class LocalPool:
         params: EditParams,
         references: tuple[bytes, ...],
         loras: tuple[LoraFile, ...],
-    ) -> AsyncIterator[JobEvent]:
+    ) -> AsyncGenerator[JobEvent, None]:
         """Run a job on a free worker and yield its events. Raises WorkerDied."""
         await self.ready()
         worker = self._idle.pop()

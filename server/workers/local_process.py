@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -111,7 +111,7 @@ class WorkerProcess:
             return message
         raise WorkerDied(await self._exit_reason())
 
-    async def run(self, run: Run) -> AsyncIterator[JobEvent]:
+    async def run(self, run: Run) -> AsyncGenerator[JobEvent, None]:
         """Run one job and yield its events; the last one is Done, Failed or Canceled.
 
         Raises WorkerDied.
