@@ -180,4 +180,4 @@ class WorkerProcess:
             return f"worker {self.pid} closed its socket"
         if code < 0:
             return f"worker {self.pid} was killed by {signal.Signals(-code).name}"
-        return f"worker {self.pid} ended with exit code {code}"
+        return f"worker {self.pid} exited with code {code}"

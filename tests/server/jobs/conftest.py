@@ -41,16 +41,22 @@ async def soon(awaitable: Awaitable[T]) -> T:
 
 
 class WatchedInputs(JobInputs):
-    """The real inputs; `released` has each job whose inputs were released."""
+    """The real inputs; they note each job whose inputs were released or deleted."""
 
     def __init__(self, images: InputStore, loras: LoraLibrary, *, keep_images: bool) -> None:
         super().__init__(images, loras, keep_images=keep_images)
         self.released: asyncio.Queue[str] = asyncio.Queue()
+        self.deleted: asyncio.Queue[str] = asyncio.Queue()
 
     async def release(self, job_id: str) -> None:
         """Release, and note it."""
         await super().release(job_id)
         self.released.put_nowait(job_id)
+
+    async def delete(self, job_id: str) -> None:
+        """Delete, and note it."""
+        await super().delete(job_id)
+        self.deleted.put_nowait(job_id)
 
 
 @dataclass

@@ -1,0 +1,86 @@
+"""A worker that does as its `--device` says: obeys, or fails in one of the ways that workers do.
+
+Every message that it receives is appended to the file that `--model` names.
+"""
+
+import argparse
+import os
+import signal
+import socket
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from pipelines.api.messages import (
+    Cancel,
+    Canceled,
+    Done,
+    LoadFailed,
+    Ready,
+    Run,
+    Stage,
+    Step,
+    Stop,
+)
+from pipelines.api.model_spec import ModelSpec
+
+SPEC = ModelSpec(
+    name="scripted",
+    reference_area=64 * 64,
+    condition_area=56 * 56,
+    output_area=256 * 256,
+    num_inference_steps=3,
+    can_write=False,
+)
+READY = Ready(SPEC, "cpu", "CPU", "float32", False, False, {})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--device", required=True)
+    args, _ = parser.parse_known_args()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    connection = Connection(socket.socket(fileno=args.fd).detach())
+    match args.device:
+        case "dies loading":
+            os._exit(3)
+        case "broken model":
+            connection.send(LoadFailed("model_unusable", "The model is broken."))
+            return
+        case "loads for ever":
+            signal.pause()
+    connection.send(READY)
+    serve(connection, args.device, args.model)
+
+
+def serve(connection: Connection, device: str, log: Path) -> None:
+    while True:
+        try:
+            message = connection.recv()
+        except EOFError:
+            return
+        with log.open("a") as file:
+            file.write(f"{message!r}\n")
+        match message:
+            case Stop() if device != "ignores Stop":
+                return
+            case Run(job_id=job_id):
+                run(connection, device, job_id)
+            case Cancel(job_id=job_id):
+                connection.send(Canceled(job_id))
+
+
+def run(connection: Connection, device: str, job_id: str) -> None:
+    connection.send(Step("another job", Stage.ENCODE, 0, 1))
+    connection.send(Step(job_id, Stage.DENOISE, 1, 3))
+    if device == "dies running":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if device == "exits running":
+        os._exit(4)
+    if device != "waits":
+        connection.send(Done(job_id, {}, 3, 4.0, "a", is_extended=False))
+
+
+if __name__ == "__main__":
+    main()

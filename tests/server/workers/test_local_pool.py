@@ -1,0 +1,180 @@
+"""The local pool: which worker gets a job, and what becomes of a worker that dies."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from pipelines.api.messages import Canceled, Done, JobEvent, Step
+from server.workers.executor import Executor, ExecutorState, WorkerDied
+from server.workers.local_pool import LocalPool
+from server.workers.local_process import WorkerOptions
+from tests.server.workers.conftest import LORAS, PARAMS
+
+PATIENCE_S = 60.0
+
+Options = Callable[[str], WorkerOptions]
+
+
+@contextlib.asynccontextmanager
+async def pool(*workers: WorkerOptions) -> AsyncIterator[LocalPool]:
+    """A started pool that is stopped after the block."""
+    made = LocalPool(workers)
+    made.start()
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            yield made
+    finally:
+        await made.stop()
+
+
+async def run(executor: Executor, job_id: str = "mine") -> list[JobEvent]:
+    return [event async for event in executor.run(job_id, PARAMS, (b"image",), LORAS)]
+
+
+async def failed(executor: Executor) -> str:
+    """The reason why no worker is left, once nothing loads any more."""
+    loads = asyncio.all_tasks() - {asyncio.current_task()}
+    await asyncio.wait(loads)
+    assert executor.failure is not None
+    return executor.failure
+
+
+async def test_pool_is_starting_then_ready_then_busy(options: Options) -> None:
+    async with pool(options("waits")) as executor:
+        states = [executor.state]
+        await executor.ready()
+        states.append(executor.state)
+        events = executor.run("mine", PARAMS, (b"image",), ())
+        await anext(events)
+        states.append(executor.state)
+        await executor.cancel("mine")
+        assert await anext(events) == Canceled("mine")
+        await events.aclose()
+        states.append(executor.state)
+
+    assert states == [
+        ExecutorState.STARTING,
+        ExecutorState.READY,
+        ExecutorState.BUSY,
+        ExecutorState.READY,
+    ]
+
+
+async def test_model_is_what_the_worker_has_loaded(options: Options) -> None:
+    async with pool(options("obeys")) as executor:
+        assert executor.model is None
+        await executor.ready()
+
+        assert executor.model is not None
+        assert executor.model.model.name == "scripted"
+
+
+async def test_run_waits_for_a_worker_and_sends_it_everything(options: Options, log: Path) -> None:
+    async with pool(options("obeys")) as executor:
+        events = await run(executor)
+
+    assert [type(event) for event in events] == [Step, Done]
+    received = log.read_text()
+    assert repr(PARAMS) in received
+    assert f"loras={LORAS!r}" in received
+
+
+async def test_each_device_has_a_worker_of_its_own(options: Options) -> None:
+    async with pool(options("waits"), options("waits")) as executor:
+        assert executor.concurrency == 2
+        runs = {name: executor.run(name, PARAMS, (b"image",), ()) for name in ("a", "b")}
+        assert {(await anext(events)).job_id for events in runs.values()} == {"a", "b"}
+        for name, events in runs.items():
+            await executor.cancel(name)
+            assert await anext(events) == Canceled(name)
+            await events.aclose()
+
+
+async def test_worker_that_dies_in_a_run_is_replaced(options: Options) -> None:
+    async with pool(options("dies running")) as executor:
+        with pytest.raises(WorkerDied, match="was killed by SIGKILL"):
+            await run(executor)
+
+        await executor.ready()
+        assert executor.state is ExecutorState.READY
+
+
+async def test_worker_whose_run_is_abandoned_is_killed_and_replaced(options: Options) -> None:
+    async with pool(options("waits")) as executor:
+        events = executor.run("mine", PARAMS, (b"image",), ())
+        await anext(events)
+        await events.aclose()
+
+        await executor.ready()
+        following = executor.run("other", PARAMS, (b"image",), ())
+        assert (await anext(following)).job_id == "other"
+        await following.aclose()
+
+
+async def test_killed_worker_ends_its_run(options: Options) -> None:
+    async with pool(options("waits")) as executor:
+        events = executor.run("mine", PARAMS, (b"image",), ())
+        await anext(events)
+        await executor.kill("mine")
+
+        with pytest.raises(WorkerDied, match="was killed by SIGKILL"):
+            await anext(events)
+
+
+async def test_unknown_jobs_are_ignored(options: Options, log: Path) -> None:
+    async with pool(options("obeys")) as executor:
+        await executor.ready()
+        await executor.cancel("other")
+        await executor.preload("other", LORAS)
+        await executor.kill("other")
+        assert executor.state is ExecutorState.READY
+
+    assert log.read_text() == "Stop()\n"
+
+
+async def test_preload_reaches_the_worker_of_the_job(options: Options, log: Path) -> None:
+    async with pool(options("waits")) as executor:
+        events = executor.run("mine", PARAMS, (b"image",), ())
+        await anext(events)
+        await executor.preload("mine", LORAS)
+        await executor.cancel("mine")
+        await anext(events)
+        await events.aclose()
+
+    assert f"Preload(loras={LORAS!r})" in log.read_text()
+
+
+async def test_broken_model_fails_the_pool_with_the_reason(options: Options) -> None:
+    async with pool(options("broken model")) as executor:
+        assert await failed(executor) == "The model is broken."
+        assert executor.state is ExecutorState.FAILED
+
+
+async def test_worker_that_dies_three_times_while_it_loads_is_given_up(options: Options) -> None:
+    async with pool(options("dies loading")) as executor:
+        reason = await failed(executor)
+
+    assert "exited with code 3, 3 times in a row while it loaded the model" in reason
+
+
+async def test_pool_serves_as_long_as_one_worker_is_left(options: Options) -> None:
+    async with pool(options("broken model"), options("obeys")) as executor:
+        await executor.ready()
+        assert (executor.failure, executor.state) == (None, ExecutorState.READY)
+        assert isinstance((await run(executor))[-1], Done)
+
+
+@pytest.mark.parametrize("behavior", ["obeys", "loads for ever"])
+async def test_stop_ends_the_workers_and_starts_no_more(options: Options, behavior: str) -> None:
+    async with pool(options(behavior)) as executor:
+        if behavior == "obeys":
+            await executor.ready()
+        await executor.stop()
+        await asyncio.sleep(0)
+
+        assert executor.state is not ExecutorState.READY
+        executor.start()
+        assert executor.state is ExecutorState.STARTING
