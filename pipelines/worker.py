@@ -1,8 +1,8 @@
 """The process that owns one device: messages in, images out.
 
-Started by the server as `python -m pipelines.worker`, joined to it by one socket. A thread reads
-the socket, so that Cancel arrives while the model computes; the main thread alone touches the
-model. When the socket closes, the server is gone, and the process ends at once.
+The server starts it as `python -m pipelines.worker` and talks to it over one socket. A thread reads
+the socket, so that Cancel arrives while the model computes; only the main thread touches the
+model. When the socket closes, the server is gone and the process exits at once.
 """
 
 import argparse
@@ -53,11 +53,11 @@ Loaded: TypeAlias = tuple["EditPipeline", "SafetyChecker | None", Ready]
 
 
 class EditCanceled(Exception):
-    """The server asked to leave the running job."""
+    """The server cancelled the running job."""
 
 
 class Inbox:
-    """What the server sent: work in order, and the set of jobs it no longer wants."""
+    """The server's messages: work in order, and the set of cancelled jobs."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -66,23 +66,23 @@ class Inbox:
         self._preload: Callable[[Sequence[LoraRef]], None] | None = None
 
     def start(self) -> None:
-        """Begin to read, in a thread that ends the process when the server is gone."""
+        """Start reading in a thread that exits the process when the server is gone."""
         threading.Thread(target=self._read, name="inbox", daemon=True).start()
 
     def next(self) -> Run | Stop:
-        """The next piece of work, waited for."""
+        """Wait for the next message to work on."""
         return self._work.get()
 
     def is_canceled(self, job_id: str) -> bool:
-        """Whether the server has asked to leave the job."""
+        """Return whether the server has cancelled the job."""
         return job_id in self._canceled
 
     def preload_with(self, preload: Callable[[Sequence[LoraRef]], None]) -> None:
-        """Hand the LoRAs of later jobs to `preload` as they are named, while this one runs."""
+        """Call `preload`, in the reading thread, with the LoRAs of each Preload."""
         self._preload = preload
 
     def forget(self, job_id: str) -> None:
-        """Drop a cancel that came too late, so that the same job can run again."""
+        """Drop a late cancel, so that the same job can run again."""
         self._canceled.discard(job_id)
 
     def _read(self) -> None:
@@ -90,7 +90,7 @@ class Inbox:
             try:
                 message: ToWorker = self._connection.recv()
             except (EOFError, OSError):
-                # A worker without its server would hold the device for ever. Nothing to save here.
+                # A worker without its server would block the device; there is nothing to save.
                 os._exit(0)
             if isinstance(message, Cancel):
                 self._canceled.add(message.job_id)
@@ -117,7 +117,7 @@ class Worker:
         self._safety = safety
 
     def serve(self) -> None:
-        """Work until told to stop."""
+        """Run jobs until Stop arrives."""
         while not isinstance(message := self._inbox.next(), Stop):
             self._run(message)
 
@@ -129,7 +129,7 @@ class Worker:
         except EngineError as exc:
             self._send(Failed(run.job_id, exc.code, _in_clients_words(str(exc), run.loras)))
         except Exception as exc:
-            # The border of the process: the server must hear of it, and the next job may be fine.
+            # The border of the process: report it to the server; the next job may be fine.
             logger.exception("job %s failed", run.job_id)
             self._send(Failed(run.job_id, EngineError.code, f"The edit failed: {exc!r}"))
         finally:
@@ -174,7 +174,7 @@ class Worker:
 
 
 def main(load: Callable[[argparse.Namespace], Loaded]) -> None:
-    """Load the model named on the command line, send Ready, and serve."""
+    """Load the model named on the command line, send Ready and serve."""
     args = _parse_args()
     # Ctrl-C and service managers signal a whole group; the server decides when workers end.
     for signal_number in (signal.SIGINT, signal.SIGTERM):

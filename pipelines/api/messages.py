@@ -1,7 +1,7 @@
-"""What crosses the border between the server and a worker process, grouped by direction.
+"""Messages between the server and a worker process, grouped by direction.
 
-Frozen plain data only: errors cross as (code, message), image bytes travel inside the messages, so
-that nothing but the pipe joins the two processes.
+Frozen plain data: errors travel as (code, message) and images as bytes inside the messages, so the
+pipe is all that the two processes share.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from pipelines.api.params import EditParams
 
 
 class Stage(StrEnum):
-    """Where an edit is, inside the worker."""
+    """The stages of an edit inside the worker."""
 
     EXTEND = "extend"
     ENCODE = "encode"
@@ -60,14 +60,14 @@ class Preload:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Leave the job at its next step, or skip it when it has not begun."""
+    """Leave the job at its next step, or skip it if it has not started."""
 
     job_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """End the process when the current job is done or canceled."""
+    """Exit when the current job is done or canceled."""
 
 
 ToWorker = Run | Preload | Cancel | Stop
@@ -91,7 +91,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class LoadFailed:
-    """The model could not be loaded; the process ends."""
+    """The model could not be loaded; the process exits."""
 
     code: str
     message: str
@@ -109,7 +109,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """The first output as it would be if it ended at this step: preview `index`, from 0."""
+    """The first output decoded at an intermediate step: preview `index`, from 0."""
 
     job_id: str
     index: int
@@ -122,7 +122,7 @@ class Preview:
 class OutputImage:
     """One finished output: `rgb` holds height × width × 3 bytes.
 
-    `is_unsafe` is what the safety checker says of it, False where the operator named none.
+    `is_unsafe` is the safety checker's verdict, False without a checker.
     """
 
     job_id: str
@@ -136,9 +136,9 @@ class OutputImage:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """All images were sent. Seconds spent per stage, and the values the model filled in.
+    """All images have been sent. Has the seconds per stage and the values the model filled in.
 
-    `prompt` is what the model was given in the end: cut, or rewritten if `is_extended`.
+    `prompt` is the prompt that the model read: truncated, or rewritten if `is_extended`.
     """
 
     job_id: str
@@ -151,7 +151,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The job cannot be done; the worker lives on."""
+    """The job failed; the worker is ready for the next one."""
 
     job_id: str
     code: str
@@ -160,7 +160,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Canceled:
-    """The job was left as asked."""
+    """The job was left after a Cancel."""
 
     job_id: str
 

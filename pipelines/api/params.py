@@ -1,4 +1,4 @@
-"""What the engine needs to make images: plain, frozen, validated data."""
+"""The parameters of an edit: plain, frozen, validated data."""
 
 import math
 from dataclasses import dataclass, field
@@ -15,13 +15,13 @@ CFG_RANGE = (0.0, 20.0)
 # One step divides zero by zero in the published schedule (shift_terminal) and gives a NaN image.
 STEPS_RANGE = (2, 100)
 SEED_RANGE = (0, 2**31 - 1)
-# Bounds the work of a tokenizer before anything is counted; the count itself is in the pipeline.
+# Bounds the tokenizer's work; the pipeline itself counts tokens.
 MAX_PROMPT_CHARS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class LoraRef:
-    """A LoRA by reference (a name, a URL, or a local file once resolved) and its strength."""
+    """A LoRA reference (a name, a hub ID, a URL; a local path in the engine) and its scale."""
 
     path: str
     scale: float = 1.0
@@ -35,14 +35,13 @@ class LoraRef:
 
 @dataclass(frozen=True, slots=True)
 class EditParams:
-    """One edit, but for its images.
+    """One edit, without its images.
 
-    `None` leaves a value to the model: `size` to the last image's aspect, the steps and the CFG
-    scale to the model's own defaults. Output k of `num_outputs` uses seed + k. A prompt beyond
-    `max_prompt_tokens` of the model's tokenizer is cut, where that is given. `extend_prompt` lets
-    the model rewrite the prompt first, where it can. `num_previews` images are decoded on the
-    way of the first output.
-    Raises InvalidParameter, which names the field.
+    None leaves a value to the model: `size` follows the last image's aspect, the steps and the CFG
+    scale are the model's defaults. Output k of `num_outputs` uses seed + k. `max_prompt_tokens`
+    truncates longer prompts. `extend_prompt` has the model rewrite the prompt first, if it can.
+    `num_previews` images are decoded while the first output is denoised.
+    Raises InvalidParameter, naming the field.
     """
 
     prompt: str

@@ -1,4 +1,4 @@
-"""Claim, run, write, finish: the way of a job from the queue to its files."""
+"""Claim, run, deliver, finish: a job's way from the queue to its files."""
 
 import asyncio
 import contextlib
@@ -18,14 +18,14 @@ from server.workers.executor import Executor, WorkerDied
 
 logger = logging.getLogger(__name__)
 
-# How long a worker may take to leave a step before it is ended for good.
+# The time that a worker has to leave a job before it is killed.
 CANCEL_GRACE_S = 30.0
-# How long files being written may take when the server stops; a job cut off here runs again.
+# The time that outputs have to be written at shutdown; a job that is cut off runs again.
 DELIVERY_GRACE_S = 2.0
 
 
 class Dispatcher:
-    """Takes jobs from the queue to the executor, as many at a time as that can run."""
+    """Takes jobs from the queue to the executor, as many at a time as it can run."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Dispatcher:
         self._deliveries: set[asyncio.Task[None]] = set()
 
     async def serve(self) -> None:
-        """Dispatch jobs until cancelled; then wait a little for the files being written."""
+        """Dispatch jobs until cancelled, then wait briefly for outputs that are being written."""
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(self._executor.concurrency):
@@ -116,7 +116,7 @@ class Dispatcher:
         delivery.add_done_callback(self._deliveries.discard)
 
     async def _preload_next(self, running_id: str) -> None:
-        """Have the next job's LoRAs read while this one runs."""
+        """Have the worker read the next job's LoRAs while this one runs."""
         upcoming = await self._queue.next_prepared()
         if upcoming is not None and upcoming.request.params.loras:
             with contextlib.suppress(EngineError):  # its own run reports what is wrong
@@ -124,7 +124,7 @@ class Dispatcher:
 
     @contextlib.asynccontextmanager
     async def _time_limit(self, job_id: str) -> AsyncIterator[None]:
-        """Have the worker leave the job after the time limit, and end it if it does not."""
+        """Have the worker leave the job after the time limit, and kill it if it does not."""
 
         async def enforce() -> None:
             await self._sleep(self._job_timeout_s)
@@ -190,14 +190,14 @@ class Dispatcher:
         return tuple(outputs)
 
     async def _end_left_job(self, job: Job) -> None:
-        """Finish a job that the worker left as asked: by the client, or by the time limit."""
+        """Finish a job that the worker has left for the client or for the time limit."""
         if job.id in self._overdue:
             await self._fail(job, self._timeout_error())
         else:
             await self._finish(job, Outcome(JobStatus.CANCELED))
 
     async def _retry(self, job: Job, died: WorkerDied) -> None:
-        """Put the job of a dead worker back once; end it when it was overdue or the second one."""
+        """Requeue the job of a dead worker; fail it if it was overdue or had its last attempt."""
         logger.error("%s while it ran job %s", died, job.id)
         if job.id in self._overdue:
             await self._fail(job, self._timeout_error())

@@ -1,4 +1,4 @@
-"""The queue: jobs on disk, progress in memory, and whoever waits for a change."""
+"""The queue: jobs on disk, progress in memory, and the tasks that wait for a change."""
 
 import asyncio
 import contextlib
@@ -19,13 +19,13 @@ from server.store.jobs import JobFilter
 
 logger = logging.getLogger(__name__)
 
-# What a job is guessed to take, for Retry-After, while none has finished yet.
+# The Retry-After while no job has finished yet.
 UNKNOWN_RUN_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class JobProgress:
-    """Where a running job is: `step` of `total` denoising steps are done."""
+    """The progress of a running job: `step` of `total` denoising steps are done."""
 
     stage: str
     step: int
@@ -34,7 +34,7 @@ class JobProgress:
 
 @dataclass(frozen=True, slots=True)
 class JobState:
-    """A job with what only memory knows: its place in the queue (0 is next), or how far it is."""
+    """A job with its position in the queue (0 is next), or its progress."""
 
     job: Job
     position: int | None
@@ -43,7 +43,7 @@ class JobState:
 
 
 class JobQueue:
-    """Every change of a job goes through here, is on disk first, and then wakes its watchers."""
+    """All changes of jobs: each is written to disk first and then wakes its watchers."""
 
     def __init__(self, database: Database, *, max_waiting: int, clock: Callable[[], float]) -> None:
         self._database = database
@@ -59,9 +59,9 @@ class JobQueue:
         self.webhook_added = asyncio.Event()
 
     async def open(self) -> list[Job]:
-        """Put the jobs that ran when the last server ended back; give all that are unprepared.
+        """Requeue the jobs that the last server was running; return all unprepared jobs.
 
-        A job that was handed to a worker MAX_STARTS times without an end fails instead.
+        A job that has been started MAX_STARTS times fails instead.
         """
         await self._database.write(jobs.create_table)
         await self._database.write(webhooks.create_table)
@@ -78,18 +78,18 @@ class JobQueue:
         return [job for job in queued if job.prepared_at is None]
 
     def close(self) -> None:
-        """End every wait and event stream; the jobs stay as they are on disk."""
+        """End all waits and event streams; the jobs on disk do not change."""
         self._closing = True
         self._wake_all()
 
     async def check_room(self) -> None:
-        """Raise QueueFull when no further job may wait."""
+        """Raise QueueFull if no more jobs may wait."""
         waiting = await self.count(JobStatus.QUEUED)
         if waiting >= self._max_waiting:
             raise await self._full(waiting)
 
     async def submit(self, job: Job) -> Job:
-        """Take a new job: on disk when this returns. Raises QueueFull."""
+        """Add a new job, which is on disk when this returns. Raises QueueFull."""
 
         def insert(connection: sqlite3.Connection) -> int | None:
             waiting = jobs.count(connection, JobStatus.QUEUED)
@@ -106,7 +106,7 @@ class JobQueue:
         return job
 
     async def get(self, job_id: str) -> Job:
-        """The job with this id. Raises NotFound."""
+        """Return the job with this ID. Raises NotFound."""
         job = await self._database.read(partial(jobs.get, job_id=job_id))
         if job is None:
             raise NotFound(f"There is no job {job_id}.")
@@ -133,20 +133,20 @@ class JobQueue:
         return [job for job in found if job.id not in self._hidden], total
 
     async def count(self, status: JobStatus) -> int:
-        """How many jobs have this status."""
+        """Count the jobs with this status."""
         return await self._database.read(partial(jobs.count, status=status))
 
     async def finished_before(self, moment: float) -> list[Job]:
-        """The final jobs that ended before `moment` (Unix seconds)."""
+        """Return the jobs that ended before `moment` (Unix seconds)."""
         return await self._database.read(partial(jobs.finished_before, moment=moment))
 
     async def lora_references(self) -> frozenset[str]:
-        """The LoRAs that jobs which have not ended ask for."""
+        """Return the LoRA references of all unfinished jobs."""
         unfinished = await self._database.read(jobs.unfinished)
         return frozenset(lora.path for job in unfinished for lora in job.request.params.loras)
 
     async def mark_prepared(self, job_id: str) -> JobStatus:
-        """Say that all a queued job needs lies on this machine; give the status it has by now."""
+        """Mark a queued job as ready to run; return its current status."""
         job = await self.get(job_id)
         if job.status is JobStatus.QUEUED:
             job = await self._write(job, job.evolve(prepared_at=self._clock()))
@@ -154,28 +154,28 @@ class JobQueue:
         return job.status
 
     async def claim(self) -> Job:
-        """The oldest prepared job, now running; waits until there is one."""
+        """Wait for a prepared job, mark the oldest as running and return it."""
         while True:
             self._work.clear()
             job = await self._database.write(partial(jobs.claim, now=self._clock()))
             if job is not None:
                 logger.info("job %s started", job.id)
-                # the jobs behind it have moved up
+                # the jobs behind it moved up
                 self._wake_all()
                 return job
             await self._work.wait()
 
     async def next_prepared(self) -> Job | None:
-        """The job that will be claimed next, as far as is known."""
+        """Return the job that would be claimed next, or None."""
         return await self._database.read(jobs.next_prepared)
 
     def report(self, job_id: str, progress: JobProgress) -> None:
-        """Say how far a running job is."""
+        """Update the progress of a running job."""
         self._progress[job_id] = progress
         self._wake(job_id)
 
     def show(self, job_id: str, preview: Preview) -> None:
-        """Keep a preview of a running job for those who watch it."""
+        """Add a preview of a running job for its watchers."""
         self._previews[job_id] = (*self._previews.get(job_id, ()), preview)
         self._wake(job_id)
 
@@ -199,13 +199,13 @@ class JobQueue:
         return finished
 
     async def cancel(self, job_id: str) -> Job:
-        """Cancel a queued job at once, and note on disk that a running one is to be left.
+        """Cancel a queued job at once, or record the request of a running one on disk.
 
         A final job stays as it is. Raises NotFound.
         """
         job = await self.get(job_id)
         while not (job.status.is_final or job.cancel_requested):
-            # again when the job changed meanwhile: claimed, requeued, finished
+            # retry if the job has changed meanwhile: claimed, requeued, finished
             canceled = job.evolve(cancel_requested=True)
             if job.status is JobStatus.QUEUED:
                 canceled = canceled.ended(Outcome(JobStatus.CANCELED), self._clock())
@@ -224,7 +224,7 @@ class JobQueue:
             self._hidden.discard(job_id)
 
     async def wait(self, job_id: str, timeout_s: float | None = None) -> Job:
-        """The job when it is final, or as it is after `timeout_s` or when the server closes."""
+        """Return the job once it is final, or as it is after `timeout_s` or at shutdown."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 with self._watch(job_id) as changed:
@@ -237,7 +237,7 @@ class JobQueue:
         return await self.get(job_id)
 
     async def watch(self, job_id: str) -> AsyncIterator[JobState]:
-        """The job's state now and after each change, until it is final or the server closes."""
+        """Yield the job's state now and after each change, until it is final or at shutdown."""
         with self._watch(job_id) as changed:
             last = None
             while True:

@@ -1,7 +1,7 @@
-"""Tells the addresses that jobs named how they ended, again and again until one tells us it heard.
+"""Delivers job webhooks, retrying with backoff until the receiver returns 2xx.
 
-A delivery's row is written in the transaction that ends its job, so that no kill of the server
-loses it. What is said and how it is signed is the contract's.
+A delivery's row is written in the transaction that ends its job, so a killed server loses none.
+Each contract renders and signs its own webhooks.
 """
 
 import asyncio
@@ -29,10 +29,10 @@ MAX_DELAY_S = 600.0
 
 @dataclass(frozen=True, slots=True)
 class WebhookFormat:
-    """How a contract tells of a job that has ended.
+    """A contract's webhook for an ended job.
 
-    `render` gives the body. `headers` gives what goes beside it, from the job's id, the moment of
-    sending in whole Unix seconds, and the body. `max_retries` counts what follows the first try.
+    `render` returns the body. `headers` returns the headers for the job's ID, the time of sending
+    in whole Unix seconds, and the body. `max_retries` does not count the first attempt.
     """
 
     render: Callable[[Job], Awaitable[bytes]]
@@ -41,21 +41,21 @@ class WebhookFormat:
 
 
 class Poster(Protocol):
-    """What sends: `server.net.fetch.Fetcher`, which checks the address again."""
+    """Sends a POST; `server.net.fetch.Fetcher` checks the address again."""
 
     async def post(
         self, url: str, body: bytes, headers: Mapping[str, str], *, timeout_s: float, field: str
     ) -> int:
-        """The status of the answer. Raises FetchFailed."""
+        """Return the status of the response. Raises FetchFailed."""
 
 
 def backoff_s(attempts: int) -> float:
-    """Seconds to wait after so many failed attempts: 2, 8, 32, … up to ten minutes."""
+    """Return the seconds to wait after this many failed attempts: 2, 8, 32, … up to 600."""
     return float(min(MAX_DELAY_S, 2 * 4 ** (attempts - 1)))
 
 
 class WebhookSender:
-    """Sends what is due. A slow or dead receiver delays its own deliveries alone."""
+    """Sends due deliveries. A slow or dead receiver delays only its own."""
 
     def __init__(
         self,
@@ -68,8 +68,8 @@ class WebhookSender:
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """`formats` by contract; `added` is set when a row was written; `find_job` may raise
-        NotFound, for a job that was deleted.
+        """`formats` has one per contract; `added` is set when a row has been written; `find_job`
+        raises NotFound for a deleted job.
         """
         self._database = database
         self._poster = poster
@@ -82,11 +82,11 @@ class WebhookSender:
         self._slots = asyncio.Semaphore(CONCURRENT_DELIVERIES)
 
     async def serve(self) -> None:
-        """Deliver until cancelled; what is not delivered by then is when the server runs again."""
+        """Deliver until cancelled; the next server resumes pending deliveries."""
         async with asyncio.TaskGroup() as group:
             while True:
                 self._added.clear()
-                # one that ends while the rows are read is pending in them, and is over
+                # a delivery that finishes while the rows are read may still be pending in them
                 open_before = frozenset(self._open)
                 for delivery in await self._database.read(webhooks.pending):
                     if delivery.id not in open_before:
@@ -103,7 +103,7 @@ class WebhookSender:
         self._open.discard(delivery.id)
 
     async def _attempt(self, delivery: Delivery) -> Delivery:
-        """Send once, and say how the delivery stands after it."""
+        """Send once and return the delivery's new state."""
         form = self._formats.get(delivery.contract)
         if form is None:
             logger.error("webhook of job %s: its contract has none", delivery.job_id)
@@ -129,7 +129,7 @@ class WebhookSender:
         return replace(delivery, attempts=attempts, next_at=self._clock() + backoff_s(attempts))
 
     async def _send(self, form: WebhookFormat, job: Job, url: str) -> str | None:
-        """Post what the contract says of the job; give what went wrong, None when it was heard."""
+        """Post the contract's webhook; return the reason of a failure, or None."""
         body = await form.render(job)
         headers = {
             "Content-Type": "application/json",
@@ -140,7 +140,7 @@ class WebhookSender:
 
 
 def read_or_create_secret(path: Path) -> str:
-    """The secret that webhooks are signed with, drawn once and readable by its owner alone."""
+    """Return the secret that signs webhooks, created once and readable by its owner only."""
     if path.exists():
         return path.read_text().strip()
     unfinished = path.with_name(path.name + ".part")

@@ -1,6 +1,6 @@
-"""LoRA references to files on this machine: `weights/loras`, the hub's cache, and what is fetched.
+"""Resolves LoRA references to local files: in `weights/loras`, the hub's cache or the store.
 
-A fetched file is fetched once, however many jobs ask for it at the same time.
+A LoRA is downloaded once, even if many jobs need it at the same time.
 """
 
 import asyncio
@@ -26,10 +26,10 @@ from server.net.fetch import Fetcher
 
 
 class LoraLibrary:
-    """Finds LoRAs, fetches those that are named by URL or hub id, takes uploads.
+    """Finds and validates LoRAs, downloads those named by URL or hub ID, accepts uploads.
 
-    `linears` gives the loaded model's linear layers, None while none is loaded; `in_use` the
-    references of the jobs that have not ended; `tokens` what to send to which host.
+    `linears` returns the loaded model's linear layers, or None while none is loaded; `in_use` the
+    references of unfinished jobs. `tokens` has the bearer token of each host.
     """
 
     def __init__(
@@ -93,9 +93,9 @@ class LoraLibrary:
         return await asyncio.to_thread(compare)
 
     async def fetch(self, reference: str, field: str) -> None:
-        """Bring the LoRA onto this machine if it is not here yet.
+        """Download and validate the LoRA unless it is already on this machine.
 
-        Raises FetchFailed, PayloadTooLarge, and LoraInvalid for what cannot be applied.
+        Raises FetchFailed, PayloadTooLarge, LoraInvalid.
         """
         async with self._alone(reference):
             if await asyncio.to_thread(self._find, reference) is not None:
@@ -111,7 +111,7 @@ class LoraLibrary:
         await self._evict()
 
     def prove(self, path: Path, name: str) -> None:
-        """Raise LoraInvalid unless the file can be applied, as far as its header tells."""
+        """Raise LoraInvalid if the file's header shows that it cannot be applied."""
         linears = self._linears()
         if linears is None:
             read_header(path, name)
@@ -190,7 +190,7 @@ class LoraLibrary:
 
     @contextlib.asynccontextmanager
     async def _alone(self, reference: str) -> AsyncIterator[None]:
-        """One at a time per reference; the lock goes when nobody waits for it."""
+        """Hold the reference's lock, which is dropped when no task waits for it."""
         lock = self._locks.setdefault(reference, asyncio.Lock())
         try:
             async with lock:
@@ -215,6 +215,6 @@ def _lora_file(lora: LoraRef, path: Path, sha256: str) -> LoraFile:
 
 
 def _shown_name(reference: str) -> str:
-    """What messages call the LoRA: what the client called it."""
+    """The LoRA's name in messages: the file name that the client gave."""
     name = urllib.parse.urlsplit(reference).path.rpartition("/")[2] or reference
     return name if name.endswith(LORA_SUFFIX) else name + LORA_SUFFIX

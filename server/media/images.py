@@ -1,7 +1,7 @@
-"""Bytes that should be an image to a checked RGB image, whatever a camera or a phone wrote.
+"""Validates input images and converts them to RGB.
 
-EXIF orientation applied, ICC profile to sRGB, alpha flattened on white, CMYK and 16 bits per
-channel converted, the first frame of an animation.
+Applies the EXIF orientation, converts ICC profiles to sRGB, flattens alpha on white, converts CMYK
+and 16 bits per channel, and takes the first frame of an animation.
 """
 
 import io
@@ -18,26 +18,26 @@ MIN_SIDE = 16
 MAX_ASPECT = 16
 MAX_PIXELS = 64_000_000
 
-# Pillow warns from 89 million pixels on; ours is the lower bound, checked before any is decoded.
+# Pillow's own limit is higher than MAX_PIXELS, which is checked before anything is decoded.
 PIL.Image.MAX_IMAGE_PIXELS = None
-# Else Pillow knows only its five commonest formats until it meets another one.
+# Without it Pillow knows only its five most common formats until it meets another one.
 PIL.Image.init()
 
 
 def to_rgb_png(data: bytes, field: str) -> bytes:
-    """The image in `data` as an RGB PNG without metadata.
+    """Return the image in `data` as an RGB PNG without metadata.
 
-    Raises InvalidImage, which names `field` and says what came and what is allowed.
+    Raises InvalidImage, naming `field`, the image's size and the limits.
     """
     image = to_rgb(_open(data, field), field)
     file = io.BytesIO()
-    # level 1: these files live for one job, and the default level takes four times as long
+    # level 1: the file lives for one job, and the default level takes four times as long
     image.save(file, "PNG", compress_level=1, icc_profile=None)
     return file.getvalue()
 
 
 def media_type(path: Path) -> str | None:
-    """What a file is by its own bytes (`image/png`), or None when it is no image."""
+    """Return the media type of a file's content (`image/png`), or None if it is no image."""
     try:
         with PIL.Image.open(path, formats=FORMATS) as image:
             return image.get_format_mimetype()
@@ -46,7 +46,7 @@ def media_type(path: Path) -> str | None:
 
 
 def check_bytes(size: int, max_bytes: int, field: str) -> None:
-    """Raise PayloadTooLarge when an image has more than the allowed bytes."""
+    """Raise PayloadTooLarge if an image exceeds the limit."""
     if size > max_bytes:
         raise PayloadTooLarge(
             f"{field} has {size / 2**20:.1f} MiB; at most {max_bytes / 2**20:.3g} MiB are "
@@ -81,9 +81,9 @@ def _open(data: bytes, field: str) -> PIL.Image.Image:
 
 
 def to_rgb(image: PIL.Image.Image, field: str) -> PIL.Image.Image:
-    """The image in RGB, upright, on white where it is transparent.
+    """Return the image in RGB, upright, with transparency flattened on white.
 
-    Raises InvalidImage, which names `field`, when it is damaged.
+    Raises InvalidImage, naming `field`, if the image is damaged.
     """
     try:
         image.load()
@@ -108,17 +108,17 @@ def to_rgb(image: PIL.Image.Image, field: str) -> PIL.Image.Image:
 
 
 def _to_eight_bits(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Grey images of 16 or 32 bits scaled to 8; Pillow itself would clip them to white."""
+    """Scale gray images of 16 or 32 bits to 8; Pillow itself would clip them to white."""
     if not image.mode.startswith(("I", "F")):
         return image
     values = np.asarray(image).astype(np.float64)
-    # 32-bit modes hold 16-bit values in the formats allowed here; floats run from 0 to 1
+    # 32-bit modes hold 16-bit values in the allowed formats; floats range from 0 to 1
     full = 1.0 if image.mode == "F" and values.max(initial=0) <= 1 else 65535.0
     return PIL.Image.fromarray((values.clip(0, full) * (255 / full)).round().astype(np.uint8))
 
 
 def _to_srgb(image: PIL.Image.Image, profile: bytes | None) -> PIL.Image.Image:
-    """The colours as sRGB. A profile that is damaged or of another colour space is ignored."""
+    """Convert the colors to sRGB; ignore a profile that is damaged or of another color space."""
     if profile and image.mode in ("RGB", "L", "CMYK"):
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))

@@ -1,6 +1,6 @@
-"""Image references to checked images on disk: URL, data URI, base64, or bytes.
+"""Input images: a URL, a data URI, base64 or bytes becomes a validated image on disk.
 
-A job's inputs live in `inputs/<job id>/<n>.png` until the job has ended.
+The images of a job are `inputs/<job id>/<n>.png` until the job has ended.
 """
 
 import asyncio
@@ -18,14 +18,14 @@ from server.limits import MAX_IMAGE_BYTES
 from server.media.images import check_bytes, to_rgb_png
 from server.net.fetch import Fetcher
 
-# Decoding a large image takes a core for a second; two at once leave one for the answers.
+# Decoding a large image takes a core for a second; more threads would starve the event loop.
 DECODING_THREADS = 2
 _URL = re.compile(r"https?://", re.IGNORECASE)
 _BASE64_START = re.compile(r"[A-Za-z0-9+/_\-\s=]+")
 
 
 class InputStore:
-    """The images of jobs that have not ended."""
+    """The folder of input images, one subfolder per unfinished job."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class InputStore:
         own_file: Callable[[str], Path | None],
         fetch_timeout_s: float,
     ) -> None:
-        """`own_file` gives the file behind a URL of this server, None for any other URL."""
+        """`own_file` maps a URL of this server to its file, and any other URL to None."""
         self._folder = folder
         self._fetcher = fetcher
         self._own_file = own_file
@@ -43,16 +43,16 @@ class InputStore:
         self._threads = ThreadPoolExecutor(DECODING_THREADS, thread_name_prefix="images")
 
     def close(self) -> None:
-        """Wait for the images being decoded."""
+        """Wait until running decodes have finished."""
         self._threads.shutdown(wait=True)
 
     async def store_inline(
         self, job_id: str, images: Sequence[str | bytes], max_bytes: int
     ) -> tuple[str | None, ...]:
-        """Check and store what the request itself carries; give the URLs still to fetch.
+        """Validate and store the images that the request carries.
 
-        The answer has one entry per image: its URL, or None when it is stored.
-        Raises InvalidImage, PayloadTooLarge; then nothing is left on disk.
+        Returns one entry per image: its URL, still to be fetched, or None if it is stored.
+        Raises InvalidImage, PayloadTooLarge, FetchFailed (offline); then nothing is left on disk.
         """
         sources = []
         try:
@@ -64,7 +64,7 @@ class InputStore:
         return tuple(sources)
 
     async def fetch(self, job_id: str, index: int, url: str, max_bytes: int) -> None:
-        """Fetch, check and store an image. An address of this server's own is read from disk.
+        """Fetch, validate and store an image; a URL of this server is read from disk.
 
         Raises FetchFailed, InvalidImage, PayloadTooLarge.
         """
@@ -80,7 +80,7 @@ class InputStore:
         await self._store(job_id, index, data, field)
 
     async def read(self, job_id: str, count: int) -> tuple[bytes, ...]:
-        """The job's images as RGB PNGs. Raises NotFound when one is gone."""
+        """Return the job's images as RGB PNGs. Raises NotFound if one is missing."""
         paths = [self._path(job_id, index) for index in range(count)]
         try:
             return tuple([await asyncio.to_thread(path.read_bytes) for path in paths])
@@ -92,7 +92,7 @@ class InputStore:
         await asyncio.to_thread(shutil.rmtree, self._folder / job_id, ignore_errors=True)
 
     def job_ids(self) -> list[str]:
-        """The jobs that have a folder here."""
+        """The jobs with a folder."""
         return [path.name for path in self._folder.iterdir()] if self._folder.is_dir() else []
 
     async def _store_unless_url(
@@ -126,21 +126,21 @@ class InputStore:
 
 
 def is_url(text: str) -> bool:
-    """Whether an image reference is an address to fetch."""
+    """Return whether an image reference is a URL."""
     return bool(_URL.match(text.strip()))
 
 
 def is_inline(text: str) -> bool:
-    """Whether an image reference carries the image itself, by its look."""
-    # its beginning tells: a path has a dot, and the whole can be many megabytes long
+    """Return whether an image reference looks like a data URI or base64."""
+    # the start is enough: a path has a dot, and the whole can be many megabytes long
     start = text[:256].lstrip()
     return start[:5].lower() == "data:" or bool(_BASE64_START.fullmatch(start))
 
 
 def decode_text(text: str, max_bytes: int = MAX_IMAGE_BYTES, field: str = "image") -> bytes:
-    """The bytes of a data URI or of naked base64; the declared media type is not believed.
+    """Decode a data URI or plain base64; the declared media type is ignored.
 
-    Raises InvalidImage when it is neither, PayloadTooLarge before anything is decoded.
+    Raises InvalidImage if it is neither, PayloadTooLarge before anything is decoded.
     """
     payload = text.strip()
     if payload[:5].lower() == "data:":

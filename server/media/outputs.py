@@ -1,4 +1,4 @@
-"""Finished images as files with unguessable names, and the URLs they are served under."""
+"""Finished images: files with unguessable names, and their URLs."""
 
 import asyncio
 import io
@@ -25,7 +25,7 @@ _EXIF_DESCRIPTION = 0x010E
 
 
 class OutputStore(ServedFolder):
-    """The folder of outputs. A name is a capability: who has it may read the file."""
+    """The folder of outputs. A name is a capability: anyone who has it may read the file."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, ROUTE, _NAME)
@@ -33,7 +33,7 @@ class OutputStore(ServedFolder):
         self._threads = ThreadPoolExecutor(ENCODING_THREADS, thread_name_prefix="outputs")
 
     def close(self) -> None:
-        """Wait for the files being written."""
+        """Wait until running writes have finished."""
         self._threads.shutdown(wait=True)
 
     async def write(
@@ -48,7 +48,7 @@ class OutputStore(ServedFolder):
         quality: int | None = None,
         is_unsafe: bool = False,
     ) -> Output:
-        """Encode the raw image and write it; `facts` go into its metadata as JSON."""
+        """Encode the raw image and write it, with `facts` as JSON in its metadata."""
 
         def encode_and_write() -> Output:
             image = PIL.Image.frombytes("RGB", size, rgb)
@@ -64,7 +64,7 @@ class OutputStore(ServedFolder):
         return await asyncio.get_running_loop().run_in_executor(self._threads, encode_and_write)
 
     async def read(self, output: Output) -> bytes:
-        """The bytes of a finished output."""
+        """Return the bytes of a finished output."""
         return await asyncio.to_thread((self._folder / output.name).read_bytes)
 
     async def delete(self, outputs: tuple[Output, ...]) -> None:
@@ -73,9 +73,9 @@ class OutputStore(ServedFolder):
             await asyncio.to_thread((self._folder / output.name).unlink, missing_ok=True)
 
     def sweep(self, older_than: float) -> None:
-        """Remove files from before this Unix time: no job that named them is left.
+        """Remove files older than this Unix time, when no job that names them is left.
 
-        A server that is killed between a file and the end of its job leaves one that no job names.
+        A server that is killed between writing a file and finishing its job leaves an orphan.
         """
         for path in self._folder.iterdir():
             if path.stat().st_mtime < older_than:
@@ -88,7 +88,7 @@ def encode(
     facts: Mapping[str, object],
     quality: int | None = None,
 ) -> bytes:
-    """The image as a file: JPEG without chroma subsampling, WebP, both 95 by default, or PNG."""
+    """Encode the image: JPEG without chroma subsampling, WebP (both 95 by default) or PNG."""
     text = json.dumps(dict(facts))
     file = io.BytesIO()
     if image_format is OutputFormat.PNG:

@@ -1,4 +1,4 @@
-"""A folder whose files are served by unguessable names: who has a name may read the file."""
+"""A folder whose files are served under unguessable names, which act as capabilities."""
 
 import re
 import urllib.parse
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 class ServedFolder:
-    """Finds files by their names and by their URLs, and nothing that is not named like one."""
+    """Finds files by name or URL; a name that does not match the pattern is never looked up."""
 
     def __init__(self, folder: Path, route: str, name_pattern: re.Pattern[str]) -> None:
         self._folder = folder
@@ -14,20 +14,20 @@ class ServedFolder:
         self._name_pattern = name_pattern
 
     def path(self, name: str) -> Path | None:
-        """The file of this name, or None when there is none."""
+        """Return the file with this name, or None."""
         if not self._name_pattern.fullmatch(name):
             return None
         path = self._folder / name
         return path if path.is_file() else None
 
     def route(self, name: str) -> str:
-        """Where the file of this name is on this server (`/uploads/…`)."""
+        """Return the path of the file's URL on this server (`/uploads/…`)."""
         return f"{self._route}/{name}"
 
     def path_of_url(self, url: str) -> Path | None:
-        """The file that one of this server's own URLs names, whatever host it was reached under."""
+        """Return the file behind a URL of this server, under any host name, or None."""
         try:
             head, _, name = urllib.parse.urlsplit(url).path.rpartition("/")
-        except ValueError:  # no URL at all; whoever fetches it will say so
+        except ValueError:  # not a URL; fetching it reports that
             return None
         return self.path(name) if head.endswith(self._route) else None

@@ -1,7 +1,7 @@
-"""Files that clients send ahead of a request, under unguessable names, for a day.
+"""Files that clients upload before a request, under unguessable names, for a limited time.
 
-A ticket names a size and a type, and its token lets whoever has it write the bytes once or again
-while the ticket lasts. What is sent is not judged here: an image that is none fails when used.
+A ticket names a size and a type; its token allows writing the bytes, repeatedly, until the ticket
+expires. Content is not validated here: a file that is no image fails when a job uses it.
 """
 
 import asyncio
@@ -21,11 +21,11 @@ from server.store.database import Database
 from server.store.uploads import Upload
 
 ROUTE = "/uploads"
-# How long a client may wait with the bytes after it has its ticket.
+# The time that a client has to send the bytes.
 TICKET_S = 3600.0
 UNKNOWN_TYPE = "application/octet-stream"
 _NAME = re.compile(r"[0-9a-f]{32}\.[a-z]{3,4}")
-# By the extension that a client's file has; its URL gets the same.
+# By the extension of the client's file, which its URL keeps.
 _IMAGE_TYPES = {
     "jpg": "image/jpeg",
     "jpeg": "image/jpeg",
@@ -52,14 +52,14 @@ class UploadStore(ServedFolder):
         self._clock = clock
 
     async def open(self) -> None:
-        """Create the table, and remove what a killed server left half written."""
+        """Create the table and remove partial files of a killed server."""
         self._folder.mkdir(parents=True, exist_ok=True)
         for unfinished in self._folder.glob("*.part"):
             unfinished.unlink(missing_ok=True)
         await self._database.write(uploads.create_table)
 
     async def create(self, filename: str, size_bytes: int, content_type: str | None) -> Upload:
-        """A ticket for a file of this size. Raises PayloadTooLarge."""
+        """Create a ticket for a file of this size. Raises PayloadTooLarge."""
         check_bytes(size_bytes, MAX_IMAGE_BYTES, "size")
         now = self._clock()
         upload = Upload(
@@ -75,35 +75,35 @@ class UploadStore(ServedFolder):
         return upload
 
     async def ticket(self, token: str) -> Upload:
-        """The ticket with this token, while it lasts. Raises NotFound."""
+        """Return the ticket with this token. Raises NotFound once it has expired."""
         upload = await self._database.read(partial(uploads.get, token=token))
         if upload is None or upload.created_at + TICKET_S <= self._clock():
-            raise NotFound("There is no such upload ticket, or its time is over; ask for another.")
+            raise NotFound("This upload ticket is unknown or has expired; request another one.")
         return upload
 
     async def write(
         self, upload: Upload, chunks: AsyncIterable[bytes], *, keep_s: float = 0.0
     ) -> Upload:
-        """Store the bytes of an upload, all of them or none. Raises InvalidRequest, NotFound.
+        """Store the bytes of an upload, all or none. Raises InvalidRequest, NotFound.
 
-        Kept from now on for as long as the operator keeps uploads, and at least for `keep_s`.
+        The file is kept for the operator's time for uploads, and at least for `keep_s`.
         """
         part = self._folder / f"{upload.name}.{secrets.token_hex(4)}.part"
         try:
             await self._write_part(part, upload.size_bytes, chunks)
             now = self._clock()
             expires_at = now + max(self._keep_s, keep_s)
-            # the row first: a file without one would lie here for ever
+            # the row first: a file without one would never be removed
             mark = partial(uploads.mark_stored, token=upload.token, now=now, expires_at=expires_at)
             if not await self._database.write(mark):
-                raise NotFound("The time of this upload ticket is over; ask for another.")
+                raise NotFound("This upload ticket has expired; request another one.")
             part.rename(self._folder / upload.name)
         finally:
             part.unlink(missing_ok=True)
         return replace(upload, stored=True, expires_at=expires_at)
 
     async def expire(self) -> int:
-        """Remove the files and tickets whose time is over; give how many there were."""
+        """Remove expired files and tickets, and return their number."""
         over = await self._database.read(partial(uploads.expired, now=self._clock()))
         for upload in over:
             await asyncio.to_thread((self._folder / upload.name).unlink, missing_ok=True)
@@ -123,7 +123,8 @@ class UploadStore(ServedFolder):
         if received != size_bytes:
             came = "more" if received > size_bytes else f"{received}"
             raise InvalidRequest(
-                f"the ticket is for a file of {size_bytes} bytes, and {came} came", field="size"
+                f"the ticket is for a file of {size_bytes} bytes, but {came} were sent",
+                field="size",
             )
 
 
@@ -132,7 +133,7 @@ def _type_of(filename: str) -> str | None:
 
 
 def _extension(filename: str, content_type: str | None) -> str:
-    """What the URL ends in: clients look for an image's. Nothing known is taken for an image."""
+    """The extension of the URL, by which clients recognize images; `png` if nothing is known."""
     suffix = PurePath(filename).suffix[1:].lower()
     if suffix in _IMAGE_TYPES:
         return suffix

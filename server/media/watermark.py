@@ -1,4 +1,4 @@
-"""A line of text in an image's lower right corner, legible on light and on dark."""
+"""Text in the lower right corner of an image, legible on light and dark."""
 
 import PIL.Image
 from PIL import ImageDraw, ImageFont
@@ -8,9 +8,9 @@ MIN_TEXT_PIXELS = 9
 
 
 def draw_watermark(image: PIL.Image.Image, text: str) -> None:
-    """Draw `text` about 2 % of the image's height high, white with a dark edge.
+    """Draw `text` in white with a dark outline, about 2 % of the image's height.
 
-    The font comes with Pillow, so that the mark looks the same on every machine.
+    Pillow's own font makes the mark look the same on every machine.
     """
     size = max(MIN_TEXT_PIXELS, round(image.height * HEIGHT_SHARE))
     font = ImageFont.load_default(size=size)

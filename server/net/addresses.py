@@ -1,8 +1,7 @@
-"""Which addresses requests may name, and connections that go to checked addresses only.
+"""The addresses that requests may name, and connections pinned to checked addresses.
 
-A host is resolved once, every address it has must be public (or in a network that the operator
-allowed), and the connection goes to the address that was checked, so that no second answer of the
-name server can lead elsewhere.
+A host is resolved once. All its addresses must be public or in a network that the operator
+allows, and the connection goes to a checked address, so a second DNS answer cannot redirect it.
 """
 
 import asyncio
@@ -23,11 +22,11 @@ IPV4_COMPATIBLE = ipaddress.IPv6Network("::/96")
 
 
 class AddressRefused(Exception):
-    """A host's address is not one that requests may name."""
+    """Requests may not name this address."""
 
 
 class PinnedTransport(httpx2.AsyncHTTPTransport):
-    """httpx2's transport over connections that go to checked addresses only."""
+    """httpx2's transport, connecting to checked addresses only."""
 
     def __init__(self, allowed: Sequence[IpNetwork]) -> None:
         super().__init__(trust_env=False)
@@ -38,7 +37,7 @@ class PinnedTransport(httpx2.AsyncHTTPTransport):
 
 
 class _PinnedBackend(httpcore2.AsyncNetworkBackend):
-    """Resolves, checks, and connects to what was checked. TLS still verifies the host's name."""
+    """Resolves a host, checks it and connects. TLS still verifies the host's name."""
 
     def __init__(self, allowed: Sequence[IpNetwork]) -> None:
         self._allowed = allowed
@@ -98,7 +97,7 @@ def check_address(address: IpAddress, allowed: Sequence[IpNetwork]) -> None:
 
 
 def _embedded_address(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    """The IPv4 address that packets to this one end at: mapped, 6to4, NAT64, IPv4-compatible."""
+    """The IPv4 address that this one leads to: mapped, 6to4, NAT64 or IPv4-compatible."""
     is_own = address.is_loopback or address.is_unspecified
     if address in NAT64 or (address in IPV4_COMPATIBLE and not is_own):
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)

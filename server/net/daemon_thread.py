@@ -1,4 +1,4 @@
-"""Work that blocks, in a thread that the end of the process does not wait for."""
+"""Blocking work in a thread that does not delay the exit of the process."""
 
 import threading
 from collections.abc import Callable
@@ -9,9 +9,9 @@ T = TypeVar("T")
 
 
 def run_in_daemon_thread(work: Callable[[], T], name: str) -> Future[T]:
-    """Start `work`; what it gives or raises is the future's, which nothing cancels.
+    """Start `work` and return a future with its result, which cannot be cancelled.
 
-    Await it with `asyncio.wrap_future`: whoever is canceled there leaves the thread to itself.
+    Await it with `asyncio.wrap_future`; a cancelled caller leaves the thread running.
     """
     future: Future[T] = Future()
     future.set_running_or_notify_cancel()

@@ -1,6 +1,6 @@
-"""One bounded download: addresses checked and pinned, redirects checked again, size and time bound.
+"""HTTP requests to URLs that clients name: checked addresses, limited size and time.
 
-A URL in a request is a stranger's wish: `server.net.addresses` says where one may lead.
+Redirects are checked like the URL itself; `server.net.addresses` has the rules.
 """
 
 import asyncio
@@ -24,9 +24,9 @@ from server.net.download import (
 )
 
 MAX_REDIRECTS = 5
-# A submit waits for no name server longer than this; the address is checked again when used.
+# A submit waits no longer for a name server; the address is checked again when it is used.
 RESOLVE_TIMEOUT_S = 2.0
-# Browsers and curl are let in where an unknown name is not.
+# Some hosts refuse the HTTP library's own name.
 USER_AGENT = "qwen-edit-server"
 MAX_PORT = 65535
 # A name, or an address of either kind.
@@ -34,14 +34,14 @@ _HOST = re.compile(r"[0-9A-Za-z._:-]+")
 
 
 class _NoCookies(http.cookiejar.CookieJar):
-    """Keeps nothing: what one client's download was given is not shown with another's."""
+    """Keeps no cookies: one client's download must not send those of another's."""
 
     def set_cookie(self, cookie: http.cookiejar.Cookie) -> None:
-        """Forget it."""
+        """Ignore the cookie."""
 
 
 class Fetcher:
-    """Downloads what URLs in requests name. One per server; close it at the end."""
+    """Sends requests to URLs that clients name. One per server; close it at the end."""
 
     def __init__(self, allowed: Sequence[IpNetwork], *, offline: bool = False) -> None:
         self._allowed = allowed
@@ -51,13 +51,13 @@ class Fetcher:
             headers={"User-Agent": USER_AGENT},
             follow_redirects=True,
             max_redirects=MAX_REDIRECTS,
-            # a proxy from the environment would resolve names itself, past the check
+            # a proxy from the environment would resolve names itself and bypass the check
             trust_env=False,
             cookies=_NoCookies(),
         )
 
     async def close(self) -> None:
-        """Close the connections that are kept."""
+        """Close idle connections."""
         await self._client.aclose()
 
     async def read(self, url: str, *, max_bytes: int, timeout_s: float, field: str) -> bytes:

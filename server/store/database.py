@@ -1,4 +1,4 @@
-"""One SQLite file: a thread that writes, one that reads, and a lock against a second server."""
+"""The SQLite database: one writer thread, one reader thread, and a lock on the data folder."""
 
 import asyncio
 import contextlib
@@ -16,14 +16,14 @@ BUSY_TIMEOUT_S = 10.0
 
 
 class DataFolderInUse(Exception):
-    """Another server works on this data folder."""
+    """Another server uses this data folder."""
 
 
 class DataFolderLock:
-    """Held by the one server that may use a data folder; gone with its process, however it ends."""
+    """The exclusive lock of a server on its data folder; the kernel releases it at exit."""
 
     def __init__(self, folder: Path) -> None:
-        """Take the lock. Raises DataFolderInUse, which names the process that holds it."""
+        """Take the lock. Raises DataFolderInUse, naming the process that holds it."""
         folder.mkdir(parents=True, exist_ok=True)
         self._fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -39,15 +39,15 @@ class DataFolderLock:
         os.write(self._fd, str(os.getpid()).encode())
 
     def release(self) -> None:
-        """Give the folder free."""
+        """Release the lock."""
         os.close(self._fd)
 
 
 class Database:
-    """Runs functions over connections, off the event loop; writes one at a time, in transactions.
+    """Runs functions on connections, off the event loop; writes are serial transactions.
 
-    Reads have a connection and a thread of their own: in WAL mode they never wait for a write,
-    whose fsync takes milliseconds.
+    Reads have their own connection and thread: in WAL mode they never wait for a write, whose
+    fsync takes milliseconds.
     """
 
     def __init__(self, path: Path) -> None:
@@ -57,18 +57,18 @@ class Database:
         self._read_connection = connect(path)
 
     async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `work` in a transaction that is on disk when this returns, or did not happen."""
+        """Run `work` in a transaction, which is on disk when this returns."""
         loop = asyncio.get_running_loop()
-        # Shielded: a client that hangs up must not leave its caller unsure of what was written.
+        # Shielded: when a client hangs up, its write is still either done or not begun.
         return await asyncio.shield(loop.run_in_executor(self._writer, self._transact, work))
 
     async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `work` on a connection that only reads."""
+        """Run `work` on the read connection."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._reader, work, self._read_connection)
 
     def close(self) -> None:
-        """Finish what was begun and close the file."""
+        """Finish pending work and close the file."""
         for pool in (self._writer, self._reader):
             pool.shutdown(wait=True)
         for connection in (self._read_connection, self._write_connection):
@@ -80,13 +80,13 @@ class Database:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """A connection in the mode the queue needs: WAL, every commit on disk, rows by name."""
+    """Open a connection: WAL, every commit on disk, rows by name."""
     connection = sqlite3.connect(
         path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
     )
     connection.row_factory = sqlite3.Row
     connection.execute("PRAGMA journal_mode = WAL")
-    # FULL: after a power cut no accepted job is missing; NORMAL could lose the last commits.
+    # FULL: NORMAL could lose the latest accepted jobs in a power cut.
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
     return connection
@@ -94,7 +94,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
 @contextlib.contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    """A write transaction: committed at the end of the block, rolled back when it raises."""
+    """A write transaction: committed at the end of the block, rolled back if it raises."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield connection

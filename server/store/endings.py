@@ -1,4 +1,4 @@
-"""What ends a job or forgets it, together with its webhook: neither is there without the other."""
+"""Ending and deleting a job together with its webhook delivery, in one transaction."""
 
 import sqlite3
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from server.store import jobs, webhooks
 
 
 def update(connection: sqlite3.Connection, job: Job, expected: Sequence[JobStatus]) -> bool:
-    """`jobs.update`, and a delivery when that ended the job."""
+    """Call `jobs.update`, and add a delivery if that ended the job."""
     is_written = jobs.update(connection, job, expected)
     if is_written:
         webhooks.add_if_asked(connection, job)
@@ -16,14 +16,14 @@ def update(connection: sqlite3.Connection, job: Job, expected: Sequence[JobStatu
 
 
 def requeue(connection: sqlite3.Connection, job_id: str, now: float) -> Job:
-    """`jobs.requeue`, and a delivery when that ended the job."""
+    """Call `jobs.requeue`, and add a delivery if that ended the job."""
     job = jobs.requeue(connection, job_id, now)
     webhooks.add_if_asked(connection, job)
     return job
 
 
 def delete(connection: sqlite3.Connection, job_id: str) -> bool:
-    """`jobs.delete`, and nobody is told any more."""
+    """Call `jobs.delete`, and drop the delivery."""
     is_deleted = jobs.delete(connection, job_id)
     if is_deleted:
         webhooks.delete(connection, job_id)

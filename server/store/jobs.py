@@ -1,4 +1,4 @@
-"""The table of jobs. A job's row stays until somebody deletes it; no row per step."""
+"""The table of jobs: one row per job, kept until the job is deleted; progress is not stored."""
 
 import json
 import sqlite3
@@ -41,7 +41,7 @@ _NOT_IN_REQUEST = {"contract", "endpoint", "webhook_field"}
 
 @dataclass(frozen=True, slots=True)
 class JobFilter:
-    """Which jobs a listing wants; None means all. Times are Unix seconds."""
+    """The criteria of a listing; None matches every job. Times are Unix seconds."""
 
     contract: str | None = None
     endpoint: str | None = None
@@ -51,13 +51,13 @@ class JobFilter:
 
 
 def create_table(connection: sqlite3.Connection) -> None:
-    """Create the table where it is missing."""
+    """Create the table if it does not exist."""
     for statement in SCHEMA:
         connection.execute(statement)
 
 
 def insert(connection: sqlite3.Connection, job: Job) -> None:
-    """Add a new job at the end of the queue."""
+    """Append a new job to the queue."""
     connection.execute(
         "INSERT INTO jobs (id, contract, endpoint, status, created_at, prepared_at, request)"
         " VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -74,15 +74,15 @@ def insert(connection: sqlite3.Connection, job: Job) -> None:
 
 
 def get(connection: sqlite3.Connection, job_id: str) -> Job | None:
-    """The job with this id."""
+    """Return the job with this ID, or None."""
     row = connection.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
     return _job(row) if row else None
 
 
 def claim(connection: sqlite3.Connection, now: float) -> Job | None:
-    """Mark the oldest prepared job as running and return it, or None when none waits.
+    """Mark the oldest prepared job as running and return it, or None if there is none.
 
-    One statement, so that two dispatchers never get the same job.
+    One statement, so two dispatchers never get the same job.
     """
     row = connection.execute(
         "UPDATE jobs SET status = 'running', started_at = ?, starts = starts + 1 WHERE seq ="
@@ -94,7 +94,7 @@ def claim(connection: sqlite3.Connection, now: float) -> Job | None:
 
 
 def update(connection: sqlite3.Connection, job: Job, expected: Sequence[JobStatus]) -> bool:
-    """Write what can change of a job, if its status on disk is still one of `expected`."""
+    """Write a job's mutable columns if its status on disk is one of `expected`."""
     marks = ", ".join("?" * len(expected))
     cursor = connection.execute(
         "UPDATE jobs SET status = ?, prepared_at = ?, started_at = ?, finished_at = ?,"  # noqa: S608
@@ -116,9 +116,9 @@ def update(connection: sqlite3.Connection, job: Job, expected: Sequence[JobStatu
 
 
 def requeue(connection: sqlite3.Connection, job_id: str, now: float) -> Job:
-    """Put a running job back at its place, one attempt poorer, or end it if it was to be left.
+    """Requeue a running job at its old place and count the attempt, or end it if cancelled.
 
-    One transaction, so that a cancel comes either before it, and ends the job, or after it.
+    One statement, so a concurrent cancel either ends the job here or finds it queued.
     """
     row = connection.execute(
         "UPDATE jobs SET status = iif(cancel_requested, 'canceled', 'queued'),"
@@ -133,7 +133,7 @@ def requeue(connection: sqlite3.Connection, job_id: str, now: float) -> Job:
 
 
 def delete(connection: sqlite3.Connection, job_id: str) -> bool:
-    """Remove a final job's row."""
+    """Delete a final job's row; return whether there was one."""
     cursor = connection.execute(
         "DELETE FROM jobs WHERE id = ? AND status IN ('succeeded', 'failed', 'canceled')", (job_id,)
     )
@@ -141,7 +141,7 @@ def delete(connection: sqlite3.Connection, job_id: str) -> bool:
 
 
 def next_prepared(connection: sqlite3.Connection) -> Job | None:
-    """The job that `claim` would give, left where it is."""
+    """Return the job that `claim` would return, without claiming it."""
     row = connection.execute(
         "SELECT * FROM jobs WHERE status = 'queued' AND prepared_at IS NOT NULL"
         " ORDER BY seq LIMIT 1"
@@ -150,13 +150,13 @@ def next_prepared(connection: sqlite3.Connection) -> Job | None:
 
 
 def count(connection: sqlite3.Connection, status: JobStatus) -> int:
-    """How many jobs have this status."""
+    """Count the jobs with this status."""
     row = connection.execute("SELECT count(*) FROM jobs WHERE status = ?", (status,)).fetchone()
     return int(row[0])
 
 
 def position(connection: sqlite3.Connection, job_id: str) -> int:
-    """How many queued jobs are ahead of this one: 0 is next, running ones do not count."""
+    """Count the queued jobs ahead of this one: 0 is next, running jobs do not count."""
     row = connection.execute(
         "SELECT count(*) FROM jobs WHERE status = 'queued'"
         " AND seq < (SELECT seq FROM jobs WHERE id = ?)",
@@ -166,13 +166,13 @@ def position(connection: sqlite3.Connection, job_id: str) -> int:
 
 
 def with_status(connection: sqlite3.Connection, status: JobStatus) -> list[Job]:
-    """All jobs with this status, oldest first."""
+    """Return all jobs with this status, oldest first."""
     rows = connection.execute("SELECT * FROM jobs WHERE status = ? ORDER BY seq", (status,))
     return [_job(row) for row in rows]
 
 
 def unfinished(connection: sqlite3.Connection) -> list[Job]:
-    """All jobs that wait or run, oldest first."""
+    """Return all queued and running jobs, oldest first."""
     rows = connection.execute(
         "SELECT * FROM jobs WHERE status IN ('queued', 'running') ORDER BY seq"
     )
@@ -180,7 +180,7 @@ def unfinished(connection: sqlite3.Connection) -> list[Job]:
 
 
 def finished_before(connection: sqlite3.Connection, moment: float) -> list[Job]:
-    """All final jobs that ended before `moment`, oldest first."""
+    """Return all jobs that ended before `moment`, oldest first."""
     rows = connection.execute(
         "SELECT * FROM jobs WHERE finished_at < ? ORDER BY seq", (moment,)
     ).fetchall()
@@ -188,7 +188,7 @@ def finished_before(connection: sqlite3.Connection, moment: float) -> list[Job]:
 
 
 def recent_run_seconds(connection: sqlite3.Connection, sample: int = 20) -> float | None:
-    """The mean running time of the last finished jobs, or None when there are none."""
+    """Return the mean run time of the latest succeeded jobs, or None if there are none."""
     row = connection.execute(
         "SELECT avg(finished_at - started_at) FROM (SELECT finished_at, started_at FROM jobs"
         " WHERE status = 'succeeded' ORDER BY seq DESC LIMIT ?)",
@@ -200,7 +200,7 @@ def recent_run_seconds(connection: sqlite3.Connection, sample: int = 20) -> floa
 def search(
     connection: sqlite3.Connection, wanted: JobFilter, *, limit: int, offset: int
 ) -> tuple[list[Job], int]:
-    """A page of the jobs that match, newest first, and how many match in all."""
+    """Return a page of the matching jobs, newest first, and the number of all matches."""
     clauses, values = _where(wanted)
     where = " AND ".join(clauses)
     rows = connection.execute(

@@ -1,4 +1,4 @@
-"""The table of uploads: who may still send a file, and which files lie on disk."""
+"""The table of uploads: open tickets and stored files."""
 
 import sqlite3
 from collections.abc import Sequence
@@ -20,10 +20,10 @@ SCHEMA = """
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A file that a client sends, or has sent.
+    """An upload, `stored` once its bytes are on disk.
 
-    `token` is the capability to write it, `name` the one to read it; `filename` is the client's.
-    Times are Unix seconds.
+    `token` is the capability to write the file, `name` the one to read it; `filename` is the
+    client's. Times are Unix seconds.
     """
 
     token: str
@@ -37,12 +37,12 @@ class Upload:
 
 
 def create_table(connection: sqlite3.Connection) -> None:
-    """Create the table where it is missing."""
+    """Create the table if it does not exist."""
     connection.execute(SCHEMA)
 
 
 def insert(connection: sqlite3.Connection, upload: Upload) -> None:
-    """Add an upload whose bytes are still to come."""
+    """Add an upload whose bytes have yet to arrive."""
     connection.execute(
         "INSERT INTO uploads (token, name, filename, size_bytes, content_type, created_at,"
         " expires_at, stored) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -60,7 +60,7 @@ def insert(connection: sqlite3.Connection, upload: Upload) -> None:
 
 
 def get(connection: sqlite3.Connection, token: str) -> Upload | None:
-    """The upload that this token may write."""
+    """Return the upload that this token may write, or None."""
     row = connection.execute("SELECT * FROM uploads WHERE token = ?", (token,)).fetchone()
     return _upload(row) if row else None
 
@@ -68,7 +68,7 @@ def get(connection: sqlite3.Connection, token: str) -> Upload | None:
 def mark_stored(
     connection: sqlite3.Connection, token: str, *, now: float, expires_at: float
 ) -> bool:
-    """Say that the bytes lie on disk; False when the upload's time is over."""
+    """Mark the bytes as stored; return False if the upload has expired."""
     cursor = connection.execute(
         "UPDATE uploads SET stored = 1, expires_at = ? WHERE token = ? AND expires_at > ?",
         (expires_at, token, now),
@@ -77,7 +77,7 @@ def mark_stored(
 
 
 def expired(connection: sqlite3.Connection, now: float) -> list[Upload]:
-    """The uploads whose time is over, oldest first."""
+    """Return the expired uploads, oldest first."""
     rows = connection.execute(
         "SELECT * FROM uploads WHERE expires_at <= ? ORDER BY expires_at", (now,)
     )
@@ -85,7 +85,7 @@ def expired(connection: sqlite3.Connection, now: float) -> list[Upload]:
 
 
 def delete(connection: sqlite3.Connection, tokens: Sequence[str]) -> None:
-    """Forget these uploads."""
+    """Delete these uploads."""
     connection.executemany("DELETE FROM uploads WHERE token = ?", [(token,) for token in tokens])
 
 

@@ -1,4 +1,4 @@
-"""The table of webhook deliveries: one row per job that has ended and asked for one."""
+"""The table of webhook deliveries: one row per ended job with a webhook."""
 
 import sqlite3
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ SCHEMA = """
 
 
 class DeliveryState(StrEnum):
-    """Where a delivery is. The last two are final."""
+    """The state of a delivery. The last two are final."""
 
     PENDING = "pending"
     DELIVERED = "delivered"
@@ -29,7 +29,7 @@ class DeliveryState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What is to be told to whom: `attempts` were made, the next is due at `next_at` (Unix s)."""
+    """A webhook to deliver: `attempts` so far, the next one due at `next_at` (Unix seconds)."""
 
     id: int
     job_id: str
@@ -41,14 +41,14 @@ class Delivery:
 
 
 def create_table(connection: sqlite3.Connection) -> None:
-    """Create the table where it is missing."""
+    """Create the table if it does not exist."""
     connection.execute(SCHEMA)
 
 
 def add_if_asked(connection: sqlite3.Connection, job: Job) -> bool:
-    """Add a delivery for a job that has just ended, if it asked for one; say whether.
+    """Add a delivery for a job that has ended, if it has a webhook; return whether it was added.
 
-    Meant for the transaction that ends the job: then neither is ever there without the other.
+    Call it in the transaction that ends the job, so that neither is stored without the other.
     """
     request = job.request
     if request.webhook is None or not job.status.is_final:
@@ -62,7 +62,7 @@ def add_if_asked(connection: sqlite3.Connection, job: Job) -> bool:
 
 
 def pending(connection: sqlite3.Connection) -> list[Delivery]:
-    """All deliveries that are still to be made, the next one first."""
+    """Return all pending deliveries, the next one first."""
     rows = connection.execute(
         "SELECT * FROM webhooks WHERE state = ? ORDER BY next_at, id", (DeliveryState.PENDING,)
     )
@@ -70,7 +70,7 @@ def pending(connection: sqlite3.Connection) -> list[Delivery]:
 
 
 def update(connection: sqlite3.Connection, delivery: Delivery) -> None:
-    """Write how far a delivery is; nothing when its job was deleted meanwhile."""
+    """Store a delivery's progress; do nothing if its job has been deleted."""
     connection.execute(
         "UPDATE webhooks SET attempts = ?, next_at = ?, state = ? WHERE id = ?",
         (delivery.attempts, delivery.next_at, delivery.state, delivery.id),
@@ -78,12 +78,12 @@ def update(connection: sqlite3.Connection, delivery: Delivery) -> None:
 
 
 def delete(connection: sqlite3.Connection, job_id: str) -> None:
-    """Forget the delivery for this job."""
+    """Delete the delivery for this job."""
     connection.execute("DELETE FROM webhooks WHERE job_id = ?", (job_id,))
 
 
 def get(connection: sqlite3.Connection, job_id: str) -> Delivery | None:
-    """The delivery for this job."""
+    """Return the delivery for this job, or None."""
     row = connection.execute("SELECT * FROM webhooks WHERE job_id = ?", (job_id,)).fetchone()
     return _delivery(row) if row else None
 

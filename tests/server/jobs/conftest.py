@@ -120,6 +120,19 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
+def clock() -> FakeTime:
+    return FakeTime()
+
+
+@pytest.fixture
+async def queue(database: Database, clock: FakeTime) -> JobQueue:
+    """A queue for three waiting jobs, without the other job modules."""
+    queue = JobQueue(database, max_waiting=3, clock=clock)
+    await queue.open()
+    return queue
+
+
+@pytest.fixture
 def make_scene(tmp_path: Path, database: Database) -> Iterator[Callable[..., Awaitable[Scene]]]:
     """Starts a scene on the test's folder; each one is the next server on the same data."""
     scenes: list[Scene] = []

@@ -169,7 +169,7 @@ async def test_any_2xx_is_delivered(database: Database, time: FakeTime, status: 
 
 
 @pytest.mark.parametrize("answer", [301, 307, 400, 410, 500, FetchFailed("refused")])
-async def test_anything_else_is_tried_again(
+async def test_any_other_answer_is_retried(
     database: Database, time: FakeTime, answer: int | Exception
 ) -> None:
     scene = Scene(database, FakePoster(answer), time)
@@ -179,7 +179,7 @@ async def test_anything_else_is_tried_again(
     assert (delivery.state, delivery.attempts) == (DeliveryState.DELIVERED, 2)
 
 
-async def test_three_retries_back_off_and_then_it_is_given_up(
+async def test_delivery_is_given_up_after_three_retries_with_backoff(
     database: Database, time: FakeTime
 ) -> None:
     poster = FakePoster(*[500] * 20)
@@ -193,7 +193,7 @@ async def test_three_retries_back_off_and_then_it_is_given_up(
     assert time.slept == [2.0, 8.0, 32.0]
 
 
-async def test_retries_are_as_many_as_the_contract_says(database: Database, time: FakeTime) -> None:
+async def test_number_of_retries_is_the_contracts(database: Database, time: FakeTime) -> None:
     poster = FakePoster(*[500] * 20)
     scene = Scene(database, poster, time)
     job = await scene.add(ended_job(contract="fal"))
@@ -208,9 +208,7 @@ def test_backoff_grows_up_to_ten_minutes() -> None:
     ]
 
 
-async def test_next_sender_goes_on_where_the_last_one_ended(
-    database: Database, time: FakeTime
-) -> None:
+async def test_next_sender_resumes_pending_deliveries(database: Database, time: FakeTime) -> None:
     async def never(_: float) -> None:
         await asyncio.Event().wait()
 
@@ -233,7 +231,7 @@ async def test_next_sender_goes_on_where_the_last_one_ended(
     assert time.slept == [0.5]
 
 
-async def test_deleted_job_is_told_to_nobody(database: Database, time: FakeTime) -> None:
+async def test_deleted_job_is_not_delivered(database: Database, time: FakeTime) -> None:
     poster = FakePoster()
     scene = Scene(database, poster, time)
     job = await scene.add(ended_job())
@@ -295,7 +293,7 @@ async def test_delivery_that_ends_while_the_pending_ones_are_read_is_not_made_ag
     assert [url for url, _, _ in poster.posts] == ["https://slow/", "https://fast/"]
 
 
-async def test_body_that_cannot_be_made_is_tried_again_and_ends_nothing_else(
+async def test_failing_render_is_retried_and_affects_no_other_delivery(
     database: Database, time: FakeTime, caplog: pytest.LogCaptureFixture
 ) -> None:
     scene = Scene(database, FakePoster(), time)
@@ -322,7 +320,7 @@ async def test_job_of_a_contract_without_webhooks_is_given_up(
         assert (await scene.ended(job)).state is DeliveryState.GIVEN_UP
 
 
-def test_secret_is_drawn_once_and_its_owners_alone(tmp_path: Path) -> None:
+def test_secret_is_created_once_and_readable_by_its_owner_only(tmp_path: Path) -> None:
     path = tmp_path / "webhook_secret"
     (tmp_path / "webhook_secret.part").write_text("half")
     secret = read_or_create_secret(path)

@@ -16,7 +16,7 @@ from tests.lora_files import random_pairs, write_lora
 from tests.server.loras.conftest import is_here, lora_bytes, make_library
 
 
-async def test_local_file_is_checked_against_the_model(tmp_path: Path) -> None:
+async def test_local_file_is_validated_against_the_model(tmp_path: Path) -> None:
     library = make_library(tmp_path)
     folder = tmp_path / "weights" / "loras"
     (folder / "good.safetensors").write_bytes(lora_bytes(tmp_path))
@@ -36,7 +36,7 @@ async def chunks(data: bytes) -> AsyncIterator[bytes]:
     yield data
 
 
-async def test_upload_is_proved_before_it_takes_its_place(tmp_path: Path) -> None:
+async def test_upload_is_validated_before_it_is_stored(tmp_path: Path) -> None:
     library = make_library(tmp_path)
     folder = tmp_path / "weights" / "loras"
     data = lora_bytes(tmp_path)
@@ -61,7 +61,7 @@ async def test_upload_is_proved_before_it_takes_its_place(tmp_path: Path) -> Non
     assert not list(folder.rglob("*.safetensors"))
 
 
-async def test_lora_that_the_package_ships_is_not_removed(tmp_path: Path) -> None:
+async def test_shipped_lora_cannot_be_deleted(tmp_path: Path) -> None:
     catalog = Catalog(tmp_path / "weights")
     catalog = catalog.with_loras_of(catalog.resolve_model("demo"))
     library = make_library(tmp_path, catalog=catalog)

@@ -22,7 +22,7 @@ from tests.server.loras.conftest import (
 )
 
 
-async def test_url_is_fetched_checked_and_found_again(tmp_path: Path, host: Host) -> None:
+async def test_url_is_downloaded_validated_and_found_again(tmp_path: Path, host: Host) -> None:
     host.files["/my%20style.safetensors?download=1"] = lora_bytes(tmp_path)
     reference = f"{host.url}/my%20style.safetensors?download=1"
     library = make_library(tmp_path)
@@ -36,7 +36,7 @@ async def test_url_is_fetched_checked_and_found_again(tmp_path: Path, host: Host
     assert await is_here(make_library(tmp_path, offline=True), reference)
 
 
-async def test_ten_jobs_at_once_fetch_a_url_once(tmp_path: Path, host: Host) -> None:
+async def test_concurrent_fetches_download_a_url_once(tmp_path: Path, host: Host) -> None:
     host.files["/a.safetensors"] = lora_bytes(tmp_path)
     host.access.clear()
     library = make_library(tmp_path)
@@ -49,7 +49,7 @@ async def test_ten_jobs_at_once_fetch_a_url_once(tmp_path: Path, host: Host) -> 
     assert len(host.requests) == 1
 
 
-async def test_same_content_under_two_urls_lies_on_disk_once(tmp_path: Path, host: Host) -> None:
+async def test_same_content_under_two_urls_is_stored_once(tmp_path: Path, host: Host) -> None:
     data = lora_bytes(tmp_path)
     host.files |= {"/a.safetensors": data, "/b.safetensors": data}
     library = make_library(tmp_path)
@@ -59,7 +59,7 @@ async def test_same_content_under_two_urls_lies_on_disk_once(tmp_path: Path, hos
     assert file.name == f"{hashlib.sha256(data).hexdigest()}.safetensors"
 
 
-async def test_broken_download_goes_on_where_it_ended(tmp_path: Path, host: Host) -> None:
+async def test_broken_download_is_resumed(tmp_path: Path, host: Host) -> None:
     data = lora_bytes(tmp_path, rank=64)
     host.files["/a.safetensors"] = data
     host.break_after = [1000, 2000]
@@ -73,7 +73,9 @@ async def test_broken_download_goes_on_where_it_ended(tmp_path: Path, host: Host
     assert ranges[-1] == "bytes=3000-"
 
 
-async def test_full_disk_is_said_and_the_next_request_goes_on(tmp_path: Path, host: Host) -> None:
+async def test_full_disk_is_reported_and_the_next_request_resumes(
+    tmp_path: Path, host: Host
+) -> None:
     """The part is a device that takes no byte, as a disk without room does."""
     url = f"{host.url}/a.safetensors"
     host.files["/a.safetensors"] = lora_bytes(tmp_path)
@@ -91,9 +93,7 @@ async def test_full_disk_is_said_and_the_next_request_goes_on(tmp_path: Path, ho
     assert await content(library, url) == host.files["/a.safetensors"]
 
 
-async def test_download_of_a_killed_server_goes_on_and_a_changed_file_begins_anew(
-    tmp_path: Path, host: Host
-) -> None:
+async def test_partial_download_of_a_changed_file_starts_over(tmp_path: Path, host: Host) -> None:
     url = f"{host.url}/a.safetensors"
     old, new = lora_bytes(tmp_path, seed=1), lora_bytes(tmp_path, seed=2)
     part = LoraStore(tmp_path / "store", max_bytes=2**30).part(url)
@@ -106,7 +106,7 @@ async def test_download_of_a_killed_server_goes_on_and_a_changed_file_begins_ane
     assert await content(make_library(tmp_path), url) == new
 
 
-async def test_download_that_was_complete_when_the_server_was_killed_is_fetched_again(
+async def test_complete_partial_file_of_a_killed_server_is_fetched_again(
     tmp_path: Path, host: Host
 ) -> None:
     url = f"{host.url}/a.safetensors"
@@ -139,7 +139,7 @@ async def test_token_goes_to_its_host_and_not_along_a_redirect(tmp_path: Path, h
     assert "Authorization" not in second.requests[0]  # type: ignore[attr-defined]
 
 
-async def test_what_is_no_lora_is_refused_and_not_kept(tmp_path: Path, host: Host) -> None:
+async def test_invalid_lora_is_refused_and_not_kept(tmp_path: Path, host: Host) -> None:
     host.files["/a.safetensors"] = b"<!doctype html><title>Sign in</title>"
     library = make_library(tmp_path)
     with pytest.raises(LoraInvalid, match=r"loras/0/path: what http://.* looks like a web page"):
@@ -155,7 +155,7 @@ async def test_lora_over_the_size_limit_is_refused(tmp_path: Path, host: Host) -
     assert list((tmp_path / "store" / "parts").iterdir()) == []
 
 
-async def test_missing_url_is_said(tmp_path: Path, host: Host) -> None:
+async def test_missing_url_is_reported(tmp_path: Path, host: Host) -> None:
     with pytest.raises(FetchFailed, match=r"f: http://.*/nothing answered 404"):
         await make_library(tmp_path).fetch(f"{host.url}/nothing", "f")
 
@@ -163,14 +163,14 @@ async def test_missing_url_is_said(tmp_path: Path, host: Host) -> None:
 @pytest.mark.parametrize(
     "reference", ["https://example.org/a.safetensors", "owner/repo", "owner/repo/a.safetensors"]
 )
-async def test_offline_server_refuses_what_it_would_have_to_fetch(
+async def test_offline_server_refuses_a_lora_that_it_would_have_to_fetch(
     tmp_path: Path, reference: str
 ) -> None:
     with pytest.raises(FetchFailed, match="runs offline and fetches nothing"):
         await is_here(make_library(tmp_path, offline=True), reference)
 
 
-async def test_oldest_files_go_when_the_store_is_full_and_needed_ones_stay(
+async def test_full_store_evicts_the_oldest_files_that_no_job_needs(
     tmp_path: Path, host: Host
 ) -> None:
     urls = []

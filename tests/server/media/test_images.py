@@ -104,7 +104,7 @@ def test_image_is_read_in_every_listed_format(image_format: str) -> None:
     assert near(image.getpixel((16, 16)), RED)
 
 
-def test_image_of_a_phone_that_holds_several_is_read() -> None:
+def test_first_image_of_an_mpo_file_is_read() -> None:
     data = encoded(plain("RGB", RED), "MPO", save_all=True, append_images=[plain("RGB", BLUE)])
 
     assert near(pixel(data), RED)
@@ -123,7 +123,7 @@ def test_metadata_does_not_reach_the_model() -> None:
 
 
 @pytest.mark.parametrize("orientation", STORED)
-def test_orientation_of_the_camera_is_applied(orientation: int) -> None:
+def test_exif_orientation_is_applied(orientation: int) -> None:
     stored = quadrants().transpose(STORED[orientation])
 
     image = opened(encoded(stored, exif=exif(orientation)))
@@ -143,13 +143,13 @@ def test_orientation_is_applied_once_in_every_format(image_format: str) -> None:
 
 
 @pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "TIFF"])
-def test_colours_are_converted_to_srgb(image_format: str) -> None:
+def test_colors_are_converted_to_srgb(image_format: str) -> None:
     data = encoded(plain("RGB", RED), image_format, icc_profile=swapped_profile())
 
     assert near(pixel(data), GREEN, 6)
 
 
-def test_srgb_colours_stay_with_their_own_profile() -> None:
+def test_srgb_profile_keeps_the_colors() -> None:
     image = gradient()
 
     found = np.asarray(opened(encoded(image, icc_profile=srgb_profile())), dtype=int)
@@ -188,7 +188,7 @@ def test_alpha_is_flattened_on_white(image_format: str) -> None:
     assert near(pixel(data), (255, 127, 127))
 
 
-def test_fully_transparent_is_white_whatever_lies_beneath() -> None:
+def test_fully_transparent_pixels_are_white() -> None:
     assert pixel(encoded(plain("RGBA", (10, 20, 30, 0)))) == WHITE
 
 
@@ -292,7 +292,7 @@ def test_animation_gives_its_first_frame(image_format: str) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"GIF", b"<html>no image</html>", bytes(1000)])
-def test_what_is_no_image_is_refused_with_what_is_allowed(data: bytes) -> None:
+def test_unreadable_data_is_refused_with_the_allowed_formats(data: bytes) -> None:
     assert refusal(data) == (
         f"images/0 is not an image that can be read ({len(data)} bytes). Send JPEG, PNG, WebP, "
         "BMP, TIFF, GIF or AVIF."
@@ -323,7 +323,7 @@ def test_damaged_pixels_are_refused() -> None:
 
 
 @pytest.mark.parametrize("size", [(8, 8), (15, 100), (100, 15), (4000, 100), (16, 257)])
-def test_size_the_model_cannot_take_is_refused(size: tuple[int, int]) -> None:
+def test_unusable_size_is_refused(size: tuple[int, int]) -> None:
     width, height = size
 
     assert refusal(encoded(PIL.Image.new("RGB", size))) == (
@@ -333,7 +333,7 @@ def test_size_the_model_cannot_take_is_refused(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("size", [(16, 16), (256, 16), (16, 256)])
-def test_size_at_the_bound_is_taken(size: tuple[int, int]) -> None:
+def test_size_at_the_limit_is_allowed(size: tuple[int, int]) -> None:
     assert opened(encoded(PIL.Image.new("RGB", size))).size == size
 
 
@@ -343,7 +343,7 @@ def test_too_many_pixels_are_refused_by_the_header_alone() -> None:
     )
 
 
-def test_the_most_pixels_that_are_allowed_pass_the_header() -> None:
+def test_pixels_at_the_limit_are_allowed() -> None:
     # this file holds no such image: what stops it now is its content
     assert refusal(png_header(8000, 8000)).startswith("images/0 is damaged")
 

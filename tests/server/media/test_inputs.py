@@ -81,7 +81,7 @@ def lines(text: str) -> str:
         "naked urlsafe",
     ],
 )  # fmt: skip
-def test_text_gives_the_bytes_it_carries(text: str) -> None:
+def test_data_uri_and_base64_are_decoded(text: str) -> None:
     assert decode_text(text) == AWKWARD
 
 
@@ -94,7 +94,7 @@ def test_data_uri_without_a_comma_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["file:///etc/passwd", "häuschen", "A", "AAAA=AAA", "data:image/png;base64,A$A"]
 )
-def test_text_that_is_no_image_is_refused_with_what_is_allowed(text: str) -> None:
+def test_other_text_is_refused_with_the_allowed_forms(text: str) -> None:
     with pytest.raises(InvalidImage) as caught:
         decode_text(text, field="images/0")
 
@@ -104,7 +104,7 @@ def test_text_that_is_no_image_is_refused_with_what_is_allowed(text: str) -> Non
     assert caught.value.field == "images/0"
 
 
-def test_long_text_is_shortened_in_the_sentence() -> None:
+def test_long_text_is_shortened_in_the_message() -> None:
     with pytest.raises(InvalidImage) as caught:
         decode_text("$" * 100_000)
 
@@ -145,7 +145,7 @@ def test_other_text_is_no_url(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["data:image/png;base64,AA==", "DATA:,x", PLAIN, f"\n{lines(PLAIN)}", "A" * 5_000_000]
 )
-def test_image_in_the_text_is_inline(text: str) -> None:
+def test_data_uri_and_base64_are_inline(text: str) -> None:
     assert is_inline(text)
 
 
@@ -154,7 +154,7 @@ def test_path_is_not_inline(text: str) -> None:
     assert not is_inline(text)
 
 
-async def test_store_keeps_what_is_inline_and_gives_what_is_to_be_fetched(
+async def test_store_inline_stores_images_and_returns_urls(
     store: InputStore,
 ) -> None:
     images = [as_base64(IMAGE), " https://host/a.png ", IMAGE]
@@ -192,7 +192,7 @@ async def test_stored_images_are_read_in_their_order(store: InputStore) -> None:
     ],
     ids=["text", "bytes", "base64", "too many bytes", "too much base64"],
 )
-async def test_nothing_is_left_when_one_of_several_is_refused(
+async def test_store_inline_leaves_nothing_when_one_image_is_refused(
     store: InputStore, folder: Path, bad: str | bytes, error: type[Exception]
 ) -> None:
     with pytest.raises(error, match=r"^images/1 "):
@@ -241,14 +241,14 @@ async def test_fetch_reads_a_file_of_this_servers_own_from_disk(store: InputStor
     assert await store.read("job", 1) == (STORED,)
 
 
-async def test_fetch_bounds_the_size(store: InputStore, far: FarSide) -> None:
+async def test_fetch_refuses_an_image_over_the_limit(store: InputStore, far: FarSide) -> None:
     far.answers["/a.png"] = Answer(IMAGE)
 
     with pytest.raises(PayloadTooLarge, match=r"^images/2: "):
         await store.fetch("job", 2, far.url("/a.png"), 10)
 
 
-async def test_fetch_refuses_what_is_no_image(store: InputStore, far: FarSide) -> None:
+async def test_fetch_refuses_unreadable_data(store: InputStore, far: FarSide) -> None:
     far.answers["/a.png"] = Answer(b"<html>")
 
     with pytest.raises(InvalidImage, match=r"^images/1 is not an image"):

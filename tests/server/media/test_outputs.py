@@ -53,7 +53,7 @@ def facts_in(data: bytes) -> Any:
 
 
 @pytest.mark.parametrize("image_format", OutputFormat)
-async def test_output_is_a_file_of_the_format_asked_for(
+async def test_output_is_a_file_of_the_requested_format(
     store: OutputStore, folder: Path, image_format: OutputFormat
 ) -> None:
     output = await write(store, image_format)
@@ -88,7 +88,9 @@ def test_jpeg_keeps_the_colours_at_full_resolution() -> None:
 
 
 @pytest.mark.parametrize("image_format", OutputFormat)
-async def test_output_says_how_it_was_made(store: OutputStore, image_format: OutputFormat) -> None:
+async def test_output_has_its_settings_in_the_metadata(
+    store: OutputStore, image_format: OutputFormat
+) -> None:
     data = await store.read(await write(store, image_format, seed=11))
 
     assert facts_in(data) == {**FACTS, "seed": 11}
@@ -101,15 +103,13 @@ async def test_name_cannot_be_guessed_and_has_the_formats_suffix(store: OutputSt
     assert all(re.fullmatch(r"[0-9a-f]{32}\.webp", name) for name in names)
 
 
-async def test_nothing_unfinished_is_left_beside_the_output(
-    store: OutputStore, folder: Path
-) -> None:
+async def test_write_leaves_no_partial_file(store: OutputStore, folder: Path) -> None:
     output = await write(store)
 
     assert names(folder) == {output.name}
 
 
-async def test_path_gives_the_file_of_a_name(store: OutputStore, folder: Path) -> None:
+async def test_path_returns_the_file_of_a_name(store: OutputStore, folder: Path) -> None:
     output = await write(store)
 
     assert store.path(output.name) == folder / output.name
@@ -123,7 +123,7 @@ async def test_path_gives_the_file_of_a_name(store: OutputStore, folder: Path) -
         f"../outputs/{'0' * 32}.png",
     ],
 )  # fmt: skip
-async def test_path_gives_nothing_for_any_other_name(
+async def test_path_returns_none_for_any_other_name(
     store: OutputStore, folder: Path, name: str
 ) -> None:
     await write(store)
@@ -142,7 +142,7 @@ async def test_path_gives_nothing_for_any_other_name(
         "http://host/outputs/{}?download=1#top",
     ],
 )
-async def test_own_url_gives_the_file_whatever_host_it_names(store: OutputStore, url: str) -> None:
+async def test_path_of_url_ignores_the_host(store: OutputStore, url: str) -> None:
     output = await write(store)
 
     assert store.path_of_url(url.format(output.name)) == store.path(output.name)
@@ -160,17 +160,17 @@ async def test_own_url_gives_the_file_whatever_host_it_names(store: OutputStore,
         "http://host",
     ],
 )
-async def test_other_url_gives_no_file(store: OutputStore, url: str) -> None:
+async def test_path_of_url_returns_none_for_other_urls(store: OutputStore, url: str) -> None:
     output = await write(store)
 
     assert store.path_of_url(url.format(output.name)) is None
 
 
-def test_url_that_cannot_be_read_gives_no_file(store: OutputStore) -> None:
+def test_path_of_url_returns_none_for_an_invalid_url(store: OutputStore) -> None:
     assert store.path_of_url("http://[::1/outputs/x.png") is None
 
 
-async def test_delete_removes_the_files_and_forgives_a_missing_one(
+async def test_delete_removes_files_and_ignores_missing_ones(
     store: OutputStore, folder: Path
 ) -> None:
     first, second, third = [await write(store) for _ in range(3)]
@@ -181,7 +181,7 @@ async def test_delete_removes_the_files_and_forgives_a_missing_one(
     assert names(folder) == {third.name}
 
 
-async def test_sweep_removes_what_outlived_its_job(store: OutputStore, folder: Path) -> None:
+async def test_sweep_removes_old_files(store: OutputStore, folder: Path) -> None:
     young, old = [await write(store) for _ in range(2)]
     for output, age in ((young, 1000), (old, 100)):
         os.utime(folder / output.name, (age, age))

@@ -17,7 +17,7 @@ def marked(color: str, size: tuple[int, int] = (1024, 768)) -> tuple[np.ndarray,
 
 
 @pytest.mark.parametrize("size", [(256, 256), (1024, 768), (1536, 1536), (512, 2048)])
-def test_mark_stands_in_the_lower_right_corner_at_two_percent_of_the_height(
+def test_watermark_is_in_the_lower_right_corner_at_two_percent_of_the_height(
     size: tuple[int, int],
 ) -> None:
     where, _ = marked("gray", size)
@@ -31,7 +31,7 @@ def test_mark_stands_in_the_lower_right_corner_at_two_percent_of_the_height(
 
 
 @pytest.mark.parametrize("color", ["white", "black", "gray", "red", "yellow", "navy"])
-def test_mark_is_legible_on_every_ground(color: str) -> None:
+def test_watermark_is_legible_on_light_and_dark(color: str) -> None:
     where, grey = marked(color)
     values = grey[where]
     background = int(np.asarray(PIL.Image.new("RGB", (1, 1), color).convert("L"))[0, 0])

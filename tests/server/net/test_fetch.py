@@ -62,7 +62,7 @@ async def test_name_that_resolves_into_an_allowed_network_is_read(
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0", "2130706433", "0x7f.1"])
-async def test_private_address_is_refused_unless_the_operator_allowed_it(
+async def test_private_address_is_refused_unless_the_operator_allows_it(
     far: FarSide, host: str
 ) -> None:
     far.requests.clear()
@@ -100,7 +100,7 @@ async def test_redirect_to_a_file_is_refused(fetcher: Fetcher, far: FarSide) -> 
     assert "cannot be fetched" in await refusal(fetcher, far.url("/file", "127.0.0.1"))
 
 
-async def test_post_gives_the_status_and_follows_no_redirect(fetcher: Fetcher) -> None:
+async def test_post_returns_the_status_and_follows_no_redirect(fetcher: Fetcher) -> None:
     with webhook_receiver() as receiver:
         receiver.statuses = [204, 302, 500]
         receiver.location = receiver.url
@@ -123,7 +123,7 @@ async def test_post_to_a_private_address_is_refused() -> None:
     await fetcher.close()
 
 
-async def test_post_that_nobody_answers_ends_after_its_time(fetcher: Fetcher) -> None:
+async def test_post_fails_after_its_timeout(fetcher: Fetcher) -> None:
     silent = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
     with pytest.raises(FetchFailed, match=r"took longer than 0\.2 seconds"):
@@ -141,13 +141,11 @@ async def test_address_in_no_allowed_network_is_refused_before_it_is_used(url: s
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1/", "https://name.invalid/", "http://a_b.test/"])
-async def test_address_that_is_allowed_or_unknown_just_now_passes(
-    fetcher: Fetcher, url: str
-) -> None:
+async def test_allowed_or_unresolvable_address_passes_the_check(fetcher: Fetcher, url: str) -> None:
     await fetcher.check_address(url, "webhook")
 
 
-async def test_redirects_in_a_circle_end(fetcher: Fetcher, far: FarSide) -> None:
+async def test_redirect_loop_fails(fetcher: Fetcher, far: FarSide) -> None:
     far.requests.clear()
     url = far.url("/circle", "127.0.0.1")
     far.answers["/circle"] = Answer(status=302, headers={"Location": url})
@@ -175,16 +173,14 @@ async def test_body_beyond_the_size_limit_is_refused_with_the_limit(
     assert caught.value.field == "images/0"
 
 
-async def test_body_without_an_end_is_left_at_the_size_limit(
-    fetcher: Fetcher, far: FarSide
-) -> None:
+async def test_endless_body_is_dropped_at_the_size_limit(fetcher: Fetcher, far: FarSide) -> None:
     far.answers["/endless"] = Answer(bytes(65536), chunks_for_ever=True)
 
     with pytest.raises(PayloadTooLarge):
         await read(fetcher, far.url("/endless", "127.0.0.1"), max_bytes=2**20)
 
 
-async def test_size_limit_counts_what_was_compressed(fetcher: Fetcher, far: FarSide) -> None:
+async def test_size_limit_counts_decompressed_bytes(fetcher: Fetcher, far: FarSide) -> None:
     packed = gzip.compress(bytes(100_000))
     far.answers["/packed"] = Answer(packed, headers={"Content-Encoding": "gzip"})
     assert len(packed) < 1000
@@ -193,9 +189,7 @@ async def test_size_limit_counts_what_was_compressed(fetcher: Fetcher, far: FarS
         await read(fetcher, far.url("/packed", "127.0.0.1"), max_bytes=1000)
 
 
-async def test_server_that_never_answers_is_left_after_the_time_limit(
-    fetcher: Fetcher, far: FarSide
-) -> None:
+async def test_silent_server_fails_after_the_timeout(fetcher: Fetcher, far: FarSide) -> None:
     far.answers["/silent"] = Answer(silent=True)
     url = far.url("/silent", "127.0.0.1")
 
@@ -205,14 +199,16 @@ async def test_server_that_never_answers_is_left_after_the_time_limit(
 
 
 @pytest.mark.parametrize("status", [404, 500, 204])
-async def test_other_answer_than_200_is_named(fetcher: Fetcher, far: FarSide, status: int) -> None:
+async def test_status_other_than_200_is_reported(
+    fetcher: Fetcher, far: FarSide, status: int
+) -> None:
     far.answers["/status"] = Answer(status=status)
     url = far.url("/status", "127.0.0.1")
 
     assert await refusal(fetcher, url) == f"images/0: {url} answered {status}."
 
 
-async def test_name_that_cannot_be_resolved_is_said(fetcher: Fetcher) -> None:
+async def test_unresolvable_name_is_reported(fetcher: Fetcher) -> None:
     url = "http://nowhere.invalid/image.png"
 
     assert await refusal(fetcher, url) == (
@@ -220,7 +216,7 @@ async def test_name_that_cannot_be_resolved_is_said(fetcher: Fetcher) -> None:
     )
 
 
-async def test_closed_port_is_said(fetcher: Fetcher) -> None:
+async def test_closed_port_is_reported(fetcher: Fetcher) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/"
@@ -231,11 +227,11 @@ async def test_closed_port_is_said(fetcher: Fetcher) -> None:
 @pytest.mark.parametrize(
     "url", ["http://", "http:///path", "http://[::1", "http://host:99999/", "http://a\nb/"]
 )
-async def test_address_that_is_none_is_said(fetcher: Fetcher, url: str) -> None:
+async def test_invalid_url_is_reported(fetcher: Fetcher, url: str) -> None:
     assert f"images/0: {url} cannot be fetched: " in await refusal(fetcher, url)
 
 
-async def test_offline_server_tries_nothing(far: FarSide) -> None:
+async def test_offline_fetcher_sends_nothing(far: FarSide) -> None:
     far.requests.clear()
     fetcher = Fetcher([LOOPBACK], offline=True)
     url = far.url("/ok", "127.0.0.1")
@@ -249,7 +245,7 @@ async def test_offline_server_tries_nothing(far: FarSide) -> None:
     assert far.requests == []
 
 
-async def test_proxy_of_the_environment_is_not_asked(
+async def test_proxy_of_the_environment_is_ignored(
     far: FarSide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
@@ -272,7 +268,7 @@ async def test_cookie_of_one_download_is_not_sent_with_the_next(
     assert "Cookie" not in far.requests[0][1]
 
 
-async def test_fetcher_says_who_it_is(fetcher: Fetcher, far: FarSide) -> None:
+async def test_fetcher_sends_its_user_agent(fetcher: Fetcher, far: FarSide) -> None:
     far.requests.clear()
     await read(fetcher, far.url("/ok", "127.0.0.1"))
 
@@ -283,7 +279,7 @@ async def test_fetcher_says_who_it_is(fetcher: Fetcher, far: FarSide) -> None:
     "address",
     ["8.8.8.8", "1.1.1.1", "172.15.0.1", "2606:4700:4700::1111", "2002:808:808::1"],
 )
-def test_public_address_is_let_through(address: str) -> None:
+def test_public_address_is_allowed(address: str) -> None:
     check_address(ipaddress.ip_address(address), [])
 
 
@@ -317,7 +313,7 @@ def test_address_that_is_not_public_is_refused(address: str) -> None:
         "fec0::1",  # site-local, the predecessor of fc00::/7
     ],
 )
-def test_address_that_hides_a_private_one_is_refused(address: str) -> None:
+def test_address_that_embeds_a_private_one_is_refused(address: str) -> None:
     with pytest.raises(AddressRefused):
         check_address(ipaddress.ip_address(address), [])
 
@@ -331,7 +327,7 @@ def test_address_that_hides_a_private_one_is_refused(address: str) -> None:
         ("::1", "::1/128"),
     ],
 )
-def test_private_address_is_let_through_in_an_allowed_network(address: str, network: str) -> None:
+def test_private_address_is_allowed_in_an_allowed_network(address: str, network: str) -> None:
     check_address(ipaddress.ip_address(address), [ipaddress.ip_network(network)])
 
 

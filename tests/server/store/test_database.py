@@ -78,7 +78,7 @@ def words(connection: sqlite3.Connection) -> list[str]:
     return [row["word"] for row in connection.execute("SELECT word FROM words")]
 
 
-def test_second_server_is_told_which_process_holds_the_folder(tmp_path: Path) -> None:
+def test_second_lock_names_the_process_that_holds_the_folder(tmp_path: Path) -> None:
     with python(HOLD_LOCK, tmp_path) as first:
         assert first.stdout is not None
         assert first.stdout.readline() == "locked\n"
@@ -93,7 +93,7 @@ def test_second_server_is_told_which_process_holds_the_folder(tmp_path: Path) ->
     )
 
 
-def test_lock_is_gone_with_a_process_that_was_killed(tmp_path: Path) -> None:
+def test_lock_is_released_when_its_process_is_killed(tmp_path: Path) -> None:
     with python(HOLD_LOCK, tmp_path) as first:
         assert first.stdout is not None
         assert first.stdout.readline() == "locked\n"
@@ -108,13 +108,13 @@ def test_lock_can_be_taken_again_after_its_release(tmp_path: Path) -> None:
     DataFolderLock(tmp_path).release()
 
 
-def test_lock_makes_the_folder_it_is_to_guard(tmp_path: Path) -> None:
+def test_lock_creates_its_folder(tmp_path: Path) -> None:
     DataFolderLock(tmp_path / "new" / "data").release()
 
     assert (tmp_path / "new" / "data").is_dir()
 
 
-def test_lock_of_another_folder_is_free(tmp_path: Path) -> None:
+def test_locks_of_two_folders_are_independent(tmp_path: Path) -> None:
     lock = DataFolderLock(tmp_path / "one")
 
     DataFolderLock(tmp_path / "two").release()
@@ -137,14 +137,14 @@ def test_lock_is_not_inherited_by_a_worker(tmp_path: Path) -> None:
         child.kill()
 
 
-async def test_write_is_seen_by_the_next_read(database: Database) -> None:
+async def test_read_sees_the_last_write(database: Database) -> None:
     await database.write(create)
     await database.write(add)
 
     assert await database.read(words) == ["kept"]
 
 
-async def test_write_that_raises_leaves_nothing_behind(database: Database) -> None:
+async def test_write_is_rolled_back_when_it_raises(database: Database) -> None:
     def add_and_raise(connection: sqlite3.Connection) -> None:
         add(connection, "half")
         raise RuntimeError("in the middle")
@@ -156,7 +156,7 @@ async def test_write_that_raises_leaves_nothing_behind(database: Database) -> No
     assert await database.read(words) == []
 
 
-async def test_write_after_one_that_raised_is_kept(database: Database) -> None:
+async def test_write_succeeds_after_one_that_raised(database: Database) -> None:
     await database.write(create)
     with pytest.raises(sqlite3.OperationalError):
         await database.write(lambda connection: connection.execute("no SQL"))
@@ -180,7 +180,7 @@ class SlowWrite:
         self.go_on.wait(PATIENCE_S)
 
 
-async def test_write_whose_caller_was_cancelled_is_kept_though_it_had_to_wait(
+async def test_queued_write_is_kept_when_its_caller_is_cancelled(
     database: Database,
 ) -> None:
     await database.write(create)
@@ -214,7 +214,7 @@ async def test_read_does_not_wait_for_a_write(database: Database) -> None:
     assert still_writing
 
 
-async def test_what_was_written_is_there_after_closing(path: Path) -> None:
+async def test_writes_survive_closing(path: Path) -> None:
     first = Database(path)
     await first.write(create)
     await first.write(add)
@@ -251,7 +251,7 @@ def test_every_commit_is_on_disk(path: Path, pragma: str, expected: object) -> N
     connection.close()
 
 
-def test_kill_in_the_middle_of_writing_loses_nothing_that_was_committed(path: Path) -> None:
+def test_kill_9_loses_no_committed_write(path: Path) -> None:
     with python(WRITE_FOR_EVER, path) as writer:
         assert writer.stdout is not None
         printed = [writer.stdout.readline().strip() for _ in range(50)]

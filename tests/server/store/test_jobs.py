@@ -84,7 +84,7 @@ def full_request() -> Job:
     )
 
 
-def test_request_comes_back_with_every_field(connection: sqlite3.Connection) -> None:
+def test_request_is_read_back_with_every_field(connection: sqlite3.Connection) -> None:
     job = full_request()
 
     jobs.insert(connection, job)
@@ -92,13 +92,13 @@ def test_request_comes_back_with_every_field(connection: sqlite3.Connection) -> 
     assert jobs.get(connection, job.id) == job
 
 
-def test_smallest_request_comes_back(connection: sqlite3.Connection) -> None:
+def test_request_with_defaults_is_read_back(connection: sqlite3.Connection) -> None:
     job = insert(connection)
 
     assert jobs.get(connection, job.id) == job
 
 
-def test_result_comes_back_with_every_field(connection: sqlite3.Connection) -> None:
+def test_outcome_is_read_back_with_every_field(connection: sqlite3.Connection) -> None:
     running = claimed(connection, insert(connection))
     outputs = (
         Output("a.png", "image/png", 10, 256, 512, 3),
@@ -120,7 +120,7 @@ def test_result_comes_back_with_every_field(connection: sqlite3.Connection) -> N
     assert jobs.get(connection, running.id) == ended
 
 
-def test_error_comes_back(connection: sqlite3.Connection) -> None:
+def test_error_is_read_back(connection: sqlite3.Connection) -> None:
     error = JobError("worker_lost", "It died.")
     ended = finish(connection, insert(connection), JobStatus.FAILED, error=error)
 
@@ -157,14 +157,14 @@ def test_unknown_job_is_none(connection: sqlite3.Connection) -> None:
     assert jobs.get(connection, "unknown") is None
 
 
-def test_id_is_taken_once(connection: sqlite3.Connection) -> None:
+def test_insert_raises_when_the_id_exists(connection: sqlite3.Connection) -> None:
     job = insert(connection)
 
     with pytest.raises(sqlite3.IntegrityError):
         jobs.insert(connection, job)
 
 
-def test_table_that_exists_is_kept(connection: sqlite3.Connection) -> None:
+def test_create_table_keeps_an_existing_table(connection: sqlite3.Connection) -> None:
     job = insert(connection)
 
     jobs.create_table(connection)
@@ -172,7 +172,7 @@ def test_table_that_exists_is_kept(connection: sqlite3.Connection) -> None:
     assert jobs.get(connection, job.id) == job
 
 
-def test_claim_gives_the_oldest_first(connection: sqlite3.Connection) -> None:
+def test_claim_returns_the_oldest_first(connection: sqlite3.Connection) -> None:
     # by order of arrival, whatever the clock said
     first, second = insert(connection, created_at=200.0), insert(connection, created_at=100.0)
 
@@ -190,7 +190,7 @@ def test_claim_marks_the_job_as_running(connection: sqlite3.Connection) -> None:
     assert jobs.get(connection, job.id) == found
 
 
-def test_claim_passes_over_what_is_not_prepared(connection: sqlite3.Connection) -> None:
+def test_claim_skips_unprepared_jobs(connection: sqlite3.Connection) -> None:
     insert(connection, prepared_at=None)
     ready = insert(connection)
 
@@ -200,9 +200,7 @@ def test_claim_passes_over_what_is_not_prepared(connection: sqlite3.Connection) 
 
 
 @pytest.mark.parametrize("status", [JobStatus.FAILED, JobStatus.CANCELED])
-def test_claim_passes_over_what_has_ended(
-    connection: sqlite3.Connection, status: JobStatus
-) -> None:
+def test_claim_skips_ended_jobs(connection: sqlite3.Connection, status: JobStatus) -> None:
     finish(connection, insert(connection), status)
 
     assert jobs.claim(connection, 1.0) is None
@@ -239,7 +237,7 @@ def test_update_of_an_unknown_job_does_nothing(connection: sqlite3.Connection) -
 
 
 @pytest.mark.parametrize("status", JobStatus)
-def test_delete_removes_final_jobs_alone(connection: sqlite3.Connection, status: JobStatus) -> None:
+def test_delete_removes_final_jobs_only(connection: sqlite3.Connection, status: JobStatus) -> None:
     job = insert(connection)
     connection.execute("UPDATE jobs SET status = ?", (status,))
 
@@ -276,7 +274,7 @@ def test_position_counts_the_queued_jobs_ahead(connection: sqlite3.Connection) -
     assert positions == [0, 1]
 
 
-def test_jobs_with_a_status_come_oldest_first(connection: sqlite3.Connection) -> None:
+def test_with_status_returns_the_oldest_first(connection: sqlite3.Connection) -> None:
     made = [insert(connection, created_at=float(9 - k)) for k in range(3)]
     finish(connection, made[1], JobStatus.FAILED)
 
@@ -285,7 +283,7 @@ def test_jobs_with_a_status_come_oldest_first(connection: sqlite3.Connection) ->
     assert [job.id for job in found] == [made[0].id, made[2].id]
 
 
-def test_unfinished_jobs_wait_or_run(connection: sqlite3.Connection) -> None:
+def test_unfinished_returns_queued_and_running_jobs(connection: sqlite3.Connection) -> None:
     made = [insert(connection) for _ in range(len(JobStatus))]
     for job, status in zip(made, JobStatus, strict=True):
         connection.execute("UPDATE jobs SET status = ? WHERE id = ?", (status, job.id))
@@ -295,7 +293,9 @@ def test_unfinished_jobs_wait_or_run(connection: sqlite3.Connection) -> None:
     assert found == [JobStatus.QUEUED, JobStatus.RUNNING]
 
 
-def test_finished_before_gives_the_jobs_that_ended_earlier(connection: sqlite3.Connection) -> None:
+def test_finished_before_returns_the_jobs_that_ended_earlier(
+    connection: sqlite3.Connection,
+) -> None:
     insert(connection)
     early = finish(connection, insert(connection), JobStatus.CANCELED, finished_at=10.0)
     finish(connection, insert(connection), JobStatus.CANCELED, finished_at=20.0)
@@ -350,7 +350,7 @@ def many(connection: sqlite3.Connection) -> list[Job]:
         (JobFilter("native", "edits", (JobStatus.QUEUED,), 10.0, 60.0), [2]),
     ],
 )
-def test_search_gives_what_matches_newest_first(
+def test_search_returns_matches_newest_first(
     connection: sqlite3.Connection, many: list[Job], wanted: JobFilter, expected: list[int]
 ) -> None:
     found, total = jobs.search(connection, wanted, limit=10, offset=0)
@@ -363,7 +363,7 @@ def test_search_gives_what_matches_newest_first(
     ("limit", "offset", "expected"),
     [(2, 0, [4, 3]), (2, 2, [2, 1]), (2, 4, [0]), (2, 6, []), (0, 0, [])],
 )
-def test_search_gives_one_page_and_the_whole_number(
+def test_search_returns_one_page_and_the_total(
     connection: sqlite3.Connection, many: list[Job], limit: int, offset: int, expected: list[int]
 ) -> None:
     found, total = jobs.search(connection, JobFilter(), limit=limit, offset=offset)

@@ -53,7 +53,7 @@ def test_job_without_webhook_gets_none(connection: sqlite3.Connection) -> None:
     assert webhooks.pending(connection) == []
 
 
-def test_job_that_goes_on_gets_none(connection: sqlite3.Connection) -> None:
+def test_unfinished_job_gets_none(connection: sqlite3.Connection) -> None:
     job = running(connection)
     endings.update(connection, job.evolve(prepared_at=150.0), [job.status])
     assert webhooks.pending(connection) == []
@@ -68,7 +68,7 @@ def test_job_that_ends_as_its_worker_dies_gets_a_delivery(connection: sqlite3.Co
     assert [delivery.next_at for delivery in webhooks.pending(connection)] == [250.0]
 
 
-def test_end_that_is_not_written_tells_nobody(connection: sqlite3.Connection) -> None:
+def test_refused_update_adds_no_delivery(connection: sqlite3.Connection) -> None:
     job = running(connection)
     assert end(connection, job)
     assert not end(connection, job, JobStatus.SUCCEEDED)
@@ -90,7 +90,7 @@ def test_end_and_delivery_are_undone_together(connection: sqlite3.Connection) ->
     assert webhooks.get(connection, job.id) is None
 
 
-def test_delivery_comes_back_as_it_was_written(connection: sqlite3.Connection) -> None:
+def test_delivery_is_read_back(connection: sqlite3.Connection) -> None:
     job = running(connection)
     end(connection, job)
     (delivery,) = webhooks.pending(connection)
@@ -101,7 +101,7 @@ def test_delivery_comes_back_as_it_was_written(connection: sqlite3.Connection) -
     assert webhooks.pending(connection) == []
 
 
-def test_deleted_job_takes_its_delivery_along(connection: sqlite3.Connection) -> None:
+def test_delete_removes_the_delivery_with_its_job(connection: sqlite3.Connection) -> None:
     first, second = running(connection), running(connection)
     for job in (first, second):
         end(connection, job)
@@ -109,7 +109,7 @@ def test_deleted_job_takes_its_delivery_along(connection: sqlite3.Connection) ->
     assert [delivery.job_id for delivery in webhooks.pending(connection)] == [second.id]
 
 
-def test_job_that_is_not_deleted_keeps_its_delivery_to_come(
+def test_refused_delete_keeps_the_pending_delivery(
     connection: sqlite3.Connection,
 ) -> None:
     job = running(connection)

@@ -1,0 +1,161 @@
+"""Reading jobs: their states, waiting for their end, watching their changes."""
+
+import asyncio
+
+import pytest
+
+from server.errors import NotFound
+from server.job import JobStatus, Outcome
+from server.jobs.job_queue import JobProgress, JobQueue, JobState
+from tests.server.jobs.conftest import soon
+from tests.server.jobs.queue_steps import running, settle, submit
+
+
+async def test_state_has_the_position_of_a_waiting_job(queue: JobQueue) -> None:
+    await running(queue)
+    waiting = [await submit(queue) for _ in range(2)]
+
+    states = [await queue.state(job.id) for job in waiting]
+
+    assert [(state.position, state.progress) for state in states] == [(0, None), (1, None)]
+
+
+async def test_state_has_the_progress_of_a_running_job(queue: JobQueue) -> None:
+    job = await running(queue)
+    queue.report(job.id, JobProgress("denoise", 3, 40))
+
+    assert await queue.state(job.id) == JobState(job, None, JobProgress("denoise", 3, 40))
+
+
+async def test_state_of_a_final_job_has_neither(queue: JobQueue) -> None:
+    job = await running(queue)
+    queue.report(job.id, JobProgress("denoise", 3, 40))
+    ended = await queue.finish(job, Outcome(JobStatus.SUCCEEDED))
+
+    assert await queue.state(job.id) == JobState(ended, None, None)
+
+
+async def test_wait_returns_a_final_job_at_once(queue: JobQueue) -> None:
+    job = await running(queue)
+    ended = await queue.finish(job, Outcome(JobStatus.SUCCEEDED))
+
+    assert await soon(queue.wait(job.id)) == ended
+
+
+async def test_wait_returns_when_the_job_ends(queue: JobQueue) -> None:
+    job = await running(queue)
+    waiting = [asyncio.create_task(queue.wait(job.id)) for _ in range(2)]
+    await settle(queue)
+    queue.report(job.id, JobProgress("denoise", 1, 2))
+
+    ended = await queue.finish(job, Outcome(JobStatus.SUCCEEDED))
+
+    assert await soon(asyncio.gather(*waiting)) == [ended, ended]
+
+
+async def test_wait_returns_the_unfinished_job_after_its_timeout(queue: JobQueue) -> None:
+    job = await running(queue)
+
+    assert await soon(queue.wait(job.id, timeout_s=0.01)) == job
+
+
+async def test_wait_returns_when_the_server_closes(queue: JobQueue) -> None:
+    job = await running(queue)
+    waiting = asyncio.create_task(queue.wait(job.id))
+    await settle(queue)
+
+    queue.close()
+
+    assert await soon(waiting) == job
+
+
+async def test_wait_raises_not_found_for_an_unknown_job(queue: JobQueue) -> None:
+    with pytest.raises(NotFound):
+        await queue.wait("nobody")
+
+
+async def test_watch_yields_every_state_until_the_job_has_ended(queue: JobQueue) -> None:
+    ahead = await submit(queue)
+    job = await submit(queue)
+    states = queue.watch(job.id)
+    seen = [await soon(anext(states))]
+    await queue.claim()
+    seen.append(await soon(anext(states)))
+    await queue.finish(await queue.get(ahead.id), Outcome(JobStatus.SUCCEEDED))
+    claimed = await queue.claim()
+    seen.append(await soon(anext(states)))
+    queue.report(job.id, JobProgress("denoise", 1, 2))
+    seen.append(await soon(anext(states)))
+    await queue.finish(claimed, Outcome(JobStatus.SUCCEEDED))
+    seen.append(await soon(anext(states)))
+
+    assert [(state.job.status.value, state.position, state.progress) for state in seen] == [
+        ("queued", 1, None),
+        ("queued", 0, None),
+        ("running", None, None),
+        ("running", None, JobProgress("denoise", 1, 2)),
+        ("succeeded", None, None),
+    ]
+    with pytest.raises(StopAsyncIteration):
+        await soon(anext(states))
+
+
+async def test_watch_moves_up_when_a_job_ahead_is_canceled(queue: JobQueue) -> None:
+    ahead, job = await submit(queue), await submit(queue)
+    states = queue.watch(job.id)
+    first = await soon(anext(states))
+
+    await queue.cancel(ahead.id)
+
+    assert (first.position, (await soon(anext(states))).position) == (1, 0)
+    await states.aclose()
+
+
+async def test_watch_moves_up_when_a_job_ahead_fails_before_it_runs(queue: JobQueue) -> None:
+    ahead, job = await submit(queue, prepared_at=None), await submit(queue)
+    states = queue.watch(job.id)
+    first = await soon(anext(states))
+
+    await queue.finish(ahead, Outcome.failed("fetch_failed", "Gone."))
+
+    assert (first.position, (await soon(anext(states))).position) == (1, 0)
+    await states.aclose()
+
+
+async def test_watch_moves_back_when_a_job_ahead_is_requeued(queue: JobQueue) -> None:
+    ahead, job = await running(queue), await submit(queue)
+    states = queue.watch(job.id)
+    first = await soon(anext(states))
+
+    await queue.requeue(ahead)
+
+    assert (first.position, (await soon(anext(states))).position) == (0, 1)
+    await states.aclose()
+
+
+async def test_watch_yields_a_final_job_once(queue: JobQueue) -> None:
+    job = await running(queue)
+    ended = await queue.finish(job, Outcome(JobStatus.SUCCEEDED))
+
+    assert [state.job async for state in queue.watch(job.id)] == [ended]
+
+
+async def test_watch_ends_when_the_server_closes(queue: JobQueue) -> None:
+    job = await running(queue)
+    states = queue.watch(job.id)
+    await soon(anext(states))
+    ending = asyncio.create_task(anext(states, None))
+
+    queue.close()
+
+    assert await soon(ending) is None
+
+
+async def test_closed_watcher_is_dropped(queue: JobQueue) -> None:
+    job = await running(queue)
+    states = queue.watch(job.id)
+    await soon(anext(states))
+
+    await states.aclose()
+
+    assert queue._watchers == {}
