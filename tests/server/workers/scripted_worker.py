@@ -4,12 +4,14 @@ Every message that it receives is appended to the file that `--model` names.
 """
 
 import argparse
+import dataclasses
 import os
 import signal
 import socket
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from pipelines.api.families import QWEN_IMAGE_EDIT_PLUS
 from pipelines.api.messages import (
     Cancel,
     Canceled,
@@ -21,16 +23,8 @@ from pipelines.api.messages import (
     Step,
     Stop,
 )
-from pipelines.api.model_spec import ModelSpec
 
-SPEC = ModelSpec(
-    name="scripted",
-    reference_area=64 * 64,
-    condition_area=56 * 56,
-    output_area=256 * 256,
-    num_inference_steps=3,
-    can_write=False,
-)
+SPEC = dataclasses.replace(QWEN_IMAGE_EDIT_PLUS.spec, name="scripted")
 READY = Ready(SPEC, "cpu", "CPU", "float32", False, False, {})
 
 
