@@ -1,6 +1,7 @@
 """One local worker process and the socket to it, seen from the event loop."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -159,19 +160,22 @@ class WorkerProcess:
             raise WorkerDied(await self._exit_reason()) from exc
 
     def _read(self) -> None:
-        while True:
-            try:
-                message: FromWorker | None = self._connection.recv()
-            except (EOFError, OSError):
-                message = None
-            try:
+        # a closed loop raises RuntimeError
+        with contextlib.suppress(RuntimeError):
+            while (message := self._receive()) is not None:
                 self._loop.call_soon_threadsafe(self._messages.put_nowait, message)
-                if message is None:
-                    self._loop.call_soon_threadsafe(self._on_exit, self)
-            except RuntimeError:  # the loop is closed
-                return
-            if message is None:
-                return
+            self._loop.call_soon_threadsafe(self._messages.put_nowait, None)
+            self._loop.call_soon_threadsafe(self._on_exit, self)
+        # nothing else waits for a worker that exits by itself: it would stay a zombie
+        self._process.wait()
+
+    def _receive(self) -> FromWorker | None:
+        """The next message, or None once the socket is closed."""
+        try:
+            message: FromWorker = self._connection.recv()
+        except (EOFError, OSError):
+            return None
+        return message
 
     async def _exit_reason(self) -> str:
         try:

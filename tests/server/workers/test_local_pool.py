@@ -111,6 +111,8 @@ async def test_worker_whose_run_is_abandoned_is_killed_and_replaced(options: Opt
         await executor.ready()
         following = executor.run("other", PARAMS, (b"image",), ())
         assert (await anext(following)).job_id == "other"
+        await executor.cancel("other")
+        assert await anext(following) == Canceled("other")
         await following.aclose()
 
 

@@ -49,6 +49,14 @@ async def test_worker_says_why_its_model_cannot_be_loaded(options: Options) -> N
     assert answer == LoadFailed("model_unusable", "The model is broken.")
 
 
+async def test_worker_that_exits_by_itself_leaves_no_zombie(options: Options) -> None:
+    process = WorkerProcess.start(options("dies loading"), lambda _: None)
+
+    await asyncio.to_thread(process._reader.join, PATIENCE_S)
+
+    assert not Path(f"/proc/{process.pid}").exists()
+
+
 async def test_worker_that_dies_while_it_loads_is_reported_with_its_exit_code(
     options: Options,
 ) -> None:
