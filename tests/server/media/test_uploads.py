@@ -121,7 +121,7 @@ async def test_ticket_is_good_for_an_hour(store: UploadStore, clock: FakeClock) 
     clock.now += TICKET_S - 1
     assert await store.ticket(upload.token) == upload
     clock.now += 1
-    with pytest.raises(NotFound, match="ask for another"):
+    with pytest.raises(NotFound, match="request another one"):
         await store.ticket(upload.token)
     with pytest.raises(NotFound):
         await store.write(upload, chunks(DATA))
