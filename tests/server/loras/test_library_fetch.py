@@ -155,6 +155,11 @@ async def test_lora_over_the_size_limit_is_refused(tmp_path: Path, host: Host) -
     assert list((tmp_path / "store" / "parts").iterdir()) == []
 
 
+async def test_malformed_url_fails_as_a_fetch(tmp_path: Path) -> None:
+    with pytest.raises(FetchFailed, match=r"f: http://\[::1 cannot be fetched: "):
+        await make_library(tmp_path).fetch("http://[::1", "f")
+
+
 async def test_missing_url_is_reported(tmp_path: Path, host: Host) -> None:
     with pytest.raises(FetchFailed, match=r"f: http://.*/nothing answered 404"):
         await make_library(tmp_path).fetch(f"{host.url}/nothing", "f")
