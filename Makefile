@@ -13,16 +13,17 @@ SETUP_INPUTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test lint bench screenshot judge clean
+.PHONY: help demo serve test coverage lint bench screenshot judge clean
 
 help:
 	@echo 'make demo    start a server, edit one image through it, stop it'
 	@echo 'make serve   start the server and leave it running'
-	@echo 'make test    lint, types, import layers and all tests'
+	@echo 'make test    lint, types, import layers and the tests'
+	@echo 'make coverage   the tests with more edits and more real workers, and what they cover'
 	@echo 'make lint    lint, types and import layers only'
 	@echo 'make bench   measure the speed of the server'
 	@echo 'make screenshot   take the image of the page in README.md; needs Chromium'
-	@echo 'make judge   measure the demo model and write the figures to its card'
+	@echo 'make judge   test and measure the demo model, and write the figures to its card'
 	@echo 'make clean   remove .venv, caches and build files; keep weights/ and data/'
 	@echo
 	@echo 'Variables:'
@@ -47,10 +48,20 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 
 # One thread: on few and busy cores torch's default makes the same edit many times slower.
-# Two processes: most tests wait for a server. A file stays in one, for the servers of its own.
+# Two processes: most tests wait for a server. A file stays in one, to share its servers.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+
 test: export OMP_NUM_THREADS := $(OMP_NUM_THREADS)
-test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term --durations=15
+test: $(STAMP)
+	@start=$$(date +%s); \
+	$(MAKE) --no-print-directory lint && $(PYTEST) --durations=15; \
+	status=$$?; \
+	echo "make test took $$(($$(date +%s) - start)) s"; \
+	exit $$status
+
+coverage: export OMP_NUM_THREADS := $(OMP_NUM_THREADS)
+coverage: $(STAMP)
+	$(PYTEST) --complete --cov --cov-report=term
 
 bench: export OMP_NUM_THREADS := $(OMP_NUM_THREADS)
 bench: $(STAMP)
@@ -61,6 +72,7 @@ screenshot: $(STAMP)
 
 judge: export OMP_NUM_THREADS := $(OMP_NUM_THREADS)
 judge: $(STAMP)
+	$(BIN)/python -m pytest --complete tests/demo_model
 	$(BIN)/python -m demo_model evaluate --threads $(OMP_NUM_THREADS)
 
 clean:

@@ -5,7 +5,7 @@ them untrained.
 """
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -67,11 +67,25 @@ WORD_PATTERN = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class VaeShape:
+    """The size of a VAE; whatever it is, 8×8 pixels become one latent of 16 channels."""
+
+    base_dim: int
+    dim_mult: tuple[int, int, int, int]
+    num_res_blocks: int
+
+
+# The smallest that reconstructs drawn scenes.
+DEMO_VAE = VaeShape(base_dim=8, dim_mult=(1, 2, 4, 4), num_res_blocks=1)
+
+
 def build(
     path: Path,
     *,
     width: int = 128,
     layers: int = 2,
+    vae: VaeShape = DEMO_VAE,
     zero_cond_t: bool = True,
     seed: int = 0,
     spec: ModelSpec = DEMO_SPEC,
@@ -86,7 +100,7 @@ def build(
         torch.manual_seed(seed)
         pipe = QwenImageEditPlusPipeline(
             scheduler=_scheduler(),
-            vae=new_vae().eval(),
+            vae=new_vae(vae).eval(),
             text_encoder=_text_encoder(tokenizer).eval(),
             tokenizer=tokenizer,
             processor=ImageOnlyQwen2VLProcessor(
@@ -188,9 +202,14 @@ def _text_encoder(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLForConditionalGenerati
     return Qwen2_5_VLForConditionalGeneration(config)
 
 
-def new_vae() -> AutoencoderKLQwenImage:
-    """The smallest VAE that can reconstruct drawn scenes, with diffusers' random weights."""
-    return AutoencoderKLQwenImage(base_dim=8, z_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=1)
+def new_vae(shape: VaeShape = DEMO_VAE) -> AutoencoderKLQwenImage:
+    """A VAE with diffusers' random weights."""
+    return AutoencoderKLQwenImage(
+        base_dim=shape.base_dim,
+        z_dim=16,
+        dim_mult=list(shape.dim_mult),
+        num_res_blocks=shape.num_res_blocks,
+    )
 
 
 def new_transformer(

@@ -19,6 +19,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import PIL.Image
 import pytest
 from huggingface_hub import constants
@@ -37,13 +38,61 @@ TINY_SPEC = dataclasses.replace(
 )
 
 
+# On a busy machine Hypothesis takes its own slowness for that of a strategy.
+hypothesis.settings.register_profile(
+    "tests", suppress_health_check=[hypothesis.HealthCheck.too_slow], deadline=None
+)
+hypothesis.settings.load_profile("tests")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add `--complete`, with which `make coverage` and CI run what `make test` samples."""
+    parser.addoption(
+        "--complete",
+        action="store_true",
+        help="six edits a task of the demo model, every durability test with a real worker",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the real worker to the tests marked `real_worker`, unless `--complete` is given."""
+    if config.getoption("complete"):
+        return
+    sampled, left_out = [], []
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        is_real = callspec is not None and callspec.params.get("worker") == "real"
+        is_left_out = is_real and item.get_closest_marker("real_worker") is None
+        (left_out if is_left_out else sampled).append(item)
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = sampled
+
+
+@pytest.fixture(scope="module", params=["fake", "real"])
+def worker(request: pytest.FixtureRequest) -> str:
+    """Run the test with either worker: with the real one if it is marked `real_worker`."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="session")
+def is_complete(pytestconfig: pytest.Config) -> bool:
+    """Whether `--complete` was given."""
+    complete: bool = pytestconfig.getoption("complete")
+    return complete
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random model of the published architecture: one layer, width 64, `zero_cond_t` as -2511."""
-    from demo_model import random_weights as demo
+    """A random model of the published architecture: one layer, width 64, `zero_cond_t` as -2511.
+
+    Its VAE decodes eight times faster than the demo model's.
+    """
+    from demo_model.random_weights import VaeShape, build
 
     path = tmp_path_factory.mktemp("models") / "tiny"
-    demo.build(path, width=64, layers=1, spec=TINY_SPEC)
+    vae = VaeShape(base_dim=2, dim_mult=(1, 1, 1, 1), num_res_blocks=0)
+    build(path, width=64, layers=1, vae=vae, spec=TINY_SPEC)
     return path
 
 

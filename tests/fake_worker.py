@@ -55,10 +55,13 @@ class FakePipeline:
 
     def __init__(self, model: Path) -> None:
         self.spec: ModelSpec = read_spec(model)
+        try:
+            self.linears = read_linears(model)
+        except ModelUnusable as exc:
+            raise ModelUnusable(f"The model in {model} cannot be loaded: {exc}") from exc
         problems = inspect_model(model).problems
         if problems:
             raise ModelUnusable(f"The model in {model} cannot be loaded: {'; '.join(problems)}")
-        self.linears = read_linears(model)
 
     def preload(self, loras: Sequence[LoraRef]) -> None:
         """Nothing: the files are read when their edit runs."""

@@ -24,8 +24,9 @@ from pipelines.files.lora_format.report import inspect_lora
 DEMO = SHIPPED_DEMO
 LORAS = DEMO.parent / "loras"
 SIZE = (256, 256)
-# Of six edits; the model card has the shares of many.
-LEAST_RIGHT = {Task.RECOLOR: 5, Task.BACKGROUND: 5, Task.REMOVE: 5, Task.KEEP: 5}
+# The tasks with at most one failure in six edits; the others may have two. The model card has the
+# shares of many.
+SURE_TASKS = {Task.RECOLOR, Task.BACKGROUND, Task.REMOVE, Task.KEEP}
 VISIBLE = 16
 SCENE = Scene(Backdrop("blue"), (Shape("circle", "red", 0.5, 0.5, 0.2),))
 
@@ -74,13 +75,14 @@ def test_demo_loras_fit_in_three_layouts(demo_model: EditPipeline) -> None:
 
 @pytest.mark.parametrize("task", Task)
 def test_demo_model_does_the_task_and_leaves_the_rest(
-    demo_model: EditPipeline, edits: list[Edit], task: Task
+    demo_model: EditPipeline, edits: list[Edit], task: Task, is_complete: bool
 ) -> None:
-    chosen = [edit for edit in edits if edit.task is task]
+    chosen = [edit for edit in edits if edit.task is task][: 6 if is_complete else 3]
 
     score = score_edits(demo_model, chosen, SIZE)[task]
 
-    assert sum(edit.is_right for edit in score.edits) >= LEAST_RIGHT.get(task, 4)
+    failed = [edit for edit in score.edits if not edit.is_right]
+    assert len(failed) <= (2 if is_complete and task not in SURE_TASKS else 1)
     assert score.unchanged_error <= MAX_UNCHANGED_ERROR
 
 

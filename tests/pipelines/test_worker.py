@@ -1,4 +1,7 @@
-"""The worker process, started and addressed as the server does."""
+"""The worker process, started and addressed as the server does.
+
+The fake worker of the tests passes them as well.
+"""
 
 import dataclasses
 import os
@@ -43,17 +46,17 @@ IMAGE = encoded(gradient())
 class WorkerUnderTest:
     """The process, and the server's end of its socket."""
 
-    def __init__(self, model: Path, **environment: str) -> None:
+    def __init__(self, model: Path, program: str) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             self.process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "pipelines.worker", f"--fd={theirs.fileno()}"),
+                    *(sys.executable, "-m", program, f"--fd={theirs.fileno()}"),
                     *("--model", str(model), "--device", "cpu"),
                 ],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
             )
         self.connection = Connection(ours.detach())
 
@@ -86,13 +89,20 @@ class WorkerUnderTest:
         self.process.wait()
 
 
+@pytest.fixture(scope="module", params=["tests.fake_worker", "pipelines.worker"])
+def program(request: pytest.FixtureRequest) -> str:
+    """The module that runs as the worker."""
+    name: str = request.param
+    return name
+
+
 @pytest.fixture
-def start(tiny_model: Path) -> Iterator[Callable[..., WorkerUnderTest]]:
+def start(tiny_model: Path, program: str) -> Iterator[Callable[..., WorkerUnderTest]]:
     """Start a worker for this test alone."""
     with ExitStack() as ending:
 
         def start_one(model: Path = tiny_model) -> WorkerUnderTest:
-            worker = WorkerUnderTest(model)
+            worker = WorkerUnderTest(model, program)
             ending.callback(worker.close)
             return worker
 
@@ -100,8 +110,8 @@ def start(tiny_model: Path) -> Iterator[Callable[..., WorkerUnderTest]]:
 
 
 @pytest.fixture(scope="module")
-def loaded(tiny_model: Path) -> Iterator[tuple[WorkerUnderTest, Ready]]:
-    worker = WorkerUnderTest(tiny_model)
+def loaded(tiny_model: Path, program: str) -> Iterator[tuple[WorkerUnderTest, Ready]]:
+    worker = WorkerUnderTest(tiny_model, program)
     ready = worker.receive()
     assert isinstance(ready, Ready)
     yield worker, ready

@@ -1,4 +1,7 @@
-"""Kills, restarts and cancels over a live server: no accepted job is lost, no worker left over."""
+"""Kills, restarts and cancels over a live server: no accepted job is lost, no worker left over.
+
+Every test runs with the fake worker; CI runs all of them with the real one too.
+"""
 
 import os
 import signal
@@ -18,16 +21,18 @@ MEDIUM = {"num_inference_steps": 40, "size": "512*512"}
 
 
 @pytest.fixture(scope="module")
-def one_server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+def one_server(
+    tiny_model: Path, tmp_path_factory: pytest.TempPathFactory, worker: str
+) -> Iterator[LiveServer]:
     """The server of `mortal_server`."""
-    server = LiveServer(tiny_model, tmp_path_factory.mktemp("mortal"))
+    server = LiveServer(tiny_model, tmp_path_factory.mktemp("mortal"), worker=worker)
     yield server
     server.close()
 
 
 @pytest.fixture
 def mortal_server(one_server: LiveServer) -> LiveServer:
-    """A server that the test may kill; the next test has it again, on the same folders."""
+    """A server that the test may kill; the next test restarts it on the same folders."""
     if not one_server.is_running:
         one_server.start(wait_ready=False)
     # first, so that no leftover is waited for
@@ -66,7 +71,9 @@ def wait_for_step(server: LiveServer, job_id: str) -> None:
     until(lambda: job(server, job_id)["step"])
 
 
-@pytest.mark.parametrize("victims", ["server", "worker", "both"])
+@pytest.mark.parametrize(
+    "victims", ["server", "worker", pytest.param("both", marks=pytest.mark.real_worker)]
+)
 def test_kill_9_loses_no_job_and_leaves_no_worker(
     mortal_server: LiveServer, body: dict[str, Any], victims: str
 ) -> None:
@@ -123,7 +130,7 @@ def test_worker_that_dies_while_idle_is_replaced(
     assert done["status"] == "succeeded"
 
 
-def test_second_server_on_the_same_data_folder_says_who_holds_it(
+def test_second_server_on_the_same_data_folder_names_the_first(
     mortal_server: LiveServer, body: dict[str, Any]
 ) -> None:
     first = mortal_server
@@ -136,9 +143,11 @@ def test_second_server_on_the_same_data_folder_says_who_holds_it(
     assert wait_for(first, submit(first, body), *FINAL)["status"] == "succeeded"
 
 
+@pytest.mark.real_worker
 def test_cancel_of_a_running_job_ends_it_at_a_step_and_frees_the_worker(
-    server: LiveServer, body: dict[str, Any]
+    mortal_server: LiveServer, body: dict[str, Any]
 ) -> None:
+    server = mortal_server
     running, waiting = submit(server, body | LONG), submit(server, body)
     wait_for_step(server, running)
 
@@ -152,8 +161,9 @@ def test_cancel_of_a_running_job_ends_it_at_a_step_and_frees_the_worker(
 
 
 def test_cancel_of_a_queued_job_is_at_once_and_moves_the_others_up(
-    server: LiveServer, body: dict[str, Any]
+    mortal_server: LiveServer, body: dict[str, Any]
 ) -> None:
+    server = mortal_server
     running, second, third = (submit(server, body | LONG) for _ in range(3))
     wait_for_step(server, running)
     assert [job(server, job_id)["position"] for job_id in (running, second, third)] == [None, 0, 1]
@@ -185,9 +195,9 @@ def test_canceled_job_stays_canceled_when_the_server_is_killed_before_the_step_e
 
 
 def test_job_past_its_time_limit_fails_and_the_next_runs(
-    start_server: Callable[..., LiveServer], body: dict[str, Any]
+    start_server: Callable[..., LiveServer], body: dict[str, Any], worker: str
 ) -> None:
-    server = start_server(JOB_TIMEOUT_S=5)
+    server = start_server(worker=worker, JOB_TIMEOUT_S=5)
     slow, quick = submit(server, body | LONG), submit(server, body)
 
     failed = wait_for(server, slow, *FINAL)
@@ -220,13 +230,18 @@ def test_sigterm_ends_the_server_within_seconds_with_a_stream_open(
     server.http.delete(f"{server.url}/v1/edits/{running}")
 
 
-def test_model_that_cannot_be_loaded_is_said_in_health_and_at_submit(
-    start_server: Callable[..., LiveServer], body: dict[str, Any], tiny_model: Any, tmp_path: Any
+@pytest.mark.real_worker
+def test_health_and_submit_name_the_model_that_cannot_be_loaded(
+    start_server: Callable[..., LiveServer],
+    body: dict[str, Any],
+    tiny_model: Path,
+    tmp_path: Path,
+    worker: str,
 ) -> None:
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "model_index.json").write_text((tiny_model / "model_index.json").read_text())
-    server = start_server(wait_ready=False, model=broken)
+    server = start_server(wait_ready=False, model=broken, worker=worker)
 
     health = until(lambda: server.health() if server.health()["status"] == "failed" else None)
 
@@ -236,8 +251,10 @@ def test_model_that_cannot_be_loaded_is_said_in_health_and_at_submit(
     assert str(broken) in answer.json()["error"]["message"]
 
 
-def test_health_answers_while_the_model_loads(start_server: Callable[..., LiveServer]) -> None:
-    server = start_server(wait_ready=False)
+def test_health_answers_while_the_model_loads(
+    start_server: Callable[..., LiveServer], worker: str
+) -> None:
+    server = start_server(wait_ready=False, worker=worker)
     assert server.health()["status"] == "starting"
     until(lambda: server.health()["status"] == "ready")
 
@@ -258,9 +275,9 @@ def test_files_of_ended_jobs_are_removed(mortal_server: LiveServer, body: dict[s
 
 
 def test_expired_jobs_are_deleted_with_their_files(
-    start_server: Callable[..., LiveServer], body: dict[str, Any]
+    start_server: Callable[..., LiveServer], body: dict[str, Any], worker: str
 ) -> None:
-    server = start_server(KEEP_OUTPUTS_H=1e-6)
+    server = start_server(worker=worker, KEEP_OUTPUTS_H=1e-6)
     done = submit(server, body)
     wait_for(server, done, *FINAL)
     server.stop()
