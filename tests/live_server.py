@@ -25,6 +25,8 @@ ROOT = Path(__file__).parent.parent
 # Ends a wait in vain alone: with the cores taken by others, a model has needed 38 s to load.
 PATIENCE_S = 300.0
 STOP_TIMEOUT_S = 120.0
+# An edit that outlasts any test, which cancels it.
+LONG = {"num_inference_steps": 100, "size": "1024*1024"}
 
 
 class LiveServer:

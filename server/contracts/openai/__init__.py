@@ -1,7 +1,7 @@
 """OpenAI's `POST /v1/images/edits` and `GET /v1/models`.
 
 Source: the SDK's published types and what its other clients send; each rule that a client relies
-on has a test in `tests/server/contracts/test_openai.py`.
+on has a test in `tests/server/contracts/openai`.
 """
 
 from server.contracts.openai.problems import ERROR_SCHEMA, render

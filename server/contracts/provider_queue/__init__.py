@@ -1,7 +1,7 @@
 """The provider queue, and fal's, which differs in three details: one superset serves both.
 
 Sources: the provider's public documentation, a sister provider's identical one, and fal's published
-clients; each rule has a test in `tests/server/contracts/test_provider_queue.py`.
+clients; each rule has a test in `tests/server/contracts/provider_queue`.
 """
 
 from server.contracts.provider_queue.codes import ERROR_SCHEMA, NAME, render

@@ -1,7 +1,7 @@
 """WaveSpeed's v3 contract.
 
 Source: the provider's public documentation and published clients; each rule that a client relies
-on has a test in `tests/server/contracts/test_wavespeed*.py` or `test_webhooks.py`.
+on has a test in `tests/server/contracts/wavespeed`.
 """
 
 from server.contracts.wavespeed.codes import NAME

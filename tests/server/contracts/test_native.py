@@ -10,17 +10,10 @@ import PIL.Image
 import pytest
 
 from tests.conftest import as_base64, encoded, gradient
-from tests.live_server import LiveServer, events, until
+from tests.live_server import LONG, LiveServer, events, until
 from tests.lora_files import random_pairs, write_lora
 
-# longer than any test looks at it, for jobs that are canceled in the end
-LONG = {"num_inference_steps": 100, "size": "1024*1024"}
 FINAL = ("succeeded", "failed", "canceled")
-
-
-@pytest.fixture
-def body(image_base64: str) -> dict[str, Any]:
-    return {"prompt": "make it blue", "images": [image_base64], "seed": 1}
 
 
 def post(server: LiveServer, body: dict[str, Any], wait: float = 240) -> dict[str, Any]:

@@ -12,10 +12,8 @@ from typing import Any
 import pytest
 
 from server.job import JobStatus
-from tests.live_server import LiveServer, events, is_alive, until
+from tests.live_server import LONG, LiveServer, events, is_alive, until
 
-# longer than any test looks at it, for jobs that are canceled in the end
-LONG = {"num_inference_steps": 100, "size": "1024*1024"}
 # seconds of work on any machine, for jobs that are killed and done once more
 MEDIUM = {"num_inference_steps": 40, "size": "512*512"}
 
@@ -39,11 +37,6 @@ def mortal_server(one_server: LiveServer) -> LiveServer:
     one_server.forget_edits()
     until(lambda: one_server.health()["status"] == "ready")
     return one_server
-
-
-@pytest.fixture
-def body(image_base64: str) -> dict[str, Any]:
-    return {"prompt": "make it blue", "images": [image_base64], "seed": 1}
 
 
 def submit(server: LiveServer, body: dict[str, Any]) -> str:

@@ -11,14 +11,12 @@ import jsonschema_rs
 import pytest
 import wavespeed
 
-from tests.live_server import LiveServer, until
+from tests.live_server import LONG, LiveServer, until
 
 PREFIX = "wavespeed-ai/qwen-image"
 MODELS = [
     f"{PREFIX}/{name}" for name in ("edit-plus-lora", "edit-plus", "edit-2511", "edit-2511-lora")
 ]
-# longer than any test looks at it, for tasks that are canceled in the end
-LONG = {"num_inference_steps": 100, "size": "1024*1024"}
 HISTORY = "/api/v3/predictions"
 
 
@@ -28,11 +26,6 @@ def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     running = LiveServer(tiny_model, tmp_path_factory.mktemp("account"))
     yield running.start()
     running.close()
-
-
-@pytest.fixture
-def body(image_base64: str) -> dict[str, Any]:
-    return {"prompt": "make it blue", "images": [image_base64], "seed": 1}
 
 
 def submit(server: LiveServer, body: dict[str, Any], model: str = MODELS[0]) -> dict[str, Any]:

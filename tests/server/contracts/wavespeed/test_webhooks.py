@@ -11,13 +11,11 @@ import httpx2
 import pytest
 
 from tests.conftest import encoded, gradient
-from tests.live_server import LiveServer, until
+from tests.live_server import LONG, LiveServer, until
 from tests.webhook_receiver import Received, Receiver, webhook_receiver
 
 SUBMIT = "/api/v3/wavespeed-ai/qwen-image/edit-plus-lora"
 SECRET = "whsec_a-secret-of-the-operator"
-# longer than any test looks at it, for tasks that are canceled in the end
-LONG = {"num_inference_steps": 100, "size": "1024*1024"}
 LOOPBACK = "127.0.0.0/8"
 
 
@@ -44,11 +42,6 @@ def strict_server(
 def receiver() -> Iterator[Receiver]:
     with webhook_receiver() as running:
         yield running
-
-
-@pytest.fixture
-def body(image_base64: str) -> dict[str, Any]:
-    return {"prompt": "make it blue", "images": [image_base64], "seed": 1}
 
 
 def submit(

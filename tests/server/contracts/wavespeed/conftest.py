@@ -1,0 +1,22 @@
+"""A body, the SDK's client and a server with keys, shared by the tests of WaveSpeed's contract."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import wavespeed
+
+from tests.live_server import LiveServer
+
+
+@pytest.fixture
+def client(server: LiveServer) -> wavespeed.Client:
+    return wavespeed.Client(api_key="any", base_url=server.url)
+
+
+@pytest.fixture(scope="package")
+def keyed_server(tiny_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    folder = tmp_path_factory.mktemp("keyed")
+    server = LiveServer(tiny_model, folder, API_KEYS="right, second")
+    yield server.start()
+    server.close()
