@@ -1,4 +1,4 @@
-"""What an unsafe output becomes, over a live server with a real classifier."""
+"""Unsafe outputs, over a live server with a real classifier."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +27,7 @@ def run(server: LiveServer, size: str = "256*256") -> dict[str, Any]:
 
 @pytest.fixture
 def classifier(tmp_path: Path) -> Path:
-    """Calls everything unsafe: its other class is never the likelier one."""
+    """A classifier that calls every image unsafe."""
     path = build_classifier(tmp_path / "classifier", ["safe", "nsfw"])
     return _biased(path)
 
@@ -60,12 +60,12 @@ def test_unsafe_output_is_blocked(
     assert not list((server.data_dir / "outputs").iterdir())
 
 
-def test_without_a_checker_every_flag_is_false_and_capabilities_say_so(server: LiveServer) -> None:
+def test_flags_are_false_and_capabilities_say_so_without_a_checker(server: LiveServer) -> None:
     assert run(server)["has_nsfw_contents"] == [False]
     assert server.http.get(f"{server.url}/v1/capabilities").json()["checks_safety"] is False
 
 
-def test_checker_that_cannot_be_loaded_is_said_in_health(
+def test_health_names_the_checker_that_cannot_be_loaded(
     start_server: Callable[..., LiveServer], tmp_path: Path
 ) -> None:
     server = start_server(wait_ready=False, worker="real", SAFETY_CHECKER=tmp_path)

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast
 
@@ -13,7 +13,7 @@ from server.contracts.openai.problems import problem_of_job
 from server.contracts.openai.schemas import EditRequest
 from server.job import JobError, JobStatus, Output
 from server.jobs.service import EditService
-from tests.live_server import LiveServer, until
+from tests.live_server import LiveServer, live_server, until
 from tests.make_job import make_job
 from tests.pipelines.engine.test_safety import build_classifier
 from tests.server.contracts.openai.client import (
@@ -104,14 +104,24 @@ def test_failed_job_is_400_for_its_input_and_500_else(code: str, status: int) ->
     assert (problem.status, problem.field) == (status, "images/1")
 
 
+@pytest.fixture(scope="module")
+def blocking_server(
+    tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LiveServer]:
+    """A server with a real worker whose checker calls every image unsafe."""
+    folder = tmp_path_factory.mktemp("blocking")
+    checker = build_classifier(folder / "checker", ["nsfw", "porn"])
+    settings = {"SAFETY_CHECKER": checker, "SAFETY_MODE": "block"}
+    with live_server(tiny_model, folder, worker="real", **settings) as running:
+        yield running
+
+
 @pytest.mark.parametrize("stream", ["false", "true"])
 def test_blocked_output_is_moderation_blocked_and_not_shown(
-    start_server: Callable[..., LiveServer], tmp_path: Path, stream: str
+    blocking_server: LiveServer, stream: str
 ) -> None:
-    """No preview either: nobody has looked at it."""
-    checker = build_classifier(tmp_path / "checker", ["nsfw", "porn"])
-    server = start_server(worker="real", SAFETY_CHECKER=checker, SAFETY_MODE="block")
-    answer = edit(server, stream=stream, partial_images=3, num_inference_steps=12)
+    """No preview is shown either: the checker sees only the output."""
+    answer = edit(blocking_server, stream=stream, partial_images=3, num_inference_steps=12)
     if stream == "true":
         [(name, data)] = events(answer)
         error = data["error"]
