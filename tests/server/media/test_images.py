@@ -17,7 +17,7 @@ from tests.conftest import encoded, gradient
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 ORIENTATION = 0x0112
-# How an upright image lies in the file, by EXIF orientation.
+# How an upright image is stored in the file, by EXIF orientation.
 STORED = {
     2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
     3: PIL.Image.Transpose.ROTATE_180,

@@ -167,7 +167,7 @@ async def test_write_succeeds_after_one_that_raised(database: Database) -> None:
 
 
 class SlowWrite:
-    """A write that is in the middle of its transaction until it is told to go on."""
+    """A write that holds its transaction open until it is released."""
 
     def __init__(self) -> None:
         self.begun = asyncio.Event()

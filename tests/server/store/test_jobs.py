@@ -173,7 +173,7 @@ def test_create_table_keeps_an_existing_table(connection: sqlite3.Connection) ->
 
 
 def test_claim_returns_the_oldest_first(connection: sqlite3.Connection) -> None:
-    # by order of arrival, whatever the clock said
+    # by order of arrival, not by clock
     first, second = insert(connection, created_at=200.0), insert(connection, created_at=100.0)
 
     found = [jobs.claim(connection, 1.0) for _ in range(3)]
