@@ -1,4 +1,4 @@
-"""What many tests share: a tiny model in the published layout, images, LoRA files, a server."""
+"""Shared fixtures: a tiny model in the published layout, images, servers, a file host."""
 
 import base64
 import dataclasses
@@ -143,7 +143,7 @@ def start_server(tiny_model: Path, tmp_path: Path) -> Iterator[Callable[..., Liv
 
 
 def gradient(width: int = 96, height: int = 64, shift: int = 0) -> PIL.Image.Image:
-    """An image in which every pixel says where it is."""
+    """An image whose every pixel encodes its position."""
     red = PIL.Image.linear_gradient("L").rotate(90).resize((width, height))
     green = PIL.Image.linear_gradient("L").resize((width, height))
     blue = PIL.Image.new("L", (width, height), 60 + shift)
@@ -158,19 +158,19 @@ def encoded(image: PIL.Image.Image, image_format: str = "PNG", **options: object
 
 
 def as_base64(data: bytes) -> str:
-    """Naked base64."""
+    """Base64 without a data URI."""
     return base64.b64encode(data).decode()
 
 
 @pytest.fixture(scope="session")
 def image_base64() -> str:
-    """A small PNG as naked base64."""
+    """A small PNG as base64."""
     return as_base64(encoded(gradient()))
 
 
 @pytest.fixture
 def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty Hugging Face cache, which this process takes for its own."""
+    """An empty Hugging Face cache for this process."""
     folder = tmp_path / "hub-cache"
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
     return folder

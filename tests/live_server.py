@@ -1,4 +1,4 @@
-"""A real server as a process of its own, on a free loopback port."""
+"""A real server process on a free loopback port."""
 
 import contextlib
 import json
@@ -22,7 +22,7 @@ T = TypeVar("T")
 COMMANDS = {"fake": "tests.fake_worker_server", "real": "server.cli"}
 ROOT = Path(__file__).parent.parent
 
-# Ends a wait in vain alone: with the cores taken by others, a model has needed 38 s to load.
+# Only a failing test waits this long; on a busy machine a model has taken 38 s to load.
 PATIENCE_S = 300.0
 STOP_TIMEOUT_S = 120.0
 # An edit that outlasts any test, which cancels it.
@@ -89,7 +89,7 @@ class LiveServer:
         return self
 
     def health(self) -> dict[str, Any]:
-        """What /health says."""
+        """The answer of /health."""
         answer: dict[str, Any] = self.http.get(f"{self.url}/health").json()
         return answer
 
@@ -98,7 +98,7 @@ class LiveServer:
         until(self._is_empty)
 
     def send(self, request: httpx2.Request) -> socket.socket:
-        """A connection over which the request has gone out, its answer not waited for."""
+        """Send a request on a new connection and return without waiting for the answer."""
         address = request.url.host, request.url.port or 80
         connection = socket.create_connection(address, timeout=PATIENCE_S)
         line = f"{request.method} {request.url.raw_path.decode()} HTTP/1.1"
@@ -108,7 +108,7 @@ class LiveServer:
         return connection
 
     def post_and_hang_up(self, path: str, body: Mapping[str, object]) -> str:
-        """POST the body, and close the connection as soon as there is an edit; gives its id."""
+        """POST the body, close the connection once the edit exists, and return its id."""
         before = self._newest_edit()
 
         def submitted() -> str | None:
@@ -119,11 +119,11 @@ class LiveServer:
             return until(submitted)
 
     def log(self) -> str:
-        """All that the server and its workers have printed."""
+        """Everything that the server and its workers have printed."""
         return self._log_path.read_text()
 
     def worker_pids(self) -> list[int]:
-        """The processes that are workers of this server now."""
+        """The current workers of this server."""
         return [int(pid) for pid in self._children() if "--fd=" in _command(int(pid))]
 
     @property
@@ -134,7 +134,7 @@ class LiveServer:
 
     @property
     def is_running(self) -> bool:
-        """Whether it was started and has not ended."""
+        """Return whether the server was started and still runs."""
         return self._process is not None and self._process.poll() is None
 
     def kill(self) -> None:
@@ -143,7 +143,7 @@ class LiveServer:
         self.process.wait()
 
     def stop(self) -> float:
-        """SIGTERM; gives the seconds until the process had ended."""
+        """Send SIGTERM and return the seconds until the process ended."""
         start = time.monotonic()
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(timeout=STOP_TIMEOUT_S)
@@ -181,19 +181,19 @@ class LiveServer:
 
 
 def until(found: Callable[[], T | None], timeout_s: float = PATIENCE_S) -> T:
-    """What `found` gives once it gives something true; asked again and again, with a deadline."""
+    """Poll `found` until it returns a true value, and return it. Fails after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while True:
         value = found()
         if value:
             return value
         if time.monotonic() > deadline:
-            raise AssertionError(f"waited {timeout_s} s in vain")
+            raise AssertionError(f"still false after {timeout_s} s")
         time.sleep(0.01)
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs; a zombie does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
@@ -209,7 +209,7 @@ def events(response: httpx2.Response) -> Iterator[dict[str, Any]]:
 
 @contextlib.contextmanager
 def live_server(model: Path, folder: Path, **settings: Any) -> Iterator[LiveServer]:
-    """A started server that is ended after the block."""
+    """Run a server for the duration of the block."""
     server = LiveServer(model, folder, **settings)
     try:
         yield server.start()

@@ -1,4 +1,4 @@
-"""What `make demo` runs: the whole road with the provider's SDK, and nothing left behind."""
+"""`make demo`: an edit from start to end with the provider's SDK, leaving nothing behind."""
 
 import re
 import subprocess

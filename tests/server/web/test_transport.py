@@ -21,7 +21,7 @@ from tests.live_server import LiveServer
 
 @pytest.fixture
 def authority(tmp_path: Path) -> tuple[ssl.SSLContext, Path, dict[str, Path]]:
-    """A certificate authority of the test's own: to trust it, its file, and a server's settings."""
+    """A certificate authority: a context that trusts it, its file, and settings of a server."""
     made = trustme.CA()
     context = ssl.create_default_context()
     made.configure_trust(context)
