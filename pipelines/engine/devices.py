@@ -1,13 +1,11 @@
-"""The devices that torch finds on this machine, as JSON: `python -m pipelines.engine.devices`.
+"""The libraries and CUDA devices that torch finds, as JSON: `python -m pipelines.engine.devices`.
 
-A separate process, because the server never imports torch.
+A process of its own, because the server never imports torch.
 """
 
 import json
-import sys
 import warnings
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 import torch
 
@@ -18,22 +16,19 @@ def main() -> None:
     """Print the report on one line."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        devices = [_device(index) for index in range(_count())]
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        gpus = [_describe(index) for index in range(count)]
     report = {
         "libraries": {name: _version(name) for name in LIBRARIES},
         "cuda_build": torch.version.cuda,
-        "devices": devices,
+        "gpus": gpus,
         # torch reports a driver that is too old as a warning
         "problems": [str(warning.message).strip() for warning in caught],
     }
-    json.dump(report, sys.stdout)
+    print(json.dumps(report))
 
 
-def _count() -> int:
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
-
-
-def _device(index: int) -> dict[str, Any]:
+def _describe(index: int) -> dict[str, int | str]:
     properties = torch.cuda.get_device_properties(index)
     try:
         free, total = torch.cuda.mem_get_info(index)

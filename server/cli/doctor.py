@@ -1,6 +1,7 @@
-"""`qwen-edit doctor`: would a server start here, with which model, and what to do next."""
+"""`qwen-edit doctor`: would `serve` work here, with which model, and the commands to run next."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,8 +12,7 @@ from rich.text import Text
 
 from pipelines.api.load_options import Dtype, Offload
 from server.cli import checks, model_checks
-from server.cli.advice import Options, Serve, command, together
-from server.cli.checks import SET_KEYS, Check, State
+from server.cli.checks import SET_KEYS, Check, Options, State, command
 from server.cli.console import out
 from server.cli.machine import Host, TorchReport, ask_torch, read_host
 from server.settings import Settings, SettingsError, read_settings
@@ -33,22 +33,21 @@ def doctor(
     offload: Annotated[Offload | None, typer.Option(help="As for serve")] = None,
     no_auth: Annotated[bool | None, typer.Option("--no-auth", help="As for serve")] = None,
 ) -> None:
-    """Say whether a server would start here, what fits, and what to do next; changes nothing.
+    """Check whether `serve` with the same options would work, and advise; change nothing.
 
-    Exit code 0 when `qwen-edit serve` with the same options would start, 1 when something stops it.
+    Exit code 0 when it would work, 1 when something stops it.
     """
-    options = dict(locals())
+    options = {name: value for name, value in locals().items() if value is not None}
     del options["as_json"]
-    flags = {name: value for name, value in options.items() if value is not None}
     torch, machine = ask_torch(), read_host()
-    found = examine(flags, torch, machine)
+    found = examine(options, torch, machine)
     is_fine = all(check.state is not State.STOP for check in found)
-    steps = next_steps(found, flags)
+    steps = next_steps(found, options)
     if as_json:
         report = {
             "version": VERSION,
             "ok": is_fine,
-            "checks": [_as_json(check, flags) for check in found],
+            "checks": [asdict(check) | {"do": _line(check.do, options)} for check in found],
             "next": steps,
             "host": asdict(machine),
             "torch": asdict(torch),
@@ -59,69 +58,65 @@ def doctor(
     raise typer.Exit(0 if is_fine else 1)
 
 
-def examine(flags: dict[str, Any], torch: TorchReport, machine: Host) -> list[Check]:
-    """All checks, for the settings that `qwen-edit serve` would have with these flags."""
-    found = [checks.check_libraries(torch), checks.check_memory(machine)]
+def examine(options: Mapping[str, Any], torch: TorchReport, machine: Host) -> list[Check]:
+    """Run all checks on the settings that `qwen-edit serve` would have with these options."""
+    found = []
     try:
-        settings = read_settings(**flags)
+        settings = read_settings(**options)
     except SettingsError as exc:
         do = SET_KEYS if "can be reached by others" in str(exc) else None
         found.append(Check("settings", State.STOP, str(exc), do))
-        # the rest is looked at with what the flags say
-        settings = Settings.model_construct(**flags)
+        settings = Settings.model_construct(**options)  # unchecked, to check all else as well
     return [
         *found,
+        checks.check_libraries(torch),
+        checks.check_host(machine),
         *checks.check_devices(settings, torch, machine),
         *model_checks.check_models(settings),
         *model_checks.check_fit(settings, torch, machine),
         model_checks.check_loras(settings),
         checks.check_data(settings),
-        checks.check_port(settings),
+        checks.check_address(settings),
         checks.check_keys(settings),
         checks.check_page(),
     ]
 
 
-def next_steps(found: list[Check], flags: Options) -> list[str]:
-    """The commands that come next: what mends the stops, else the start and what may be added."""
-    stops = [check.do for check in found if check.state is State.STOP and check.do]
-    if any(check.state is State.STOP for check in found):
-        mended = together(do for do in stops if isinstance(do, Serve))
-        steps = [command(do, flags) for do in stops if not isinstance(do, Serve)]
-        steps.append(command(mended, flags, verb="doctor"))
-        if mended != Serve():
-            steps.append(command(mended, flags))
-    else:
-        more = [check.do for check in found if check.do]
-        steps = [command(do, flags) for do in (Serve(), *more)]
+def next_steps(found: list[Check], options: Options) -> list[str]:
+    """Return the commands to run next: those that remove what stops, else `serve` and additions."""
+    stops = [check.do for check in found if check.state is State.STOP]
+    if not stops:
+        more = [line for check in found if (line := _line(check.do, options))]
+        return list(dict.fromkeys([command("serve", options), *more]))
+    steps = [do for do in stops if isinstance(do, str)]
+    changed = dict(options)
+    for do in reversed(stops):  # of two changes to the same option, the first counts
+        changed |= do if isinstance(do, Mapping) else {}
+    steps.append(command("doctor", changed))
+    if changed != options:
+        steps.append(command("serve", changed))
     return list(dict.fromkeys(steps))
 
 
-def _as_json(check: Check, flags: Options) -> dict[str, str | None]:
-    return {
-        "topic": check.topic,
-        "state": check.state,
-        "text": check.text,
-        "do": None if check.do is None else command(check.do, flags),
-    }
+def _line(do: str | Options | None, options: Options) -> str | None:
+    return command("serve", {**options, **do}) if isinstance(do, Mapping) else do
 
 
 def _show(found: list[Check], steps: list[str], *, is_fine: bool) -> None:
     table = Table.grid(padding=(0, 2))
-    seen = ""
+    topic = None
     for check in found:
-        topic = "" if check.topic == seen else check.topic
-        seen = check.topic
-        state = Text(check.state.value, style=COLORS[check.state])
-        table.add_row(state, Text(topic, style="bold"), Text(check.text))
+        shown = "" if check.topic == topic else check.topic
+        topic = check.topic
+        state = Text(check.state, style=COLORS[check.state])
+        table.add_row(state, Text(shown, style="bold"), Text(check.text))
     out.print(table)
-    out.print()
-    says_demo = any(check.topic == "model" and check.state is State.NOTE for check in found)
-    verdict = "A server would start here"
-    if says_demo:
-        verdict += ", with the demo model"
     if not is_fine:
-        verdict = "A server would not start here, or could not work"
-    out.print(Text(f"{verdict}. Next:", style="bold"))
+        verdict = "A server would not start here, or would not work"
+    elif any(check.topic == "model" and check.state is State.NOTE for check in found):
+        verdict = "A server would start here, with the demo model"
+    else:
+        verdict = "A server would start here"
+    out.print(Text(f"\n{verdict}. Next:", style="bold"))
     for step in steps:
         out.print(Text(f"  {step}"), soft_wrap=True)

@@ -1,29 +1,21 @@
-"""What this machine has: memory, cores, disk, driver, ports; and what a process with torch says."""
+"""This machine: its memory, driver and disk, and the CUDA devices that torch finds."""
 
-import fcntl
-import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from pydantic import TypeAdapter
 
 REPORT_TIMEOUT_S = 120
-# 0 is any free one.
-PORTS = range(65536)
-# Where the kernel says what it has, and what a container may have of it.
-_MEMINFO = Path("/proc/meminfo")
-_CGROUP_MAX = Path("/sys/fs/cgroup/memory.max")
-_DRIVER = Path("/proc/driver/nvidia/version")
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A CUDA device as torch names it; sizes in bytes."""
+    """A CUDA device as torch names it."""
 
     index: int
     name: str
@@ -31,10 +23,15 @@ class Gpu:
     free_bytes: int
     capability: str
 
+    @property
+    def devices(self) -> set[str]:
+        """The values of `--device` that mean this one."""
+        return {f"cuda:{self.index}", *(("cuda", "auto") if self.index == 0 else ())}
+
 
 @dataclass(frozen=True, slots=True)
 class TorchReport:
-    """What `python -m pipelines.engine.devices` says; `failure` says why it could not."""
+    """The output of `python -m pipelines.engine.devices`; `failure` says why there is none."""
 
     libraries: dict[str, str | None]
     cuda_build: str | None
@@ -45,7 +42,7 @@ class TorchReport:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """The machine around the devices; sizes in bytes. `driver` is NVIDIA's, where one is loaded."""
+    """The machine around the GPUs. `driver` is the version of NVIDIA's, where one is loaded."""
 
     cores: int
     memory_bytes: int
@@ -54,68 +51,46 @@ class Host:
 
 
 def read_host() -> Host:
-    """This machine; in a container, what the container may have."""
-    lines = (line.split() for line in _MEMINFO.read_text().splitlines())
-    kib = {words[0].rstrip(":"): int(words[1]) for words in lines}
-    total, available = kib["MemTotal"] * 1024, kib["MemAvailable"] * 1024
-    if _CGROUP_MAX.is_file() and (limit := _CGROUP_MAX.read_text().strip()).isdigit():
-        total, available = min(total, int(limit)), min(available, int(limit))
-    found = re.search(r"\s(\d+\.\d+[\d.]*)\s", _DRIVER.read_text()) if _DRIVER.is_file() else None
-    return Host(len(os.sched_getaffinity(0)), total, available, found[1] if found else None)
+    """Return this machine's cores, memory and driver; in a container, the container's."""
+    kib = dict(re.findall(r"(\w+): +(\d+) kB", _read("/proc/meminfo")))
+    limit = _read("/sys/fs/cgroup/memory.max").strip()
+    total, available = (
+        min(int(kib[name]) * 1024, int(limit) if limit.isdigit() else sys.maxsize)
+        for name in ("MemTotal", "MemAvailable")
+    )
+    driver = re.search(r"\s(\d+\.\d+[\d.]*)\s", _read("/proc/driver/nvidia/version"))
+    return Host(len(os.sched_getaffinity(0)), total, available, driver[1] if driver else None)
 
 
 def ask_torch() -> TorchReport:
-    """The libraries and CUDA devices, from a process that imports torch."""
-    asked = subprocess.run(
-        [sys.executable, "-m", "pipelines.engine.devices"],
-        capture_output=True,
-        text=True,
-        timeout=REPORT_TIMEOUT_S,
-        check=False,
-    )
+    """Return the libraries and CUDA devices that a process with torch finds."""
+    command = [sys.executable, "-m", "pipelines.engine.devices"]
     try:
-        report: dict[str, Any] = json.loads(asked.stdout)
-    except ValueError:
-        last = asked.stderr.strip().splitlines()[-1:] or ["it said nothing"]
-        return TorchReport({}, None, (), (), failure=last[0])
-    gpus = tuple(Gpu(**device) for device in report["devices"])
-    return TorchReport(report["libraries"], report["cuda_build"], gpus, tuple(report["problems"]))
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=REPORT_TIMEOUT_S, check=True
+        )
+        return TypeAdapter(TorchReport).validate_json(done.stdout)
+    except subprocess.CalledProcessError as exc:
+        failure = exc.stderr.strip().rpartition("\n")[2] or str(exc)
+    except (subprocess.TimeoutExpired, ValueError) as exc:
+        failure = str(exc)
+    return TorchReport({}, None, (), (), failure)
 
 
 def free_disk(folder: Path) -> int:
-    """Bytes free on the disk where `folder` lies or would lie."""
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
-    return shutil.disk_usage(existing).free
+    """Return the bytes free on the disk of `folder`, which need not exist yet."""
+    return shutil.disk_usage(_existing(folder)).free
 
 
 def is_writable(folder: Path) -> bool:
-    """Whether files can be written into `folder`, which need not exist yet."""
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    """Return whether files can be written into `folder`, which need not exist yet."""
+    existing = _existing(folder)
     return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
 
 
-def lock_holder(data_dir: Path) -> str | None:
-    """The process id of the server that works on this data folder; None when none does."""
-    path = data_dir / "lock"
-    if not path.is_file() or not os.access(path, os.R_OK):
-        return None
-    with path.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return file.read().strip() or "unknown"
-    return None
+def _existing(path: Path) -> Path:
+    return next(place for place in (path, *path.absolute().parents) if place.exists())
 
 
-def port_problem(host: str, port: int) -> str | None:
-    """Why a server cannot listen there, in the system's words; None when it can."""
-    if port not in PORTS:
-        return f"a port is a number from 0 to {PORTS[-1]}"
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind((host, port))
-        except OSError as exc:
-            return exc.strerror or str(exc)
-    return None
+def _read(path: str) -> str:
+    return Path(path).read_text() if Path(path).is_file() else ""

@@ -1,240 +1,176 @@
-"""What `qwen-edit doctor` finds out about models and LoRAs, and which model the memory holds."""
+"""Checks of `qwen-edit doctor` on models, the memory for them, and LoRAs."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import constants
 
 from pipelines.api.errors import LoraInvalid, ModelNotFound, ModelUnusable
 from pipelines.api.families import QWEN_IMAGE_EDIT_PLUS
-from pipelines.api.load_options import Dtype, Offload
+from pipelines.api.load_options import Dtype
 from pipelines.api.model_spec import DEMO_NAME
-from pipelines.files.catalog import Catalog, ModelChoice
+from pipelines.files.catalog import Catalog
+from pipelines.files.installation import default_folder
 from pipelines.files.memory_fit import GIB, Fit, fits_on_cpu, fits_on_gpu
 from pipelines.files.model_files import ModelFiles, inspect_model
 from pipelines.files.model_index import INDEX_FILE, model_name
 from pipelines.files.safetensors_header import read_header
-from server.cli.advice import Pull, Serve
-from server.cli.checks import Check, State, cuda_index
+from server.cli.checks import Check, State, command
 from server.cli.console import shown_size
-from server.cli.machine import Gpu, Host, TorchReport, free_disk
+from server.cli.machine import Host, TorchReport, free_disk
 from server.cli.pull.command import SHORT_NAMES
 from server.cli.pull.errors import PullError
 from server.cli.pull.model import PUBLISHER, model_folder, read_origin
 from server.settings import Settings
 
-PUBLISHED_GB = 57.7
-PULL = Pull("2509")
+PUBLISHED, PUBLISHED_GB = "2511", 57.7
 
 
 def check_models(settings: Settings) -> Iterator[Check]:
-    """The model that would be served, then all others found, each with what it lacks."""
+    """Report the model that `serve` would take, then all others, each with what it lacks."""
     catalog = Catalog(settings.weights_dir)
     try:
         choice = catalog.resolve_model(settings.model)
     except ModelNotFound as exc:
-        is_demo_absent = settings.model in (None, DEMO_NAME)
-        do = PULL if is_demo_absent else Serve({"model": DEMO_NAME})
+        is_demo = settings.model in (None, DEMO_NAME)
+        do = _pull(PUBLISHED, settings) if is_demo else {"model": DEMO_NAME}
         yield Check("model", State.STOP, str(exc), do)
         return
-    yield _served(choice, settings)
-    others = [path.absolute() for path in catalog.models() if path.absolute() != choice.path]
-    for path in [*others, *(path for path in _cached_models() if path != choice.path)]:
-        with contextlib.suppress(ModelUnusable):
-            files = inspect_model(path)
-            state = State.NOTE if files.problems else State.OK
-            yield Check("found", state, f"{model_name(path)} in {path.parent}: {_describe(files)}")
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """The ways to hold one model: the served one, or the published one when none is served."""
-
-    parameters: Mapping[str, int]
-    is_served: bool
-    on_gpu: bool
-    fits: tuple[Fit, ...]
-
-    @property
-    def name(self) -> str:
-        return "this model" if self.is_served else "the published model"
-
-    @property
-    def fastest(self) -> Fit | None:
-        """The first way with enough memory for it."""
-        return next((fit for fit in self.fits if fit.fits), None)
-
-
-def check_fit(settings: Settings, torch: TorchReport, host: Host) -> Iterator[Check]:
-    """Whether memory holds the served model, or the published one, and in which ways."""
-    plan = _plan(settings, torch, host)
-    for fit in plan.fits:
-        state = State.OK if fit.fits else State.NOTE
-        yield Check("memory", state, f"{plan.name}: {_message(fit, on_gpu=plan.on_gpu)}")
-    yield from _check_choice(plan, settings.offload)
-    if plan.on_gpu and plan.fastest and not plan.is_served:
-        yield _check_disk(settings)
-
-
-def _plan(settings: Settings, torch: TorchReport, host: Host) -> _Plan:
-    served = _served_parameters(settings)
-    parameters = served or QWEN_IMAGE_EDIT_PLUS.parameters
-    used = _used_gpus(settings, torch)
-    return _Plan(parameters, bool(served), bool(used), _fits(settings, parameters, used, host))
-
-
-def _check_choice(plan: _Plan, offload: Offload) -> Iterator[Check]:
-    """What is wrong with the way that the settings choose; nothing when it fits on a GPU."""
-    chosen = next(fit for fit in plan.fits if not plan.on_gpu or fit.offload == offload)
-    state = State.STOP if plan.is_served else State.NOTE
-    advice: Serve | None = None
-    if plan.fastest is None:
-        message = f"{plan.name} does not fit this machine. On a GPU, {_needs(plan.parameters)}"
-        advice = Serve({"model": DEMO_NAME})
-    elif not chosen.fits:
-        usable = plan.fastest.offload
-        message = f"{plan.name} fits with --offload {usable}, not with {chosen.offload}"
-        advice = Serve({"offload": usable})
-    elif not plan.on_gpu:
-        state = State.NOTE
-        message = f"{plan.name} would run on the CPU: with the published one an edit takes hours"
-    else:
-        return
-    yield Check("memory", state, message, advice if plan.is_served else None)
-
-
-def _check_disk(settings: Settings) -> Check:
-    """Whether the disk has room for the published model."""
-    free = free_disk(settings.weights_dir) / 1e9
-    message = f"the published model has {PUBLISHED_GB} GB to fetch; {free:.1f} GB of disk are free"
-    if free > PUBLISHED_GB:
-        return Check("disk", State.OK, message, PULL)
-    return Check("disk", State.NOTE, message)
-
-
-def check_loras(settings: Settings) -> Check:
-    """How many LoRAs a server would find, and which of them cannot be read."""
-    catalog = Catalog(settings.weights_dir)
-    with contextlib.suppress(ModelNotFound):
-        catalog = catalog.with_loras_of(catalog.resolve_model(settings.model))
-    found = catalog.loras()
-    bad = []
-    for entry in found:
-        try:
-            read_header(entry.path, entry.name)
-        except (OSError, LoraInvalid) as exc:
-            bad.append(str(exc).rstrip("."))
-    shipped = sum(entry.is_shipped for entry in found)
-    message = f"{len(found) - shipped} in {settings.weights_dir / 'loras'}"
-    if shipped:
-        message += f", {shipped} that come with the demo model"
-    if bad:
-        return Check("loras", State.NOTE, f"{message}; {'; '.join(bad)}")
-    return Check("loras", State.OK, message)
-
-
-def _served(choice: ModelChoice, settings: Settings) -> Check:
     if choice.is_demo:
-        message = f"the demo model would answer ({choice.why}). {choice.warning}"
-        return Check("model", State.NOTE, message)
+        text = f"serve takes the demo model ({choice.why}). {choice.warning}"
+        yield Check("model", State.NOTE, text)
+    else:
+        yield _check_served(choice.path, choice.why, settings)
+    cached = Path(constants.HF_HUB_CACHE).glob(f"models--*/snapshots/*/{INDEX_FILE}")
+    for path in (*catalog.models(), *sorted(index.parent for index in cached)):
+        if path.absolute() != choice.path:
+            with contextlib.suppress(ModelUnusable):
+                files = inspect_model(path)
+                text = f"{model_name(path)} in {path.parent.absolute()}: {_describe(files)}"
+                yield Check("found", State.NOTE if files.problems else State.OK, text)
+
+
+def _check_served(path: Path, why: str, settings: Settings) -> Check:
     try:
-        files = inspect_model(choice.path)
+        files = inspect_model(path)
     except ModelUnusable as exc:
         return Check("model", State.STOP, str(exc))
-    message = f"{model_name(choice.path)} would answer ({choice.why}): {_describe(files)}"
+    text = f"serve takes {model_name(path)} ({why}): {_describe(files)}"
     if not files.problems:
-        return Check("model", State.OK, message)
-    mend = _mend(choice.path, settings)
-    if mend is None:
-        message += ". Where this folder came from is not known here: fetch it again from there"
-    return Check("model", State.STOP, message, mend)
-
-
-def _mend(path: Path, settings: Settings) -> Pull | None:
-    """What fetches what the model in `path` lacks; None where nothing says whence it came."""
-    models = settings.weights_dir.absolute() / "models"
-    here = model_name(path)
-    if "/" not in here:  # else a snapshot in the cache: what is fetched goes to the weights folder
-        if not path.is_relative_to(models):
-            return None
-        here = str(path.relative_to(models))
-    repository = read_origin(path) or _repository_of(here)
-    if repository is None:
-        return None
-    try:
-        usual, own = (model_folder(repository, name, settings) for name in (None, here))
-    except PullError:
-        return None
-    short = {full: name for name, full in SHORT_NAMES.items()}.get(repository, repository)
-    return Pull(short, None if own == usual else here)
-
-
-def _repository_of(name: str) -> str | None:
-    """The repository that a folder under `models/` is named after."""
-    if "/" in name:
-        return name
-    published = f"{PUBLISHER}/{name}"
-    return published if published in SHORT_NAMES.values() else None
+        return Check("model", State.OK, text)
+    pull = _pull_again(path, settings)
+    if pull is None:
+        text += ". Its source is unknown: download it again from there"
+    return Check("model", State.STOP, text, pull)
 
 
 def _describe(files: ModelFiles) -> str:
-    if files.problems:
-        return f"not whole: {'; '.join(files.problems)}"
-    return f"whole, {shown_size(files.size_bytes)}"
+    missing = "; ".join(files.problems)
+    return f"incomplete: {missing}" if missing else f"complete, {shown_size(files.size_bytes)}"
 
 
-def _served_parameters(settings: Settings) -> Mapping[str, int] | None:
-    """The served model's size; None for the demo model, which fits anywhere, and for no model."""
-    try:
-        choice = Catalog(settings.weights_dir).resolve_model(settings.model)
-        return None if choice.is_demo else inspect_model(choice.path).parameters
-    except (ModelNotFound, ModelUnusable):
+def _pull_again(path: Path, settings: Settings) -> str | None:
+    """Return the command that completes the model in `path`, or None for an unknown source."""
+    name, models = model_name(path), settings.weights_dir.absolute() / "models"
+    if path.is_relative_to(models):
+        name = str(path.relative_to(models))
+    elif "/" not in name:  # no snapshot in the cache, which is pulled to the weights folder
         return None
+    short_names = {repository: short for short, repository in SHORT_NAMES.items()}
+    published = f"{PUBLISHER}/{name}"
+    source = read_origin(path) or (published if published in short_names else name)
+    if "/" not in source:
+        return None
+    try:
+        is_usual = model_folder(source, None, settings) == model_folder(source, name, settings)
+    except PullError:  # pull refuses such a name
+        return None
+    return _pull(short_names.get(source, source), settings, None if is_usual else name)
 
 
-def _used_gpus(settings: Settings, torch: TorchReport) -> list[Gpu]:
-    """The devices that workers would be started on; none is the CPU."""
-    if "cpu" in settings.devices:
-        return []
-    wanted = {0 if name == "auto" else cuda_index(name) for name in settings.devices}
-    return [gpu for gpu in torch.gpus if gpu.index in wanted]
+def _pull(source: str, settings: Settings, name: str | None = None) -> str:
+    is_default = settings.weights_dir == default_folder("weights")
+    folder = None if is_default else settings.weights_dir
+    return command(f"pull {source}", {"name": name, "weights_dir": folder})
 
 
-def _fits(
-    settings: Settings, parameters: Mapping[str, int], used: list[Gpu], host: Host
+def check_fit(settings: Settings, torch: TorchReport, host: Host) -> Iterator[Check]:
+    """Report which ways to keep the weights fit, and stop where that of the settings does not.
+
+    The demo model fits anywhere: with it, the figures are those of the published model.
+    """
+    served = None
+    with contextlib.suppress(ModelNotFound, ModelUnusable):
+        choice = Catalog(settings.weights_dir).resolve_model(settings.model)
+        served = None if choice.is_demo else inspect_model(choice.path).parameters
+    parameters = served or QWEN_IMAGE_EDIT_PLUS.parameters
+    name = "this model" if served else "the published model"
+    fits = _find_fits(parameters, settings, torch, host)
+    for fit in fits:
+        verdict, state = ("fits", State.OK) if fit.fits else ("does not fit", State.NOTE)
+        yield Check("memory", state, f"{name}: {_needs(fit)}: {verdict}")
+    usable = next((fit.offload for fit in fits if fit.fits), None)
+    chosen = next((fit for fit in fits if fit.offload == settings.offload), fits[0])
+    if served and usable and not chosen.fits:
+        text = f"this model fits with --offload {usable}, not with {chosen.offload}"
+        yield Check("memory", State.STOP, text, {"offload": usable})
+    elif served and not usable:
+        text = "this model does not fit this machine"
+        yield Check("memory", State.STOP, text, {"model": DEMO_NAME})
+    if not fits[0].device_needs:
+        gpu = fits_on_gpu(parameters, bytes_each=2, device_bytes=0, host_bytes=0)
+        text = "on a CPU, an edit with the published model takes hours; on a GPU, "
+        yield Check("memory", State.NOTE, text + "; ".join(map(_needs, gpu)))
+    elif usable and not served:
+        yield _check_disk(settings)
+
+
+def _find_fits(
+    parameters: Mapping[str, int], settings: Settings, torch: TorchReport, host: Host
 ) -> tuple[Fit, ...]:
-    is_wide = settings.dtype is Dtype.FLOAT32 or (settings.dtype is Dtype.AUTO and not used)
-    bytes_each = 4 if is_wide else 2
-    if not used:
-        return (fits_on_cpu(parameters, bytes_each=bytes_each, host_bytes=host.memory_bytes),)
+    gpus = [gpu for gpu in torch.gpus if gpu.devices & set(settings.devices)]
+    on_cpu = not gpus or "cpu" in settings.devices
+    is_wide = settings.dtype is Dtype.FLOAT32 or (settings.dtype is Dtype.AUTO and on_cpu)
+    size = 4 if is_wide else 2
+    if on_cpu:
+        return (fits_on_cpu(parameters, bytes_each=size, host_bytes=host.memory_bytes),)
     return fits_on_gpu(
         parameters,
-        bytes_each=bytes_each,
-        device_bytes=min(gpu.total_bytes for gpu in used),
+        bytes_each=size,
+        device_bytes=min(gpu.total_bytes for gpu in gpus),
         host_bytes=host.memory_bytes,
-        workers=len(used),
+        workers=len(gpus),
     )
 
 
-def _message(fit: Fit, *, on_gpu: bool) -> str:
-    verdict = "fits" if fit.fits else "does not fit"
+def _needs(fit: Fit) -> str:
     host = f"{fit.host_needs / GIB:.0f} GiB of host memory"
-    if not on_gpu:
-        return f"needs {host} on the CPU: {verdict}"
-    gpu = f"{fit.device_needs / GIB:.0f} GiB on the GPU"
-    return f"--offload {fit.offload} needs {gpu} and {host}: {verdict}"
+    if not fit.device_needs:
+        return f"on the CPU needs {host}"
+    return f"--offload {fit.offload} needs {fit.device_needs / GIB:.0f} GiB on the GPU and {host}"
 
 
-def _needs(parameters: Mapping[str, int]) -> str:
-    fits = fits_on_gpu(parameters, bytes_each=2, device_bytes=0, host_bytes=0)
-    return "; ".join(_message(fit, on_gpu=True).rpartition(":")[0] for fit in fits)
+def _check_disk(settings: Settings) -> Check:
+    free = free_disk(settings.weights_dir) / 1e9
+    text = f"the published model has {PUBLISHED_GB} GB to download; {free:.1f} GB of disk are free"
+    if free > PUBLISHED_GB:
+        return Check("disk", State.OK, text, _pull(PUBLISHED, settings))
+    return Check("disk", State.NOTE, text)
 
 
-def _cached_models() -> list[Path]:
-    """Snapshots of models in the local Hugging Face cache."""
-    return sorted(
-        index.parent.absolute()
-        for index in Path(constants.HF_HUB_CACHE).glob(f"models--*/snapshots/*/{INDEX_FILE}")
-    )
+def check_loras(settings: Settings) -> Check:
+    """Report the LoRAs that `serve` would offer, and those that cannot be read."""
+    catalog = Catalog(settings.weights_dir)
+    with contextlib.suppress(ModelNotFound):
+        catalog = catalog.with_loras_of(catalog.resolve_model(settings.model))
+    loras, problems = catalog.loras(), []
+    for lora in loras:
+        try:
+            read_header(lora.path, lora.name)
+        except (OSError, LoraInvalid) as exc:
+            problems.append(str(exc).rstrip("."))
+    own = sum(not lora.is_shipped for lora in loras)
+    shipped = f", {len(loras) - own} that come with the demo model" if own < len(loras) else ""
+    text = f"{own} in {settings.weights_dir.absolute() / 'loras'}{shipped}"
+    return Check("loras", State.NOTE if problems else State.OK, "; ".join([text, *problems]))

@@ -1,4 +1,4 @@
-"""Machines for the tests of the doctor."""
+"""Machines for the tests of `qwen-edit doctor`."""
 
 from pipelines.files.memory_fit import GIB
 from server.cli.machine import Gpu, Host, TorchReport

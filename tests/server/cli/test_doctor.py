@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from pipelines.files.memory_fit import GIB
-from server.cli.advice import Pull, Serve
-from server.cli.checks import Check, State, check_devices, check_port
+from server.cli import machine
+from server.cli.checks import Check, State, check_address, check_devices
 from server.cli.doctor import examine, next_steps
 from server.cli.machine import Host, TorchReport
 from server.settings import Settings
@@ -26,7 +26,7 @@ def topics(report: dict[str, Any], topic: str) -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def bare(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The report of a place with the demo model, two LoRA files and a half model in the cache."""
+    """A report on the demo model, an unreadable LoRA and an incomplete model in the cache."""
     folder = tmp_path_factory.mktemp("bare")
     loras = folder / "weights" / "loras"
     loras.mkdir(parents=True)
@@ -42,19 +42,19 @@ def bare(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     )
     report: dict[str, Any] = json.loads(done.stdout)
     report["exit code"] = done.returncode
-    report["data was made"] = (folder / "data").exists()
+    report["data exists"] = (folder / "data").exists()
     return report
 
 
-def test_demo_model_is_enough_to_start_and_is_said_plainly(bare: dict[str, Any]) -> None:
+def test_doctor_names_the_demo_model_when_it_would_be_served(bare: dict[str, Any]) -> None:
     assert bare["exit code"] == 0
     assert bare["ok"] is True
     [(state, text)] = topics(bare, "model")
-    assert (state, text.startswith("the demo model would answer")) == ("note", True)
+    assert (state, text.startswith("serve takes the demo model")) == ("note", True)
     assert bare["next"][0].startswith("qwen-edit serve --port 0 --data-dir")
 
 
-def test_unreadable_lora_is_named(bare: dict[str, Any]) -> None:
+def test_doctor_names_a_lora_it_cannot_read(bare: dict[str, Any]) -> None:
     [(state, text)] = topics(bare, "loras")
     assert state == "note"
     assert text.startswith("1 in ")
@@ -62,25 +62,27 @@ def test_unreadable_lora_is_named(bare: dict[str, Any]) -> None:
     assert "page.safetensors is not a safetensors file (it looks like a web page)" in text
 
 
-def test_half_model_in_the_cache_is_named_with_what_it_lacks(bare: dict[str, Any]) -> None:
+def test_doctor_names_the_missing_files_of_a_cached_model(bare: dict[str, Any]) -> None:
     [(state, text)] = topics(bare, "found")
     assert state == "note"
     assert text.startswith("Qwen/Qwen-Image-Edit-2511 in ")
-    assert "not whole: vae/diffusion_pytorch_model.safetensors is missing" in text
+    assert "incomplete: vae/diffusion_pytorch_model.safetensors is missing" in text
 
 
-def test_libraries_and_host_are_reported(bare: dict[str, Any]) -> None:
+def test_doctor_reports_libraries_and_host(bare: dict[str, Any]) -> None:
     assert "torch 2.13.0" in topics(bare, "libraries")[0][1]
     assert bare["torch"]["libraries"]["diffusers"] == "0.42.1"
     assert bare["host"]["cores"] >= 1
     assert bare["host"]["memory_bytes"] > GIB
 
 
-def test_looking_changes_nothing(bare: dict[str, Any]) -> None:
-    assert bare["data was made"] is False
+def test_doctor_creates_no_data_folder(bare: dict[str, Any]) -> None:
+    assert bare["data exists"] is False
 
 
-def test_running_server_stops_a_second_one_and_is_named(server: LiveServer) -> None:
+def test_doctor_names_the_running_server_when_its_folder_and_port_are_taken(
+    server: LiveServer,
+) -> None:
     # not "busy" with what an earlier test has left
     until(lambda: server.health()["status"] == "ready")
     port = server.url.rpartition(":")[2]
@@ -97,9 +99,7 @@ def test_running_server_stops_a_second_one_and_is_named(server: LiveServer) -> N
     assert f"qwen-edit serve --port {int(port) + 1}" in message
 
 
-def test_broken_torch_half_model_and_bad_folder_are_all_said_at_once(
-    tiny_model: Path, tmp_path: Path
-) -> None:
+def test_doctor_reports_all_problems_at_once(tiny_model: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "torch.py").write_text("raise ImportError('libcudart.so.13 is missing')\n")
@@ -133,7 +133,7 @@ def test_broken_torch_half_model_and_bad_folder_are_all_said_at_once(
 
 
 @pytest.mark.parametrize(
-    ("torch", "host", "sentence"),
+    ("torch", "host", "reason"),
     [
         (torch_with(), Host(2, GIB, GIB, None), "no NVIDIA driver is loaded"),
         (torch_with(), Host(2, GIB, GIB, "535.1"), "driver 535.1 is too old, R580 or newer"),
@@ -141,17 +141,17 @@ def test_broken_torch_half_model_and_bad_folder_are_all_said_at_once(
         (TorchReport(LIBRARIES, "13.0", (), ("no permission",)), BIG_HOST, "no permission"),
     ],
 )
-def test_missing_gpu_is_explained(torch: TorchReport, host: Host, sentence: str) -> None:
+def test_check_devices_explains_a_missing_gpu(torch: TorchReport, host: Host, reason: str) -> None:
     [check] = check_devices(Settings(), torch, host)
-    assert (check.state, sentence in check.text) == (State.NOTE, True)
+    assert (check.state, reason in check.text) == (State.NOTE, True)
 
 
-def test_cpu_build_beside_a_driver_is_replaced_with_all_that_torch_needs() -> None:
+def test_check_devices_advises_to_reinstall_torch_when_it_is_the_cpu_build() -> None:
     [check] = check_devices(Settings(), torch_with(cuda_build=None), BIG_HOST)
     assert check.do == "pip uninstall -y torch && pip install -c constraints.txt torch"
 
 
-def test_named_device_that_is_not_there_stops() -> None:
+def test_check_devices_stops_when_a_named_device_is_missing() -> None:
     settings = Settings(device="cuda:0,cuda:1")
     found = list(check_devices(settings, torch_with(gpu(80)), BIG_HOST))
 
@@ -162,7 +162,7 @@ def test_named_device_that_is_not_there_stops() -> None:
     assert "--device cuda:1 is not on this machine: 1 CUDA devices found" in found[1].text
 
 
-def test_next_step_of_a_place_without_fault_is_to_serve_with_the_same_options(
+def test_next_steps_serve_with_the_same_options_when_nothing_stops(
     tiny_model: Path, tmp_path: Path
 ) -> None:
     flags = {"port": 0, "data_dir": tmp_path, "model": str(tiny_model), "no_auth": True}
@@ -172,11 +172,11 @@ def test_next_step_of_a_place_without_fault_is_to_serve_with_the_same_options(
     assert first == f"qwen-edit serve --port 0 --data-dir {tmp_path} --model {tiny_model} --no-auth"
 
 
-def test_advice_keeps_the_options_in_use_and_says_each_once() -> None:
+def test_next_steps_combine_the_changes_to_the_options_in_use() -> None:
     flags = {"model": "my model", "port": 9000, "offload": "none"}
     found = [
-        Check("memory", State.STOP, "too large", Serve({"offload": "model"})),
-        Check("address", State.STOP, "taken", Serve({"port": 9001})),
+        Check("memory", State.STOP, "too large", {"offload": "model"}),
+        Check("address", State.STOP, "taken", {"port": 9001}),
     ]
 
     assert next_steps(found, flags) == [
@@ -185,17 +185,18 @@ def test_advice_keeps_the_options_in_use_and_says_each_once() -> None:
     ]
 
 
-def test_model_is_pulled_into_the_weights_folder_in_use() -> None:
+def test_next_steps_add_the_advice_of_notes_when_nothing_stops() -> None:
     flags = {"weights_dir": Path("/mnt/big disk"), "port": 9000}
-    found = [Check("disk", State.OK, "room enough", Pull("2509"))]
+    pull = "qwen-edit pull 2511 --weights-dir '/mnt/big disk'"
+    found = [Check("disk", State.OK, "enough space", pull)]
 
     assert next_steps(found, flags) == [
         "qwen-edit serve --weights-dir '/mnt/big disk' --port 9000",
-        "qwen-edit pull 2509 --weights-dir '/mnt/big disk'",
+        pull,
     ]
 
 
-def test_keys_take_the_place_of_the_option_to_have_none(tmp_path: Path) -> None:
+def test_next_steps_replace_no_auth_by_keys(tmp_path: Path) -> None:
     flags = {"host": "0.0.0.0", "port": 0, "no_auth": True, "data_dir": tmp_path}
     found = examine(flags, torch_with(gpu(80)), BIG_HOST)
 
@@ -205,7 +206,7 @@ def test_keys_take_the_place_of_the_option_to_have_none(tmp_path: Path) -> None:
     assert advised in next_steps(found, flags)
 
 
-def test_port_that_no_machine_has_is_said_with_a_sentence(tmp_path: Path) -> None:
+def test_doctor_explains_a_port_out_of_range(tmp_path: Path) -> None:
     done = run("doctor", "--port", "70000", "--data-dir", str(tmp_path))
 
     message = " ".join(done.stdout.split())
@@ -215,13 +216,24 @@ def test_port_that_no_machine_has_is_said_with_a_sentence(tmp_path: Path) -> Non
     assert done.stderr == ""
 
 
-def test_taken_port_of_an_ipv6_address_is_said() -> None:
+def test_check_address_stops_when_an_ipv6_port_is_taken() -> None:
     with socket.socket(socket.AF_INET6) as taken:
         taken.bind(("::1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        # who connects is not answered, which is the end of what can be learnt
-        check = check_port(Settings(host="::1", port=port))
+        # it accepts no connection, so what answers there stays unknown
+        check = check_address(Settings(host="::1", port=port))
 
-    assert (check.state, check.do) == (State.STOP, Serve({"port": port + 1}))
+    assert (check.state, check.do) == (State.STOP, {"port": port + 1})
     assert "Address already in use" in check.text
+
+
+def test_ask_torch_reports_a_failure_when_it_gets_no_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(machine, "REPORT_TIMEOUT_S", 0)
+
+    failure = machine.ask_torch().failure
+
+    assert failure is not None
+    assert "timed out after 0 seconds" in failure

@@ -1,4 +1,4 @@
-"""What the doctor says of models: whether they fit, and what makes a half one whole."""
+"""The doctor on models: whether they fit, and how to complete an incomplete one."""
 
 import shutil
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 from pipelines.api.families import QWEN_IMAGE_EDIT_PLUS
 from pipelines.files.memory_fit import GIB, fits_on_gpu
 from pipelines.files.model_files import inspect_model
-from server.cli.advice import Pull, Serve
+from server.cli import model_checks
 from server.cli.checks import Check, State
 from server.cli.machine import Gpu
 from server.cli.model_checks import check_fit, check_models
@@ -30,7 +30,7 @@ from tests.server.cli.machines import BIG_HOST, gpu, torch_with
         (6, 128, None),
     ],
 )
-def test_way_that_fits_is_the_fastest_with_room_for_it(
+def test_fits_on_gpu_lists_the_fastest_fitting_way_first(
     device_gib: int, host_gib: int, expected: str | None
 ) -> None:
     fits = fits_on_gpu(
@@ -44,24 +44,29 @@ def test_way_that_fits_is_the_fastest_with_room_for_it(
 
 
 def fit_checks(model: Path, device: Gpu, **settings: Any) -> list[Check]:
-    """The checks of memory for a served model, which counts as if it were the published one."""
+    """The checks of memory for this model as the served one."""
     chosen = Settings(model=str(model), **settings)
     return list(check_fit(chosen, torch_with(device), BIG_HOST))
 
 
-def test_served_model_that_fits_only_with_offload_stops_and_says_which(tiny_model: Path) -> None:
-    # the tiny model wants 1 GiB beside its 2.2 MB
+def test_check_fit_stops_with_the_offload_that_fits_when_the_chosen_one_does_not(
+    tiny_model: Path,
+) -> None:
+    # the tiny model needs 1 GiB beside its 2.2 MB
     small = Gpu(0, "NVIDIA X", GIB + 2 * 2**20, GIB, "9.0")
 
     whole = fit_checks(tiny_model, small)
     offloaded = fit_checks(tiny_model, small, offload="model")
 
-    assert (whole[-1].state, whole[-1].do) == (State.STOP, Serve({"offload": "model"}))
+    assert (whole[-1].state, whole[-1].do) == (State.STOP, {"offload": "model"})
     assert all(check.state is not State.STOP for check in offloaded)
 
 
-def test_published_model_is_proposed_where_it_would_fit(tmp_path: Path) -> None:
-    settings = Settings(weights_dir=tmp_path)
+def test_check_fit_proposes_the_published_model_when_it_fits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_checks, "free_disk", lambda folder: 10**11)
+    settings = Settings(weights_dir=tmp_path / "big disk")
     found = list(check_fit(settings, torch_with(gpu(24)), BIG_HOST))
 
     message = "\n".join(check.text for check in found)
@@ -69,13 +74,22 @@ def test_published_model_is_proposed_where_it_would_fit(tmp_path: Path) -> None:
         "--offload none needs 60 GiB on the GPU and 4 GiB of host memory: does not fit" in message
     )
     assert "--offload group needs 8 GiB on the GPU and 58 GiB of host memory: fits" in message
-    assert "the published model has 57.7 GB to fetch" in message
+    assert "the published model has 57.7 GB to download" in message
     assert all(check.state is not State.STOP for check in found)
+    assert found[-1].do == f"qwen-edit pull 2511 --weights-dir '{tmp_path}/big disk'"
 
 
-def test_truncated_weights_and_missing_configuration_are_named(
-    tiny_model: Path, tmp_path: Path
+def test_check_fit_proposes_no_pull_when_the_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(model_checks, "free_disk", lambda folder: 0)
+
+    found = list(check_fit(Settings(weights_dir=tmp_path), torch_with(gpu(24)), BIG_HOST))
+
+    assert (found[-1].topic, found[-1].state, found[-1].do) == ("disk", State.NOTE, None)
+
+
+def test_inspect_model_names_truncated_and_missing_files(tiny_model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(tiny_model, folder)
     weights = folder / "vae" / "diffusion_pytorch_model.safetensors"
@@ -90,70 +104,79 @@ def test_truncated_weights_and_missing_configuration_are_named(
     assert "vae/diffusion_pytorch_model.safetensors is truncated" in problems
 
 
-def half_model(tiny_model: Path, folder: Path) -> Path:
+def pulled(arguments: str | None, weights_dir: Path) -> str | None:
+    return arguments and f"qwen-edit pull {arguments} --weights-dir {weights_dir}"
+
+
+def incomplete_model(tiny_model: Path, folder: Path) -> Path:
     shutil.copytree(tiny_model, folder)
     (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     return folder
 
 
 @pytest.mark.parametrize(
-    ("name", "do"),
+    ("name", "pull"),
     [
-        ("Qwen-Image-Edit-2509", Pull("2509")),
-        ("Qwen-Image-Edit-2511", Pull("2511")),
-        ("Qwen/Qwen-Image-Edit-2511", Pull("2511", "Qwen/Qwen-Image-Edit-2511")),
-        ("someone/finetune", Pull("someone/finetune")),
+        ("Qwen-Image-Edit-2509", "2509"),
+        ("Qwen-Image-Edit-2511", "2511"),
+        ("Qwen/Qwen-Image-Edit-2511", "2511 --name Qwen/Qwen-Image-Edit-2511"),
+        ("someone/finetune", "someone/finetune"),
         ("my-2509", None),
         ("someone's/2509", None),
     ],
 )
-def test_half_model_is_mended_from_where_its_name_says(
-    tiny_model: Path, tmp_path: Path, name: str, do: Pull | None
+def test_check_models_advises_to_pull_by_the_name_of_an_incomplete_model(
+    tiny_model: Path, tmp_path: Path, name: str, pull: str | None
 ) -> None:
-    half_model(tiny_model, tmp_path / "models" / name)
+    incomplete_model(tiny_model, tmp_path / "models" / name)
 
     [check] = check_models(Settings(weights_dir=tmp_path, model=name))
 
-    assert (check.state, check.do) == (State.STOP, do)
-    assert ("fetch it again from there" in check.text) == (do is None)
+    assert (check.state, check.do) == (State.STOP, pulled(pull, tmp_path))
+    assert ("download it again from there" in check.text) == (pull is None)
 
 
 @pytest.mark.parametrize(
-    ("name", "repository", "do"),
+    ("name", "repository", "pull"),
     [
-        ("my-2509", "Qwen/Qwen-Image-Edit-2509", Pull("2509", "my-2509")),
-        ("mine", "someone/finetune", Pull("someone/finetune", "mine")),
-        ("Qwen-Image-Edit-2511", "someone/2511", Pull("someone/2511", "Qwen-Image-Edit-2511")),
+        ("my-2509", "Qwen/Qwen-Image-Edit-2509", "2509 --name my-2509"),
+        ("mine", "someone/finetune", "someone/finetune --name mine"),
+        ("Qwen-Image-Edit-2511", "someone/2511", "someone/2511 --name Qwen-Image-Edit-2511"),
         ("my model", "someone/finetune", None),
     ],
 )
-def test_half_model_is_mended_from_where_it_was_pulled_from(
-    tiny_model: Path, tmp_path: Path, name: str, repository: str, do: Pull | None
+def test_check_models_advises_to_pull_from_the_origin_of_an_incomplete_model(
+    tiny_model: Path, tmp_path: Path, name: str, repository: str, pull: str | None
 ) -> None:
-    folder = half_model(tiny_model, tmp_path / "models" / name)
+    folder = incomplete_model(tiny_model, tmp_path / "models" / name)
     note_origin(folder, repository)
 
     [check] = check_models(Settings(weights_dir=tmp_path, model=name))
 
-    assert (check.state, check.do) == (State.STOP, do)
+    assert (check.state, check.do) == (State.STOP, pulled(pull, tmp_path))
 
 
-def test_half_model_in_the_cache_is_made_whole_under_the_name_it_is_asked_for(
+def test_check_models_advises_to_pull_a_cached_model_by_the_name_asked_for(
     tiny_model: Path, tmp_path: Path, hub_cache: Path
 ) -> None:
-    """The server looks into the weights folder first, so that the same option serves it then."""
+    """The weights folder comes before the cache, so the same option serves the pulled model."""
     name = "Qwen/Qwen-Image-Edit-2511"
-    half_model(tiny_model, hub_cache / "models--Qwen--Qwen-Image-Edit-2511/snapshots" / COMMIT)
+    incomplete_model(
+        tiny_model, hub_cache / "models--Qwen--Qwen-Image-Edit-2511/snapshots" / COMMIT
+    )
 
     found = list(check_models(Settings(weights_dir=tmp_path / "weights", model=name)))
 
-    assert (found[0].state, found[0].do) == (State.STOP, Pull("2511", name))
+    assert (found[0].state, found[0].do) == (
+        State.STOP,
+        pulled(f"2511 --name {name}", tmp_path / "weights"),
+    )
 
 
-def test_half_model_elsewhere_is_not_pulled_to_another_place(
+def test_check_models_advises_no_pull_when_the_model_is_outside_the_weights_folder(
     tiny_model: Path, tmp_path: Path
 ) -> None:
-    folder = half_model(tiny_model, tmp_path / "elsewhere" / "Qwen-Image-Edit-2509")
+    folder = incomplete_model(tiny_model, tmp_path / "elsewhere" / "Qwen-Image-Edit-2509")
 
     [check] = check_models(Settings(weights_dir=tmp_path / "weights", model=str(folder)))
 
