@@ -52,8 +52,9 @@ def fit_checks(model: Path, device: Gpu, **settings: Any) -> list[Check]:
 def test_check_fit_stops_with_the_offload_that_fits_when_the_chosen_one_does_not(
     tiny_model: Path,
 ) -> None:
-    # the tiny model needs 1 GiB beside its 2.2 MB
-    small = Gpu(0, "NVIDIA X", GIB + 2 * 2**20, GIB, "9.0")
+    weights = 2 * sum(inspect_model(tiny_model).parameters.values())
+    # an edit with a small model needs 1 GiB beside the weights
+    small = Gpu(0, "NVIDIA X", GIB + weights - 1, GIB, "9.0")
 
     whole = fit_checks(tiny_model, small)
     offloaded = fit_checks(tiny_model, small, offload="model")
