@@ -44,6 +44,13 @@ def test_documents_have_no_dead_links() -> None:
     assert [link for path in DOCUMENTS for link in dead_links(path)] == []
 
 
+def test_contributing_names_files_that_exist() -> None:
+    paths = re.findall(r"`([\w./]+/[\w.]+\.\w+)`", read("CONTRIBUTING.md"))
+
+    assert len(paths) > 10
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
 def test_no_paragraph_is_in_two_documents() -> None:
     places: dict[str, set[str]] = {}
     for path in DOCUMENTS:
