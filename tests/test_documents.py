@@ -4,11 +4,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx2
 import pytest
 
 from server.settings import PREFIX, Settings
-from tests.live_server import LiveServer
+from tests.server.test_app import built_app
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("weights/**/README.md")]
@@ -78,13 +77,12 @@ def pattern(path: str) -> re.Pattern[str]:
 
 
 @pytest.fixture(scope="module")
-def routes(server: LiveServer) -> set[tuple[str, str]]:
+def routes(tmp_path_factory: pytest.TempPathFactory) -> set[tuple[str, str]]:
     """Each method and path of the OpenAPI document."""
-    document = httpx2.get(f"{server.url}/openapi.json").json()
+    with built_app(tmp_path_factory.mktemp("data")) as app:
+        paths = app.openapi()["paths"]
     return {
-        (method.upper(), path)
-        for path, found in document["paths"].items()
-        for method in METHODS & found.keys()
+        (method.upper(), path) for path, found in paths.items() for method in METHODS & found.keys()
     }
 
 
