@@ -5,7 +5,7 @@ A process of its own, because the server never imports torch.
 
 import json
 import warnings
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 
 import torch
 
@@ -19,7 +19,7 @@ def main() -> None:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         gpus = [_describe(index) for index in range(count)]
     report = {
-        "libraries": {name: _version(name) for name in LIBRARIES},
+        "libraries": {name: version(name) for name in LIBRARIES},
         "cuda_build": torch.version.cuda,
         "gpus": gpus,
         # torch reports a driver that is too old as a warning
@@ -41,13 +41,6 @@ def _describe(index: int) -> dict[str, int | str]:
         "free_bytes": free,
         "capability": f"{properties.major}.{properties.minor}",
     }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""The memory that each way to keep a model's weights needs, and whether it fits. No torch.
+"""The memory that each way to keep a model's weights needs, and whether it fits.
 
-The ways are those of `pipelines.api.load_options.Offload`. The figures beside the weights are
-estimates.
+The figures beside the weights are estimates.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipelines.api.families import QWEN_IMAGE_EDIT_PLUS
+from pipelines.api.load_options import Dtype, Offload
 
 GIB = 2**30
 # The memory of an edit of 1024×1024 beside the weights: 59.7 GiB were reported at the peak for
@@ -16,7 +16,7 @@ WORKING_BYTES = 6 * GIB
 _MEASURED_PARAMETERS = sum(QWEN_IMAGE_EDIT_PLUS.parameters.values())
 # With one layer at a time on the device: the largest layers, and those being copied.
 LAYERS_BYTES = 2 * GIB
-# The worker itself, and the file that it reads.
+# The worker itself, and the file that it is reading.
 HOST_BYTES = 4 * GIB
 
 
@@ -24,41 +24,37 @@ HOST_BYTES = 4 * GIB
 class Fit:
     """One way to keep the weights, the bytes that it needs, and whether they are available."""
 
-    offload: str
+    offload: Offload
     device_needs: int
     host_needs: int
     fits: bool
 
 
-def fits_on_gpu(
-    parameters: Mapping[str, int],
-    *,
-    bytes_each: int,
-    device_bytes: int,
-    host_bytes: int,
-    workers: int = 1,
+def find_fits(
+    parameters: Mapping[str, int], dtype: Dtype, device_bytes: Sequence[int], host_bytes: int
 ) -> tuple[Fit, ...]:
-    """All ways, the fastest first. `device_bytes` is one GPU's; each worker has its own copy."""
-    sizes = [count * bytes_each for count in parameters.values()]
+    """Return all ways, the fastest first; on the CPU there is one, which offloads nothing.
+
+    `parameters` counts each component's numbers. `device_bytes` has one entry for each GPU, whose
+    worker has its own copy of the model, and none for the CPU.
+    """
+    is_wide = dtype is Dtype.FLOAT32 or (dtype is Dtype.AUTO and not device_bytes)
+    sizes = [count * (4 if is_wide else 2) for count in parameters.values()]
     total, largest = sum(sizes), max(sizes, default=0)
     working = working_bytes(parameters)
-    layers = min(LAYERS_BYTES, largest)
+    if not device_bytes:
+        return (Fit(Offload.NONE, 0, total + working, total + working <= host_bytes),)
+    workers, smallest = len(device_bytes), min(device_bytes)
     host = workers * (total + HOST_BYTES)
     needs = (
-        ("none", total + working, workers * HOST_BYTES),
-        ("model", largest + working, host),
-        ("group", layers + working, host),
+        (Offload.NONE, total + working, workers * HOST_BYTES),
+        (Offload.MODEL, largest + working, host),
+        (Offload.GROUP, min(LAYERS_BYTES, largest) + working, host),
     )
     return tuple(
-        Fit(offload, device, memory, device <= device_bytes and memory <= host_bytes)
+        Fit(offload, device, memory, device <= smallest and memory <= host_bytes)
         for offload, device, memory in needs
     )
-
-
-def fits_on_cpu(parameters: Mapping[str, int], *, bytes_each: int, host_bytes: int) -> Fit:
-    """Return whether the host has the memory for the model and for an edit."""
-    needs = sum(parameters.values()) * bytes_each + working_bytes(parameters)
-    return Fit("none", 0, needs, needs <= host_bytes)
 
 
 def working_bytes(parameters: Mapping[str, int]) -> int:

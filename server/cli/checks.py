@@ -62,11 +62,8 @@ def command(verb: str, options: Options) -> str:
 
 
 def check_libraries(torch: TorchReport) -> Check:
-    missing = [name for name, version in torch.libraries.items() if version is None]
-    if torch.failure or missing:
-        text = f"not installed: {', '.join(missing)}"
-        if torch.failure:
-            text = f"torch does not work, so no worker would start: {torch.failure}"
+    if torch.failure:
+        text = f"a worker would not start: {torch.failure}"
         return Check("libraries", State.STOP, text, f"{INSTALL} -e .")
     versions = ", ".join(f"{name} {version}" for name, version in torch.libraries.items())
     build = f"CUDA {torch.cuda_build}" if torch.cuda_build else "CPU build"
@@ -80,6 +77,8 @@ def check_host(host: Host) -> Check:
 
 def check_devices(settings: Settings, torch: TorchReport, host: Host) -> Iterator[Check]:
     """Report each GPU, or why torch finds none; then the devices in use that are missing."""
+    if torch.failure:  # the GPUs are unknown
+        return
     driver = f", driver {host.driver}" if host.driver else ""
     for gpu in torch.gpus:
         memory = f"{_gib(gpu.total_bytes)} ({_gib(gpu.free_bytes)} free)"

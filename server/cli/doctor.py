@@ -104,12 +104,9 @@ def _line(do: str | Options | None, options: Options) -> str | None:
 
 def _show(found: list[Check], steps: list[str], *, is_fine: bool) -> None:
     table = Table.grid(padding=(0, 2))
-    topic = None
     for check in found:
-        shown = "" if check.topic == topic else check.topic
-        topic = check.topic
         state = Text(check.state, style=COLORS[check.state])
-        table.add_row(state, Text(shown, style="bold"), Text(check.text))
+        table.add_row(state, Text(check.topic, style="bold"), Text(check.text))
     out.print(table)
     if not is_fine:
         verdict = "A server would not start here, or would not work"

@@ -33,7 +33,7 @@ class Gpu:
 class TorchReport:
     """The output of `python -m pipelines.engine.devices`; `failure` says why there is none."""
 
-    libraries: dict[str, str | None]
+    libraries: dict[str, str]
     cuda_build: str | None
     gpus: tuple[Gpu, ...]
     problems: tuple[str, ...]

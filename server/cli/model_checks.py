@@ -1,7 +1,7 @@
 """Checks of `qwen-edit doctor` on models, the memory for them, and LoRAs."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from huggingface_hub import constants
@@ -10,9 +10,9 @@ from pipelines.api.errors import LoraInvalid, ModelNotFound, ModelUnusable
 from pipelines.api.families import QWEN_IMAGE_EDIT_PLUS
 from pipelines.api.load_options import Dtype
 from pipelines.api.model_spec import DEMO_NAME
-from pipelines.files.catalog import Catalog
+from pipelines.files.catalog import Catalog, ModelChoice
 from pipelines.files.installation import default_folder
-from pipelines.files.memory_fit import GIB, Fit, fits_on_cpu, fits_on_gpu
+from pipelines.files.memory_fit import GIB, Fit, find_fits
 from pipelines.files.model_files import ModelFiles, inspect_model
 from pipelines.files.model_index import INDEX_FILE, model_name
 from pipelines.files.safetensors_header import read_header
@@ -29,37 +29,35 @@ PUBLISHED, PUBLISHED_GB = "2511", 57.7
 
 def check_models(settings: Settings) -> Iterator[Check]:
     """Report the model that `serve` would take, then all others, each with what it lacks."""
-    catalog = Catalog(settings.weights_dir)
+    catalog, served = Catalog(settings.weights_dir), None
     try:
         choice = catalog.resolve_model(settings.model)
+        served = choice.path
+        yield _check_served(choice, settings)
     except ModelNotFound as exc:
         is_demo = settings.model in (None, DEMO_NAME)
         do = _pull(PUBLISHED, settings) if is_demo else {"model": DEMO_NAME}
         yield Check("model", State.STOP, str(exc), do)
-        return
-    if choice.is_demo:
-        text = f"serve takes the demo model ({choice.why}). {choice.warning}"
-        yield Check("model", State.NOTE, text)
-    else:
-        yield _check_served(choice.path, choice.why, settings)
+    except ModelUnusable as exc:
+        yield Check("model", State.STOP, str(exc), {"model": DEMO_NAME})
     cached = Path(constants.HF_HUB_CACHE).glob(f"models--*/snapshots/*/{INDEX_FILE}")
     for path in (*catalog.models(), *sorted(index.parent for index in cached)):
-        if path.absolute() != choice.path:
-            with contextlib.suppress(ModelUnusable):
+        with contextlib.suppress(ModelUnusable):
+            if path.absolute() != served:
                 files = inspect_model(path)
                 text = f"{model_name(path)} in {path.parent.absolute()}: {_describe(files)}"
                 yield Check("found", State.NOTE if files.problems else State.OK, text)
 
 
-def _check_served(path: Path, why: str, settings: Settings) -> Check:
-    try:
-        files = inspect_model(path)
-    except ModelUnusable as exc:
-        return Check("model", State.STOP, str(exc))
-    text = f"serve takes {model_name(path)} ({why}): {_describe(files)}"
+def _check_served(choice: ModelChoice, settings: Settings) -> Check:
+    if choice.is_demo:
+        text = f"serve takes the demo model ({choice.why}). {choice.warning}"
+        return Check("model", State.NOTE, text)
+    files = inspect_model(choice.path)
+    text = f"serve takes {model_name(choice.path)} ({choice.why}): {_describe(files)}"
     if not files.problems:
         return Check("model", State.OK, text)
-    pull = _pull_again(path, settings)
+    pull = _pull_again(choice.path, settings)
     if pull is None:
         text += ". Its source is unknown: download it again from there"
     return Check("model", State.STOP, text, pull)
@@ -100,48 +98,36 @@ def check_fit(settings: Settings, torch: TorchReport, host: Host) -> Iterator[Ch
 
     The demo model fits anywhere: with it, the figures are those of the published model.
     """
+    if torch.failure:  # the GPUs are unknown
+        return
     served = None
     with contextlib.suppress(ModelNotFound, ModelUnusable):
         choice = Catalog(settings.weights_dir).resolve_model(settings.model)
         served = None if choice.is_demo else inspect_model(choice.path).parameters
     parameters = served or QWEN_IMAGE_EDIT_PLUS.parameters
     name = "this model" if served else "the published model"
-    fits = _find_fits(parameters, settings, torch, host)
+    devices = set(settings.devices)
+    gpus = [gpu.total_bytes for gpu in torch.gpus if gpu.devices & devices]
+    if "cpu" in devices:  # its worker needs more host memory than those of GPUs
+        gpus = []
+    fits = find_fits(parameters, settings.dtype, gpus, host.memory_bytes)
     for fit in fits:
         verdict, state = ("fits", State.OK) if fit.fits else ("does not fit", State.NOTE)
         yield Check("memory", state, f"{name}: {_needs(fit)}: {verdict}")
     usable = next((fit.offload for fit in fits if fit.fits), None)
     chosen = next((fit for fit in fits if fit.offload == settings.offload), fits[0])
-    if served and usable and not chosen.fits:
-        text = f"this model fits with --offload {usable}, not with {chosen.offload}"
-        yield Check("memory", State.STOP, text, {"offload": usable})
-    elif served and not usable:
+    if served and not chosen.fits:
         text = "this model does not fit this machine"
-        yield Check("memory", State.STOP, text, {"model": DEMO_NAME})
-    if not fits[0].device_needs:
-        gpu = fits_on_gpu(parameters, bytes_each=2, device_bytes=0, host_bytes=0)
+        if usable:
+            text = f"this model fits with --offload {usable}, not with {chosen.offload}"
+        do = {"offload": usable} if usable else {"model": DEMO_NAME}
+        yield Check("memory", State.STOP, text, do)
+    if not gpus:
+        needs = map(_needs, find_fits(parameters, Dtype.BFLOAT16, [0], 0))
         text = "on a CPU, an edit with the published model takes hours; on a GPU, "
-        yield Check("memory", State.NOTE, text + "; ".join(map(_needs, gpu)))
+        yield Check("memory", State.NOTE, text + "; ".join(needs))
     elif usable and not served:
         yield _check_disk(settings)
-
-
-def _find_fits(
-    parameters: Mapping[str, int], settings: Settings, torch: TorchReport, host: Host
-) -> tuple[Fit, ...]:
-    gpus = [gpu for gpu in torch.gpus if gpu.devices & set(settings.devices)]
-    on_cpu = not gpus or "cpu" in settings.devices
-    is_wide = settings.dtype is Dtype.FLOAT32 or (settings.dtype is Dtype.AUTO and on_cpu)
-    size = 4 if is_wide else 2
-    if on_cpu:
-        return (fits_on_cpu(parameters, bytes_each=size, host_bytes=host.memory_bytes),)
-    return fits_on_gpu(
-        parameters,
-        bytes_each=size,
-        device_bytes=min(gpu.total_bytes for gpu in gpus),
-        host_bytes=host.memory_bytes,
-        workers=len(gpus),
-    )
 
 
 def _needs(fit: Fit) -> str:

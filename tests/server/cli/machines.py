@@ -3,7 +3,7 @@
 from pipelines.files.memory_fit import GIB
 from server.cli.machine import Gpu, Host, TorchReport
 
-LIBRARIES: dict[str, str | None] = {"torch": "2.13.0", "diffusers": "0.42.1"}
+LIBRARIES = {"torch": "2.13.0", "diffusers": "0.42.1"}
 BIG_HOST = Host(16, 128 * GIB, 120 * GIB, "580.65.06")
 
 

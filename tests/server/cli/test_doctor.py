@@ -13,6 +13,7 @@ from server.cli import machine
 from server.cli.checks import Check, State, check_address, check_devices
 from server.cli.doctor import examine, next_steps
 from server.cli.machine import Host, TorchReport
+from server.cli.model_checks import check_fit
 from server.settings import Settings
 from tests.fake_hub import COMMIT
 from tests.live_server import LiveServer, until
@@ -149,6 +150,15 @@ def test_check_devices_explains_a_missing_gpu(torch: TorchReport, host: Host, re
 def test_check_devices_advises_to_reinstall_torch_when_it_is_the_cpu_build() -> None:
     [check] = check_devices(Settings(), torch_with(cuda_build=None), BIG_HOST)
     assert check.do == "pip uninstall -y torch && pip install -c constraints.txt torch"
+
+
+def test_checks_of_gpus_report_nothing_when_torch_fails(tiny_model: Path) -> None:
+    """A torch that cannot be imported is no CPU build, and the GPUs may be there."""
+    torch = TorchReport({}, None, (), (), "libcudart.so.13 is missing")
+    settings = Settings(device="cuda:0", model=str(tiny_model))
+
+    assert list(check_devices(settings, torch, BIG_HOST)) == []
+    assert list(check_fit(settings, torch, Host(2, 1, 1, "580.1"))) == []
 
 
 def test_check_devices_stops_when_a_named_device_is_missing() -> None:

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from pipelines.api.families import QWEN_IMAGE_EDIT_PLUS
-from pipelines.files.memory_fit import GIB, fits_on_gpu
+from pipelines.api.load_options import Dtype, Offload
+from pipelines.files.memory_fit import GIB, find_fits
 from pipelines.files.model_files import inspect_model
 from server.cli import model_checks
 from server.cli.checks import Check, State
-from server.cli.machine import Gpu
+from server.cli.machine import Gpu, Host
 from server.cli.model_checks import check_fit, check_models
 from server.cli.pull.model import note_origin
 from server.settings import Settings
@@ -30,15 +31,11 @@ from tests.server.cli.machines import BIG_HOST, gpu, torch_with
         (6, 128, None),
     ],
 )
-def test_fits_on_gpu_lists_the_fastest_fitting_way_first(
+def test_find_fits_lists_the_fastest_fitting_way_first(
     device_gib: int, host_gib: int, expected: str | None
 ) -> None:
-    fits = fits_on_gpu(
-        QWEN_IMAGE_EDIT_PLUS.parameters,
-        bytes_each=2,
-        device_bytes=device_gib * GIB,
-        host_bytes=host_gib * GIB,
-    )
+    parameters = QWEN_IMAGE_EDIT_PLUS.parameters
+    fits = find_fits(parameters, Dtype.BFLOAT16, [device_gib * GIB], host_gib * GIB)
 
     assert next((fit.offload for fit in fits if fit.fits), None) == expected
 
@@ -61,6 +58,46 @@ def test_check_fit_stops_with_the_offload_that_fits_when_the_chosen_one_does_not
 
     assert (whole[-1].state, whole[-1].do) == (State.STOP, {"offload": "model"})
     assert all(check.state is not State.STOP for check in offloaded)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cpu,cuda:0"])
+def test_check_fit_counts_host_memory_when_the_cpu_is_used(tiny_model: Path, device: str) -> None:
+    settings = Settings(model=str(tiny_model), device=device, offload=Offload.GROUP)
+    torch, small_host = torch_with(gpu(80)), Host(2, GIB // 2, GIB // 2, None)
+
+    large = list(check_fit(settings, torch, BIG_HOST))
+    small = list(check_fit(settings, torch, small_host))
+
+    assert large[0].text == "this model: on the CPU needs 1 GiB of host memory: fits"
+    assert all(check.state is not State.STOP for check in large)
+    [stop] = [check for check in small if check.state is State.STOP]
+    assert stop.do == {"model": "demo"}
+
+
+def test_find_fits_counts_the_smallest_gpu_and_every_copy_in_host_memory() -> None:
+    parameters = QWEN_IMAGE_EDIT_PLUS.parameters
+    one = find_fits(parameters, Dtype.AUTO, [80 * GIB], 100 * GIB)
+    two = find_fits(parameters, Dtype.AUTO, [80 * GIB, 48 * GIB], 100 * GIB)
+
+    assert [fit.fits for fit in one] == [True, True, True]
+    # 48 GiB hold no whole model, and the host holds no second copy
+    assert [fit.fits for fit in two] == [False, False, False]
+
+
+def test_check_models_lists_others_when_the_one_to_serve_is_unusable(
+    tiny_model: Path, tmp_path: Path, hub_cache: Path
+) -> None:
+    shutil.copytree(tiny_model, tmp_path / "models" / "second")
+    first = tmp_path / "models" / "first"
+    first.mkdir()
+    (first / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
+
+    unusable, other = check_models(Settings(weights_dir=tmp_path))
+
+    assert (unusable.state, unusable.do) == (State.STOP, {"model": "demo"})
+    assert "first holds a FluxPipeline" in unusable.text
+    assert (other.topic, other.state) == ("found", State.OK)
+    assert other.text.startswith(f"second in {tmp_path / 'models'}: complete, ")
 
 
 def test_check_fit_proposes_the_published_model_when_it_fits(
