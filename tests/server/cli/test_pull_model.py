@@ -33,7 +33,8 @@ def test_model_is_fetched_without_the_files_it_does_not_need(
         ".repository": b"Qwen/Qwen-Image-Edit-2509\n",
     }
     assert inspect_model(folder).problems == ()
-    assert "Qwen/Qwen-Image-Edit-2509: 4." in done.stderr
+    size = f"{sum(map(len, files_of(tiny_model).values())) / 1e6:.1f} MB"
+    assert f"Qwen/Qwen-Image-Edit-2509: {size} of {size}" in done.stderr
     assert "qwen-edit serve --model Qwen-Image-Edit-2509" in done.stdout
 
 
