@@ -50,19 +50,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--complete",
         action="store_true",
-        help="six edits a task of the demo model, every durability test with a real worker",
+        help="every test: the slow ones, six edits a task of the demo model, and every durability "
+        "test with a real worker",
     )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the real worker to the tests marked `real_worker`, unless `--complete` is given."""
+    """Sample, unless `--complete` is given.
+
+    Tests marked `complete` are left out, and so is the real worker of those not marked
+    `real_worker`.
+    """
     if config.getoption("complete"):
         return
     sampled, left_out = [], []
     for item in items:
         callspec = getattr(item, "callspec", None)
         is_real = callspec is not None and callspec.params.get("worker") == "real"
-        is_left_out = is_real and item.get_closest_marker("real_worker") is None
+        is_left_out = (
+            is_real and item.get_closest_marker("real_worker") is None
+        ) or item.get_closest_marker("complete") is not None
         (left_out if is_left_out else sampled).append(item)
     config.hook.pytest_deselected(items=left_out)
     items[:] = sampled

@@ -33,6 +33,7 @@ def old(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.complete
 def test_recipe_makes_a_model_that_edits_and_keeps_the_card(old: Path) -> None:
     # compiling would take minutes
     with torch.compiler.set_stance("force_eager"):

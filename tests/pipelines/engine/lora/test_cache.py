@@ -267,6 +267,7 @@ def test_faulty_file_is_applied_after_it_is_repaired(
     assert set(loras.adapter([(path, 1.0)])) == set(MODULES)
 
 
+@pytest.mark.complete
 def test_memory_stays_flat_over_500_switches(tmp_path: Path) -> None:
     """In a separate process, without the memory of other tests."""
     script = [sys.executable, "-m", "tests.pipelines.engine.lora.memory_growth", str(tmp_path)]

@@ -102,7 +102,10 @@ def warm_up(
 
 
 @pytest.mark.usefixtures("dynamo")
-@pytest.mark.parametrize("first_rank", [1, 4, 64])
+@pytest.mark.parametrize(
+    "first_rank",
+    [1, *(pytest.param(rank, marks=pytest.mark.complete) for rank in (4, 64))],
+)
 def test_compiled_blocks_are_not_traced_again_over_20_stacks(
     tmp_path: Path, first_rank: int
 ) -> None:
