@@ -13,9 +13,10 @@ from pipelines.api.model_spec import DEMO_NAME
 from pipelines.api.sizes import SizeBounds
 from pipelines.files.hub_cache import cached_snapshots
 from pipelines.files.installation import SHIPPED_WEIGHTS, default_folder
+from pipelines.files.lora_names import LORA_SUFFIX as LORA_SUFFIX
+from pipelines.files.lora_names import check_new_name, check_printable, shown
 from pipelines.files.model_index import is_model_dir
 
-LORA_SUFFIX = ".safetensors"
 # The sides of the images that the demo model was trained on.
 DEMO_SIZES = SizeBounds(256, 512)
 DEMO_WARNING = (
@@ -25,7 +26,7 @@ DEMO_WARNING = (
 )
 SHIPPED_DEMO = SHIPPED_WEIGHTS / DEMO_NAME
 _HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
-_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_HUB_ID = re.compile(r"\w(?:[\w.-]*\w)?/\w(?:[\w.-]{0,94}\w)?")
 _HUB_FILE = re.compile(rf"({_HUB_ID.pattern})/((?:[\w. -]+/)*[\w. -]+\.safetensors)")
 
 
@@ -168,30 +169,33 @@ class Catalog:
 
         An existing file under `weights/loras/` wins (the suffix is optional), then a hub id
         `owner/repo[/file.safetensors]`. A URL of a hub page counts as a hub id.
-        Raises InvalidParameter for a path that leaves the folder, LoraNotFound for an unknown name.
+        Raises InvalidParameter for a path that leaves the folder, a malformed URL and control
+        characters, LoraNotFound for an unknown name.
         """
         if re.match(r"https?://", reference, re.IGNORECASE):
-            return _hub_page(reference) or RemoteLora(reference)
+            return _remote_lora(reference)
         local = self._local_lora(reference)
         if local is not None:
             return local
-        if _HUB_ID.fullmatch(reference):
+        if _is_hub_id(reference):
             return HubLora(reference)
-        if match := _HUB_FILE.fullmatch(reference):
+        if (match := _HUB_FILE.fullmatch(reference)) and _is_hub_id(match[1]):
             return HubLora(match[1], match[2])
         known = ", ".join(entry.name for entry in self.loras()) or "none"
         raise LoraNotFound(f"There is no LoRA {reference!r} under {self._loras}. Found: {known}.")
 
     def new_lora_path(self, name: str) -> Path:
-        """The path for a new LoRA of this name. Raises InvalidParameter for a bad name."""
+        """The path for a new LoRA of this name, which may have folders in front.
+
+        Raises InvalidParameter for a bad name.
+        """
         self._check_inside(name, "name")
-        path = self._loras / name
-        if path.suffix != LORA_SUFFIX or path.name.startswith("."):
-            raise InvalidParameter("name", f"must end in {LORA_SUFFIX}, got {name!r}")
-        return path
+        check_new_name(name)
+        return self._loras / name
 
     def _check_inside(self, name: str, field: str) -> None:
-        if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
+        check_printable(name, field)
+        if Path(name).is_absolute() or ".." in Path(name).parts:
             raise InvalidParameter(
                 field, f"must be a file name under {self._loras} or a URL, got {name!r}"
             )
@@ -218,17 +222,39 @@ class Catalog:
         }
 
 
-def _hub_page(url: str) -> HubLora | None:
-    """The file or repository that a page or a download link of the hub is about, or None."""
+def _is_hub_id(text: str) -> bool:
+    """Return whether the hub allows this `owner/repo`, so that its library accepts it."""
+    return bool(_HUB_ID.fullmatch(text)) and not re.search(r"--|\.\.|\.git$", text)
+
+
+def _remote_lora(url: str) -> RemoteLora | HubLora:
+    """The LoRA at a URL. Raises InvalidParameter where none can be."""
+    check_printable(url, "loras.path")
     try:
         parts = urllib.parse.urlsplit(url)
-    except ValueError:  # not a URL; fetching it will fail with a message
-        return None
+        host, _ = parts.hostname, parts.port
+        if not host:
+            raise ValueError("it names no host")
+    except ValueError as exc:
+        message = f"must be a valid URL, got {shown(url)}: {exc}"
+        raise InvalidParameter("loras.path", message) from exc
+    return _hub_page(parts) or RemoteLora(url)
+
+
+def _hub_page(parts: urllib.parse.SplitResult) -> HubLora | None:
+    """The file or repository that a page or a download link of the hub is about, or None.
+
+    Raises InvalidParameter for a path that leaves the repository.
+    """
     own = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT", "")).netloc
     if parts.netloc.lower() not in {*_HUB_HOSTS, own.lower()} - {""}:
         return None
     path = urllib.parse.unquote(parts.path).strip("/")
-    if match := re.fullmatch(rf"({_HUB_ID.pattern})/(?:blob|resolve)/([^/]+)/(.+)", path):
+    check_printable(path, "loras.path")
+    if {".", ".."} & set(path.split("/")):
+        raise InvalidParameter("loras.path", f"must have no . or .. in it, got {shown(path)}")
+    match = re.fullmatch(rf"({_HUB_ID.pattern})/(?:blob|resolve)/([^/]+)/(.+)", path)
+    if match and _is_hub_id(match[1]):
         return HubLora(match[1], match[3], match[2])
     match = re.fullmatch(rf"(?!datasets/|spaces/)({_HUB_ID.pattern})(?:/tree/([^/]+))?", path)
-    return HubLora(match[1], None, match[2]) if match else None
+    return HubLora(match[1], None, match[2]) if match and _is_hub_id(match[1]) else None

@@ -13,7 +13,7 @@ from typing import Any
 
 from pipelines.api.errors import LoraInvalid, ModelUnusable
 from pipelines.files.model_index import INDEX_FILE, family_of, read_object
-from pipelines.files.safetensors_header import read_header
+from pipelines.files.safetensors_header import MODEL_LIMITS, read_header
 from pipelines.files.spec_file import SPEC_FILE
 
 # Configurations, vocabularies, merges and chat templates.
@@ -91,7 +91,7 @@ def _inspect_component(folder: Path, stem: str | None) -> ModelFiles:
     for path in _expected_weights(folder, stem, problems):
         name = f"{folder.name}/{path.name}"
         try:
-            shapes = read_header(path, name).shapes.values()
+            shapes = read_header(path, name, MODEL_LIMITS).shapes.values()
         except FileNotFoundError:
             problems.append(f"{name} is missing")
         except (OSError, LoraInvalid) as exc:

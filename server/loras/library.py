@@ -125,12 +125,7 @@ class LoraLibrary:
         LoraInvalid; then nothing is stored.
         """
         path = self._catalog.new_lora_path(name)
-        if path.exists() and not replace:
-            raise InvalidRequest(
-                f"there is a LoRA {name} already: delete it first, or send replace=true",
-                field="name",
-            )
-        path.parent.mkdir(parents=True, exist_ok=True)
+        await asyncio.to_thread(_reserve, path, name, replace=replace)
         part = path.with_name(f".{secrets.token_hex(8)}.part")
         try:
             await _write(part, chunks, self._max_bytes)
@@ -198,6 +193,20 @@ class LoraLibrary:
         finally:
             if not lock.locked():
                 self._locks.pop(reference, None)
+
+
+def _reserve(path: Path, name: str, *, replace: bool) -> None:
+    """Make the folders of a new LoRA. Raises InvalidRequest where its path is taken."""
+    if path.is_dir():
+        raise InvalidRequest(f"name is that of a folder: {name}", field="name")
+    if path.exists() and not replace:
+        raise InvalidRequest(
+            f"there is a LoRA {name} already: delete it first, or send replace=true", field="name"
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as exc:
+        raise InvalidRequest(f"name has a file as a folder: {name}", field="name") from exc
 
 
 async def _write(part: Path, chunks: AsyncIterator[bytes], max_bytes: int) -> None:

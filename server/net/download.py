@@ -2,7 +2,6 @@
 
 import asyncio
 import errno
-import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,11 +56,18 @@ class Download:
 
 
 def bearer(tokens: Mapping[str, str], url: str) -> dict[str, str]:
-    """Return the header with the token for the URL's host; no redirect takes it to another host."""
+    """Return the header with the token for the URL's host: over https, on its standard port.
+
+    Clients of httpx2 drop it at a redirect to another scheme, host or port.
+    """
     try:
-        token = tokens.get(urllib.parse.urlsplit(url).hostname or "")
-    except ValueError:  # not a valid URL, as the request will report
+        # the parser of the client that sends it: another might see another host
+        parsed = httpx2.URL(url)
+    except (httpx2.InvalidURL, ValueError):  # the request will report it
         return {}
+    # httpx2 has no port where it is the scheme's own
+    is_secure = parsed.scheme == "https" and parsed.port is None
+    token = tokens.get(parsed.host) if is_secure else None
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 

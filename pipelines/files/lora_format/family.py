@@ -23,7 +23,8 @@ _FAMILIES = (
 )
 # The width of `attn.to_q` distinguishes models whose layers have the same names.
 _WIDTHS = {1152: "PixArt", 1536: "Stable Diffusion 3", 2432: "Stable Diffusion 3.5"}
-_QUERY = re.compile(r"attn[._]to_q[._].*(lora_A|lora_down|lora\.down).*weight$")
+# atomic: a name with many marks would take cubic time
+_QUERY = re.compile(r"attn[._]to_q[._](?>.*?(lora_A|lora_down|lora\.down)).*weight$")
 
 
 def guess_family(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
@@ -31,8 +32,8 @@ def guess_family(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
     for key, shape in shapes.items():
         if _QUERY.search(key) and len(shape) == 2 and shape[1] in _WIDTHS:
             return _WIDTHS[shape[1]]
-    joined = "\n".join(shapes)
     for family, pattern in _FAMILIES:
-        if re.search(pattern, joined, re.MULTILINE):
+        # one name at a time: a search in all of them joined would hold the interpreter's lock
+        if any(map(re.compile(pattern).search, shapes)):
             return family
     return None

@@ -97,7 +97,11 @@ def plan_lora(path: Path, linears: Linears, name: str | None = None) -> LoraPlan
     key.
     """
     name = name or path.name
-    header = read_header(path, name)
+    return plan_header(read_header(path, name), path, linears, name)
+
+
+def plan_header(header: Header, path: Path, linears: Linears, name: str) -> LoraPlan:
+    """The plan of the file at `path`, whose header has been read. Raises LoraInvalid."""
     config = read_config(path, header.metadata, name)
     _refuse_other_kinds(header, config, name)
     located = _locate_all(header, linears, name)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipelines.api.errors import LoraInvalid
 from pipelines.files.lora_format.family import guess_family
-from pipelines.files.lora_format.file import PREFIXES, Linears, plan_lora
+from pipelines.files.lora_format.file import PREFIXES, Linears, plan_header
 from pipelines.files.safetensors_header import Header, read_header
 
 MAX_TRIGGER_WORDS = 20
@@ -58,7 +58,7 @@ def inspect_lora(path: Path, linears: Linears, name: str) -> LoraReport:
     header = read_header(path, name)
     problem, ranks, alphas, kind, modules = None, Counter[int](), Counter[str](), "unknown", 0
     try:
-        plan = plan_lora(path, linears, name)
+        plan = plan_header(header, path, linears, name)
     except LoraInvalid as exc:
         problem = str(exc)
     else:
@@ -107,7 +107,7 @@ def _trigger_words(metadata: Mapping[str, str]) -> tuple[str, ...]:
         tags: Counter[str] = Counter()
         for frequencies in datasets.values():
             tags.update({str(tag).strip(): int(count) for tag, count in frequencies.items()})
-    except (ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError, OverflowError, RecursionError):
         return ()
     return tuple(tag for tag, _ in tags.most_common(MAX_TRIGGER_WORDS))
 

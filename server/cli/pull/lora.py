@@ -58,10 +58,7 @@ async def pull_from_hub(
 
 async def pull_url(url: str, name_here: str | None, settings: Settings) -> None:
     """Fetch a file from any address. Raises PullError, ServerError, LoraInvalid."""
-    try:
-        own = PurePosixPath(urllib.parse.unquote(urllib.parse.urlsplit(url).path)).name
-    except ValueError as exc:
-        raise PullError(f"{url} is not a valid URL: {exc}.") from exc
+    own = PurePosixPath(urllib.parse.unquote(urllib.parse.urlsplit(url).path)).name
     if not name_here and not own.endswith(LORA_SUFFIX):
         raise PullError(f"{url} does not end in the name of a file: give one, --name my-style.")
     target = _target(own, name_here, settings)
@@ -98,12 +95,12 @@ def _target(own: str, name_here: str | None, settings: Settings) -> Path:
     name = (name_here or own).removesuffix(LORA_SUFFIX) + LORA_SUFFIX
     try:
         return Catalog(settings.weights_dir).new_lora_path(name)
-    except InvalidParameter:
+    except InvalidParameter as exc:
         given = f"--name {name_here!r}" if name_here else f"{own!r} (give another with --name)"
         raise PullError(
             f"{given}: a LoRA's name may have folders in front, all under "
             f"{settings.weights_dir / 'loras'}; it has no '..', no '/' at either end, and no '.' "
-            f"at the start."
+            f"at the start ({exc})."
         ) from None
 
 

@@ -178,7 +178,7 @@ def test_symlinked_lora_is_found(catalog: Catalog, weights: Path, tmp_path: Path
 
 @pytest.mark.parametrize(
     "reference",
-    ["../secret", "sub/../../secret", "..", "/etc/passwd", "/abs/style.safetensors", "nul\0byte"],
+    ["../secret", "sub/../../secret", "..", "/etc/passwd", "/abs/style.safetensors"],
 )
 def test_lora_outside_the_folder_is_refused(
     catalog: Catalog, weights: Path, reference: str
@@ -331,8 +331,95 @@ def test_other_text_is_not_a_hub_reference(catalog: Catalog, reference: str) -> 
     [
         "https://huggingface.co.evil.example/o/r/blob/main/a.safetensors",
         "https://huggingface.co/datasets/repo",
-        "http://[::1/a",
     ],
 )
 def test_url_outside_the_hub_stays_a_url(catalog: Catalog, url: str) -> None:
     assert catalog.resolve_lora(url) == RemoteLora(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://[", "http://[::1/a", "https://", "https:///a", "http://host:port/", "http://h:99999/"],
+)
+def test_malformed_lora_url_is_refused_by_name(catalog: Catalog, url: str) -> None:
+    with pytest.raises(InvalidParameter, match=r"^loras\.path must be a valid URL, got 'http"):
+        catalog.resolve_lora(url)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "blob/main/../x.safetensors",
+        "resolve/main/sub/%2e%2e/%2e%2e/x.safetensors",
+        "blob/../x.safetensors",
+        "tree/..",
+        "blob/main/./x.safetensors",
+    ],
+)
+def test_hub_url_that_leaves_its_repository_is_refused(catalog: Catalog, path: str) -> None:
+    with pytest.raises(InvalidParameter, match=r"^loras\.path must have no \. or \.\. in it"):
+        catalog.resolve_lora(f"https://huggingface.co/owner/repo/{path}")
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "nul\0byte",
+        "two\nlines",
+        "delete\x7f",
+        "half\ud800",
+        "line\u2028separator",
+        "http://host/two\nlines",
+        "https://huggingface.co/owner/repo/blob/main/%00.safetensors",
+    ],
+)
+def test_lora_reference_with_control_characters_is_refused(
+    catalog: Catalog, reference: str
+) -> None:
+    with pytest.raises(InvalidParameter, match=r"^loras\.path must have no control") as caught:
+        catalog.resolve_lora(reference)
+
+    assert str(caught.value).isprintable()
+
+
+def test_lora_name_of_other_scripts_is_found(catalog: Catalog, weights: Path) -> None:
+    name = "镜头转换\u3000v2 👩‍🎨.safetensors"
+    add_lora(weights, name)
+
+    assert isinstance(catalog.resolve_lora(name), LoraEntry)
+    assert catalog.new_lora_path(name) == weights / "loras" / name
+
+
+@pytest.mark.parametrize(
+    "reference", ["owner/a--b", "owner/a..b", "owner/repo.git", "owner-/repo", f"owner/{'a' * 97}"]
+)
+def test_name_that_the_hub_forbids_is_not_a_hub_reference(catalog: Catalog, reference: str) -> None:
+    for name in (reference, f"{reference}/a.safetensors"):
+        with pytest.raises(LoraNotFound):
+            catalog.resolve_lora(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("", "must end in .safetensors, got ''"),
+        ("a.ckpt", "must end in .safetensors, got 'a.ckpt'"),
+        (".a.safetensors", "must end in .safetensors, got '.a.safetensors'"),
+        ("a.safetensors/b.safetensors", "must have no folder that starts with a dot or ends in"),
+        (".parts/b.safetensors", "must have no folder that starts with a dot or ends in"),
+        ("a" * 300 + ".safetensors", "must have at most 255 bytes between slashes"),
+        ("é" * 130 + ".safetensors", "must have at most 255 bytes between slashes"),
+        ("a/" * 2500 + "b.safetensors", "must have at most 8 folders"),
+        ("a\nb.safetensors", "must have no control characters"),
+        ("a\0.safetensors", "must have no control characters"),
+        ("a\ud800.safetensors", "must have no control characters"),
+        ("../a.safetensors", "must be a file name under"),
+    ],
+)
+def test_bad_name_of_a_new_lora_is_refused(catalog: Catalog, name: str, message: str) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        catalog.new_lora_path(name)
+
+    assert caught.value.field == "name"
+    assert str(caught.value).startswith(f"name {message}")
+    assert len(str(caught.value)) < 300

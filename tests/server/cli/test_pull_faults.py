@@ -41,7 +41,15 @@ from tests.server.cli.command import run
             "has no file c.safetensors. It has: owner/many/a.safetensors, ",
         ),
         (("owner/page",), "a.safetensors is not a safetensors file (it looks like a web page)"),
-        (("http://[::1",), "http://[::1 is not a valid URL: Invalid IPv6 URL."),
+        (("http://[::1",), "'http://[::1' cannot be fetched: give 2509, 2511"),
+        (
+            ("https://hf.co/owner/style/resolve/main/../a.safetensors",),
+            "resolve/main/../a.safetensors' cannot be fetched: give 2509, 2511",
+        ),
+        (
+            ("owner/style", "--name", "a.safetensors/b"),
+            "(name must have no folder that starts with a dot or ends in .safetensors, got",
+        ),
         (("gated/style",), "gated/style is gated: accept its terms on http://127.0.0.1"),
         (("owner/style", "--name", "../x"), "--name '../x': a LoRA's name may have folders"),
         (("2509", "--name", "a/b/c"), "--name 'a/b/c': a model's folder has letters"),

@@ -91,6 +91,7 @@ def make_library(
     tokens: Mapping[str, str] | None = None,
     in_use: frozenset[str] = frozenset(),
     catalog: Catalog | None = None,
+    fetcher: Fetcher | None = None,
 ) -> LoraLibrary:
     (tmp_path / "weights" / "loras").mkdir(parents=True, exist_ok=True)
 
@@ -100,7 +101,7 @@ def make_library(
     return LoraLibrary(
         catalog or Catalog(tmp_path / "weights"),
         LoraStore(tmp_path / "store", max_bytes=store_bytes),
-        Fetcher(LOOPBACK, offline=offline),
+        fetcher or Fetcher(LOOPBACK, offline=offline),
         max_bytes=max_bytes,
         timeout_s=20,
         tokens=tokens or {},

@@ -61,6 +61,30 @@ async def test_upload_is_validated_before_it_is_stored(tmp_path: Path) -> None:
     assert not list(folder.rglob("*.safetensors"))
 
 
+@pytest.mark.parametrize("replace", [False, True])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("taken.safetensors", "name is that of a folder: taken.safetensors"),
+        ("notes/a.safetensors", "name has a file as a folder: notes/a.safetensors"),
+        ("notes/sub/a.safetensors", "name has a file as a folder: notes/sub/a.safetensors"),
+    ],
+)
+async def test_upload_is_refused_when_a_folder_or_file_is_in_its_way(
+    tmp_path: Path, name: str, message: str, replace: bool
+) -> None:
+    library = make_library(tmp_path)
+    folder = tmp_path / "weights" / "loras"
+    (folder / "taken.safetensors").mkdir()
+    (folder / "notes").write_text("mine")
+
+    with pytest.raises(InvalidRequest) as caught:
+        await library.add_upload(name, chunks(lora_bytes(tmp_path)), replace=replace)
+
+    assert (caught.value.field, str(caught.value)) == ("name", message)
+    assert sorted(path.name for path in folder.rglob("*")) == ["notes", "taken.safetensors"]
+
+
 async def test_shipped_lora_cannot_be_deleted(tmp_path: Path) -> None:
     catalog = Catalog(tmp_path / "weights")
     catalog = catalog.with_loras_of(catalog.resolve_model("demo"))

@@ -8,11 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.api.errors import LoraInvalid
+from pipelines.api.errors import InvalidParameter, LoraInvalid
+from pipelines.api.params import LoraRef
 from server.errors import FetchFailed, PayloadTooLarge
 from server.loras.store import LoraStore
+from server.net.download import Download
+from server.net.fetch import Fetcher
 from tests.live_server import until
 from tests.server.loras.conftest import (
+    LOOPBACK,
     Host,
     HostHandler,
     content,
@@ -120,23 +124,74 @@ async def test_complete_partial_file_of_a_killed_server_is_fetched_again(
     assert await content(make_library(tmp_path), url) == data
 
 
-async def test_token_goes_to_its_host_and_not_along_a_redirect(tmp_path: Path, host: Host) -> None:
+class FakeFetcher(Fetcher):
+    """Records downloads and gives each the same file."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(LOOPBACK)
+        self.data = data
+        self.downloads: list[Download] = []
+
+    async def download(self, wanted: Download, *, timeout_s: float, field: str) -> None:
+        self.downloads.append(wanted)
+        wanted.partial.write_bytes(self.data)
+
+
+@pytest.mark.parametrize(
+    ("address", "is_sent"),
+    [
+        ("https://models.example", True),
+        ("https://models.example:443", True),
+        ("HTTPS://Models.Example", True),
+        ("http://models.example", False),
+        ("http://models.example:443", False),
+        ("https://models.example:8443", False),
+        ("https://cdn.models.example", False),
+        ("https://models.example.evil", False),
+        ("https://models.example@evil.example", False),
+        ("https://models.example.", False),
+    ],
+)
+async def test_token_goes_only_over_https_to_its_host_on_port_443(
+    tmp_path: Path, address: str, is_sent: bool
+) -> None:
+    fetcher = FakeFetcher(lora_bytes(tmp_path))
+    library = make_library(tmp_path, tokens={"models.example": "secret"}, fetcher=fetcher)
+
+    await library.fetch(f"{address}/a.safetensors", "f")
+    await fetcher.close()
+
+    expected = {"Authorization": "Bearer secret"} if is_sent else {}
+    assert [dict(download.headers) for download in fetcher.downloads] == [expected]
+
+
+async def test_token_is_dropped_at_a_redirect_to_another_host_or_port(
+    tmp_path: Path, host: Host
+) -> None:
     data = lora_bytes(tmp_path)
-    second = http.server.ThreadingHTTPServer(("127.0.0.2", 0), HostHandler)
+    second = http.server.ThreadingHTTPServer(("0.0.0.0", 0), HostHandler)
     second.files = {"/signed": data}  # type: ignore[attr-defined]
     second.requests, second.redirects, second.break_after = [], {}, []  # type: ignore[attr-defined]
     second.access = host.access  # type: ignore[attr-defined]
     threading.Thread(target=second.serve_forever, daemon=True).start()
     other = f"http://127.0.0.2:{second.server_port}"
     host.redirects["/api/download/models/7"] = f"{other}/signed"
-    library = make_library(tmp_path, tokens={"127.0.0.1": "secret"})
+    third = f"http://127.0.0.1:{second.server_port}"
+    host.redirects["/other-port"] = f"{third}/signed"
+    fetcher = Fetcher(LOOPBACK)
+    headers = {"Authorization": "Bearer secret"}
 
-    await library.fetch(f"{host.url}/api/download/models/7", "f")
+    for path in ("/api/download/models/7", "/other-port"):
+        wanted = Download(host.url + path, tmp_path / "part", len(data), headers)
+        await fetcher.download(wanted, timeout_s=20, field="f")
+    await fetcher.close()
     second.shutdown()
     second.server_close()
 
-    assert host.requests[0]["Authorization"] == "Bearer secret"
-    assert "Authorization" not in second.requests[0]  # type: ignore[attr-defined]
+    assert [request["Authorization"] for request in host.requests] == ["Bearer secret"] * 2
+    received = second.requests  # type: ignore[attr-defined]
+    assert [request["path"] for request in received] == ["/signed"] * 2
+    assert all("Authorization" not in request for request in received)
 
 
 async def test_invalid_lora_is_refused_and_not_kept(tmp_path: Path, host: Host) -> None:
@@ -155,9 +210,12 @@ async def test_lora_over_the_size_limit_is_refused(tmp_path: Path, host: Host) -
     assert list((tmp_path / "store" / "parts").iterdir()) == []
 
 
-async def test_malformed_url_fails_as_a_fetch(tmp_path: Path) -> None:
-    with pytest.raises(FetchFailed, match=r"f: http://\[::1 cannot be fetched: "):
-        await make_library(tmp_path).fetch("http://[::1", "f")
+async def test_malformed_url_is_refused_before_it_is_fetched(tmp_path: Path) -> None:
+    library = make_library(tmp_path)
+    with pytest.raises(InvalidParameter, match=r"must be a valid URL, got 'http://\[::1'"):
+        await library.find(LoraRef("http://[::1"), "f")
+    with pytest.raises(InvalidParameter, match=r"must be a valid URL, got 'http://\[::1'"):
+        await library.fetch("http://[::1", "f")
 
 
 async def test_missing_url_is_reported(tmp_path: Path, host: Host) -> None:

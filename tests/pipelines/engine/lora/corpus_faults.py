@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save, save_file
 
+from pipelines.files.lora_format.config import METADATA_KEY
 from tests.lora_files import Linears, adapter_metadata, lora_tensors, random_pairs, write_raw
 from tests.pipelines.engine.lora.conftest import MODULES
 
@@ -175,7 +176,7 @@ MISFITS: dict[str, tuple[Writer, str]] = {
     ),
     "ranks that differ": (plus(A, torch.ones(3, 64)), "the file has 64×4 times 3×64"),
     "matrix with one dimension": (plus(A, torch.ones(64)), "the file has 64×4 times 64"),
-    "rank zero": (plus(A, torch.ones(0, 64)), "does not fit this model"),
+    "rank zero": (plus(A, torch.ones(0, 64)), f"has an empty tensor: {A} is 0×64"),
     "swapped matrices": (swapped, "the file has 4×64 times 64×4"),
     "NaN": (plus(A, torch.full((4, 64), torch.nan)), f"NaN or infinity in {A}"),
     "infinity": (plus(B, torch.full((64, 4), torch.inf)), f"NaN or infinity in {B}"),
@@ -252,6 +253,34 @@ KINDS: dict[str, tuple[Writer, str]] = {
     ),
     "configured alpha is NaN": (with_config(4, float("nan")), "cannot be understood"),
     "configured alpha is infinite": (with_config(4, float("inf")), "cannot be understood"),
+    "configured alpha is too large for a float": (
+        with_config(4, 10**400),
+        "the metadata of .* cannot be understood",
+    ),
+    "configuration is nested too deep": (
+        lambda path, linears: save_file(good(linears), path, {METADATA_KEY: "[" * 100_000}),
+        "the metadata of .* cannot be understood",
+    ),
+    "pattern has flags inside": (
+        with_config(4, 4.0, rank_pattern={"(?i)to_q": 4}),
+        "the metadata of .* cannot be understood",
+    ),
+    "pattern takes exponential time": (
+        with_config(4, 4.0, alpha_pattern={r"(\w|\w)*!": 4}),
+        "the pattern .* is too complex",
+    ),
+    "pattern repeats nothing four billion times": (
+        with_config(4, 4.0, alpha_pattern={"(){4000000000}": 4}),
+        "the pattern .* is too complex",
+    ),
+    "pattern is too long": (
+        with_config(4, 4.0, alpha_pattern={"a" * 201: 4}),
+        "the pattern .* is too complex",
+    ),
+    "patterns are too many": (
+        with_config(4, 4.0, rank_pattern={f"layer.{index}": 4 for index in range(2001)}),
+        "2001 patterns are too many",
+    ),
     "pattern is no expression": (
         with_config(4, 4.0, alpha_pattern={"(": 1}),
         "the metadata of .* cannot be understood",

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from pipelines.api.errors import LoraInvalid
 from pipelines.engine.lora import read_lora
-from pipelines.files.lora_format.config import LoraConfig, read_config
+from pipelines.files.lora_format.config import LoraConfig, compile_patterns, read_config
 from tests.lora_files import Linears, adapter_metadata, random_pairs, write_lora
 from tests.pipelines.engine.lora.conftest import MODULES, assert_exact, deltas
 
@@ -60,7 +60,8 @@ PEFT_CONFIGS = {
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("patterns", PATTERNS, ids=str)
 def test_pattern_matches_as_peft_matches_it(patterns: dict[str, float], layer: str) -> None:
-    config = LoraConfig(rank=4, alpha=1.0, rank_pattern=patterns, alpha_pattern=patterns)
+    compiled = compile_patterns(patterns)
+    config = LoraConfig(rank=4, alpha=1.0, rank_patterns=compiled, alpha_patterns=compiled)
     key = get_pattern_key(list(patterns), layer)
 
     assert config.rank_of(layer) == patterns.get(key, 4)
