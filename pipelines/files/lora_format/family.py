@@ -33,7 +33,8 @@ def guess_family(shapes: Mapping[str, tuple[int, ...]]) -> str | None:
         if _QUERY.search(key) and len(shape) == 2 and shape[1] in _WIDTHS:
             return _WIDTHS[shape[1]]
     for family, pattern in _FAMILIES:
-        # one name at a time: a search in all of them joined would hold the interpreter's lock
-        if any(map(re.compile(pattern).search, shapes)):
+        # name by name, and no map: both would hold the interpreter's lock for all of them
+        compiled = re.compile(pattern)
+        if any(compiled.search(key) for key in shapes):
             return family
     return None

@@ -30,10 +30,11 @@ PREFIXES = (
     "lora_transformer.",
     "lycoris_",
 )
-# Ends of keys, and the part of a layer's change that each marks.
+# Ends of keys, and the part of a layer's change that each marks. Possessive where a key that does
+# not match would take quadratic time.
 _SUFFIXES = (
-    (re.compile(r"\.lora_A(\.[^.]+)*\.weight$"), "down"),
-    (re.compile(r"\.lora_B(\.[^.]+)*\.weight$"), "up"),
+    (re.compile(r"\.lora_A(\.[^.]++)*\.weight$"), "down"),
+    (re.compile(r"\.lora_B(\.[^.]++)*\.weight$"), "up"),
     (re.compile(r"\.lora_down\.weight$"), "down"),
     (re.compile(r"\.lora_up\.weight$"), "up"),
     (re.compile(r"\.lora\.down\.weight$"), "down"),
@@ -51,7 +52,7 @@ _OTHER_KINDS = (
     (re.compile(r"\.hada_t\d$"), "a LoHa for convolutions"),
     (re.compile(r"\.diff_b$"), "a full bias difference (.diff_b)"),
     (re.compile(r"\.diff(_m)?$"), "a full weight difference (.diff)"),
-    (re.compile(r"\.lora_B(\.[^.]+)*\.bias$"), "a LoRA with biases"),
+    (re.compile(r"\.lora_B(\.[^.]++)*\.bias$"), "a LoRA with biases"),
 )
 _LORA_PARTS = frozenset({"down", "up"})
 _LOHA_PARTS = frozenset({"w1_a", "w1_b", "w2_a", "w2_b"})
@@ -216,7 +217,8 @@ def _check_shapes(
 
 
 def _refuse_other_kinds(header: Header, config: LoraConfig, name: str) -> None:
-    kinds = [kind for mark, kind in _OTHER_KINDS if any(map(mark.search, header.tensors))]
+    # no map: it would hold the interpreter's lock for all keys
+    kinds = [kind for mark, kind in _OTHER_KINDS if any(mark.search(key) for key in header.tensors)]
     if config.is_dora:
         kinds.append("a DoRA")
     if kinds:
