@@ -137,12 +137,15 @@ def patterns(path: Path, linears: Linears) -> Deltas:
 
 
 def misaligned(dtype: torch.dtype, path: Path, linears: Linears) -> Deltas:
-    """Tensors at odd offsets after a gap, which the format allows and its writer avoids."""
+    """Tensors at odd offsets after an alpha of one byte: the format allows it, its writer sorts."""
     pairs = random_pairs(linears, MODULES, alpha=2.0, dtype=dtype)
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    kinds = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-    data = b"\xff"
-    for key, value in lora_tensors(pairs).items():
+    kinds = {torch.float32: "F32", torch.bfloat16: "BF16", torch.uint8: "U8"}
+    tensors = lora_tensors(pairs)
+    alpha = next(key for key in tensors if key.endswith(".alpha"))
+    tensors = {alpha: tensors.pop(alpha).to(torch.uint8), **tensors}
+    data = b""
+    for key, value in tensors.items():
         raw = value.reshape(-1).view(torch.uint8).numpy().tobytes()
         header[key] = {
             "dtype": kinds[value.dtype],
