@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import PIL.Image
 
-from pipelines.api.errors import EngineError
+from pipelines.api.errors import DeviceFailed, EngineError, is_device_failure
 from pipelines.api.messages import (
     Cancel,
     Canceled,
@@ -126,14 +126,27 @@ class Worker:
             self._edit(run)
         except EditCanceled:
             self._send(Canceled(run.job_id))
-        except EngineError as exc:
-            self._send(Failed(run.job_id, exc.code, _in_clients_words(str(exc), run.loras)))
         except Exception as exc:
-            # The border of the process: report it to the server; the next job may be fine.
-            logger.exception("job %s failed", run.job_id)
-            self._send(Failed(run.job_id, EngineError.code, f"The edit failed: {exc!r}"))
+            self._fail(run, exc)
         finally:
             self._inbox.forget(run.job_id)
+
+    def _fail(self, run: Run, exc: Exception) -> None:
+        """Report the failure of a job; exit if this process can run no other."""
+        if is_device_failure(exc):
+            logger.critical("job %s: the device failed, exiting", run.job_id, exc_info=exc)
+            message = f"The device failed, and its worker is replaced: {_first_line(exc)}"
+            self._send(Failed(run.job_id, DeviceFailed.code, message, is_fatal=True))
+            logging.shutdown()
+            # Torch's own teardown may hang on a broken device.
+            os._exit(1)
+        if isinstance(exc, EngineError):
+            message = _in_clients_words(str(exc), run.loras)
+            self._send(Failed(run.job_id, exc.code, message))
+            return
+        # The border of the process: report it to the server; the next job may be fine.
+        logger.error("job %s failed", run.job_id, exc_info=exc)
+        self._send(Failed(run.job_id, EngineError.code, f"The edit failed: {exc!r}"))
 
     def _edit(self, run: Run) -> None:
         def report(progress: "Progress") -> None:
@@ -245,6 +258,11 @@ def _pick_dtype(device: "torch.device") -> "torch.dtype":
     import torch
 
     return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def _first_line(exc: Exception) -> str:
+    """The error's own words; torch adds lines of advice for programmers."""
+    return (str(exc).splitlines() or [repr(exc)])[0]
 
 
 def _lora_refs(files: Sequence[LoraFile]) -> tuple[LoraRef, ...]:

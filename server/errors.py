@@ -10,6 +10,7 @@ ServerError
 ├── PayloadTooLarge       413  the body, or an image in it, is too large
 ├── QueueFull             429  too many jobs are waiting
 ├── Unavailable           503  the model could not be loaded
+├── StorageFull           507  the database cannot be written now
 ├── FetchFailed           (fails the job; 400 where known at once)  a URL gave nothing usable
 ├── WorkerLost            (fails the job)  the worker process died MAX_ATTEMPTS times
 ├── ServerLost            (fails the job)  the server was stopped MAX_STARTS times
@@ -100,6 +101,13 @@ class Unavailable(ServerError):
 
     status = 503
     code = "unavailable"
+
+
+class StorageFull(ServerError):
+    """The server's database cannot be written."""
+
+    status = 507
+    code = "storage_full"
 
 
 class FetchFailed(ServerError):

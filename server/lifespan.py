@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Coroutine
 
+from server.errors import StorageFull
 from server.wiring import Components
 
 logger = logging.getLogger(__name__)
@@ -64,12 +65,15 @@ async def _expire(components: Components) -> None:
     services = components.services
     while True:
         older_than = services.clock() - services.settings.keep_outputs_h * 3600
-        if expired := await services.edits.expire(older_than):
-            logger.info("deleted %d expired jobs", expired)
-        # an hour later: a file is written a moment before its job ends
-        await asyncio.to_thread(services.outputs.sweep, older_than - EXPIRY_INTERVAL_S)
-        if expired := await services.uploads.expire():
-            logger.info("deleted %d expired uploads", expired)
+        try:
+            if expired := await services.edits.expire(older_than):
+                logger.info("deleted %d expired jobs", expired)
+            # an hour later: a file is written a moment before its job ends
+            await asyncio.to_thread(services.outputs.sweep, older_than - EXPIRY_INTERVAL_S)
+            if expired := await services.uploads.expire():
+                logger.info("deleted %d expired uploads", expired)
+        except StorageFull as exc:
+            logger.error("nothing more expires for now: %s", exc)
         await asyncio.sleep(EXPIRY_INTERVAL_S)
 
 

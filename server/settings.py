@@ -87,6 +87,12 @@ class Settings(BaseSettings):
         100, ge=1, description="Jobs that may wait; more are refused with 429"
     )
     job_timeout_s: float = Field(1800, gt=0, description="Longest run of one job, in seconds")
+    step_timeout_s: float | None = Field(
+        None,
+        gt=0,
+        description="Longest silence of a worker during a job, in seconds; by default 20 times the "
+        "slowest step seen of jobs of its kind, at least 60",
+    )
     sync_timeout_s: float = Field(
         90, gt=0, description="Longest wait of a synchronous request, in seconds"
     )

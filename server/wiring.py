@@ -172,6 +172,7 @@ def _build_dispatcher(
         inputs,
         outputs,
         job_timeout_s=settings.job_timeout_s,
+        step_timeout_s=settings.step_timeout_s,
         embed_prompt=settings.embed_prompt,
         blocks_unsafe=settings.blocks_unsafe,
     )

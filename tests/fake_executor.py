@@ -63,7 +63,10 @@ class FakeRun:
 
 
 class FakeExecutor:
-    """Notes every call. `started` has each run when the dispatcher starts it."""
+    """Notes every call. `started` has each run when the dispatcher starts it.
+
+    Without `takes_cancels` a cancel never returns, as one to a worker that reads nothing might.
+    """
 
     def __init__(self, concurrency: int = 1) -> None:
         self.concurrency = concurrency
@@ -72,6 +75,7 @@ class FakeExecutor:
         self.failure: str | None = None
         self.started: asyncio.Queue[FakeRun] = asyncio.Queue()
         self.running: dict[str, FakeRun] = {}
+        self.takes_cancels = True
         self.canceled: list[str] = []
         self.killed: list[str] = []
         self.preloaded: list[tuple[str, tuple[LoraFile, ...]]] = []
@@ -119,6 +123,8 @@ class FakeExecutor:
 
     async def cancel(self, job_id: str) -> None:
         self.canceled.append(job_id)
+        if not self.takes_cancels:
+            await asyncio.Event().wait()
 
     async def kill(self, job_id: str) -> None:
         """Kill the worker, as the process would die."""

@@ -6,6 +6,8 @@ it is ready in about a second.
 
 import argparse
 import hashlib
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +17,7 @@ from pathlib import Path
 import PIL.Image
 
 from pipelines import worker
-from pipelines.api.errors import LoraNotFound, ModelUnusable
+from pipelines.api.errors import LoraNotFound, ModelUnusable, NonFiniteOutput
 from pipelines.api.families import FAMILIES
 from pipelines.api.messages import Ready, Stage
 from pipelines.api.model_spec import ModelSpec
@@ -27,6 +29,10 @@ from pipelines.files.spec_file import read_spec
 # Seconds of one step at 256×256. Larger images take longer, as with a model, so that a test can
 # ask for a job that outlasts it: 100 steps at 1024×1024 take 19 s.
 STEP_S = 0.003
+# Prompts of edits that go wrong after their first step. A stopped process neither reads nor sends.
+HANG = "(hang)"
+DEVICE_FAILURE = "(device failure)"
+NON_FINITE = "(non-finite)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +144,19 @@ class _Run:
         for step in range(1, self._steps + 1):
             time.sleep(step_s)
             self._report(Stage.DENOISE, index * self._steps + step)
+            self._fail_if_asked()
             if step in previews and step < self._steps:
                 done = step / self._steps
                 self._on_preview(previews.index(step), self._image(condition, index, done))
+
+    def _fail_if_asked(self) -> None:
+        match self._params.prompt:
+            case prompt if prompt == HANG:
+                os.kill(os.getpid(), signal.SIGSTOP)
+            case prompt if prompt == DEVICE_FAILURE:
+                raise RuntimeError("CUDA error: an illegal memory access\nFor debugging, …")
+            case prompt if prompt == NON_FINITE:
+                raise NonFiniteOutput("The model computed NaN.")
 
     def _image(self, condition: bytes, index: int, done: float = 1.0) -> PIL.Image.Image:
         seed = self._params.seed + index

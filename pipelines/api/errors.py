@@ -6,7 +6,9 @@ EngineError
 ├── ModelUnusable         the folder is there but cannot be loaded
 ├── LoraNotFound          no such LoRA on this machine
 ├── LoraInvalid           the file is not a LoRA that this engine can apply
-└── OutOfDeviceMemory     the device has too little memory for this edit
+├── OutOfDeviceMemory     the device has too little memory for this edit
+├── NonFiniteOutput       the model computed NaN or infinity
+└── DeviceFailed          the device cannot be used any more by this process
 
 Each class has a stable `code`: errors cross the process border as (code, message), never pickled.
 """
@@ -58,3 +60,30 @@ class OutOfDeviceMemory(EngineError):
     """The device has too little free memory for this edit."""
 
     code = "out_of_memory"
+
+
+class NonFiniteOutput(EngineError):
+    """The model computed values that are no numbers."""
+
+    code = "non_finite_output"
+
+
+class DeviceFailed(EngineError):
+    """The device failed in a way that only a new process recovers from."""
+
+    code = "device_failed"
+
+
+def is_device_failure(exc: BaseException | None) -> bool:
+    """Return whether the exception, or one that it came from, is a fatal error of CUDA.
+
+    After it every call in the process fails. torch raises AcceleratorError, older paths a plain
+    RuntimeError. The class is known by its name, because torch is not imported here.
+    """
+    while exc is not None:
+        if type(exc).__name__ == "AcceleratorError":
+            return True
+        if isinstance(exc, RuntimeError) and "CUDA error" in str(exc):
+            return True
+        exc = exc.__cause__ or exc.__context__
+    return False

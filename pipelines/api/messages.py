@@ -15,6 +15,7 @@ from pipelines.api.params import EditParams
 class Stage(StrEnum):
     """The stages of an edit inside the worker."""
 
+    LOAD = "load"
     EXTEND = "extend"
     ENCODE = "encode"
     DENOISE = "denoise"
@@ -99,7 +100,11 @@ class LoadFailed:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """`step` of `total` denoising steps are done, over all outputs of the job."""
+    """`step` of `total` denoising steps are done, over all outputs of the job.
+
+    Sent when a stage begins and after each step, and repeated unchanged within the other stages:
+    the server takes a long silence for a hang.
+    """
 
     job_id: str
     stage: Stage
@@ -151,11 +156,12 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The job failed; the worker is ready for the next one."""
+    """The job failed; the worker is ready for the next one, or exits if `is_fatal`."""
 
     job_id: str
     code: str
     message: str
+    is_fatal: bool = False
 
 
 @dataclass(frozen=True, slots=True)

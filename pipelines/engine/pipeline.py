@@ -10,7 +10,7 @@ from pathlib import Path
 import PIL.Image
 import torch
 
-from pipelines.api.errors import InvalidParameter, OutOfDeviceMemory
+from pipelines.api.errors import InvalidParameter, NonFiniteOutput, OutOfDeviceMemory
 from pipelines.api.load_options import Offload
 from pipelines.api.messages import Stage
 from pipelines.api.params import EditParams, LoraRef
@@ -103,15 +103,16 @@ class EditPipeline:
         """Make `params.num_outputs` images from RGB references.
 
         LoRA paths in `params` are local files here. `on_progress` is called at the start of each
-        stage and after each step; an exception from it ends the edit without a trace in the next
-        one. `on_preview` gets the previews of the first output, by index.
-        Raises InvalidParameter, LoraNotFound, LoraInvalid, OutOfDeviceMemory.
+        stage, after each step, and between the parts of long stages; an exception from it ends the
+        edit without a trace in the next one. `on_preview` gets the previews of the first output,
+        by index.
+        Raises InvalidParameter, LoraNotFound, LoraInvalid, NonFiniteOutput, OutOfDeviceMemory.
         """
         self._check_references(references)
         stack = [(Path(lora.path), lora.scale) for lora in params.loras]
         run = _Run(self._model, self.device, params, references, on_progress, on_preview)
         try:
-            with self._loras.active(stack):
+            with self._loras.active(stack, run.report_load):
                 return run.make()
         except torch.OutOfMemoryError as exc:
             raise OutOfDeviceMemory(
@@ -172,6 +173,10 @@ class _Run:
                 self._result.images.append(self._decode(latents))
         return self._result
 
+    def report_load(self) -> None:
+        """Report that the LoRAs are being loaded."""
+        self._report(Stage.LOAD, 0)
+
     def _prepare_prompt(self) -> None:
         result, limit = self._result, self._params.max_prompt_tokens
         if limit is not None:
@@ -200,7 +205,9 @@ class _Run:
         if self._result.true_cfg_scale > 1:
             # The published recipe guides away from a blank prompt when none is given.
             blank = self._params.negative_prompt or " "
+            self._report(Stage.ENCODE, 0)
             negative = family.encode_prompt(pipe, blank, images, area)
+        self._report(Stage.ENCODE, 0)
         reference_area = spec.reference_area or math.prod(self._size)
         references = family.encode_references(pipe, images, reference_area)
         return denoise.Conditions(positive, negative, references)
@@ -218,7 +225,7 @@ class _Run:
             if step in preview_steps and step < steps:
                 self._on_preview(preview_steps.index(step), self._decode(estimate()))
 
-        return denoise.denoise(
+        latents = denoise.denoise(
             self._model,
             family.schedule(pipe, steps, noise.shape[1]),
             noise,
@@ -227,6 +234,13 @@ class _Run:
             cfg_scale=self._result.true_cfg_scale,
             on_step=step_done,
         )
+        # once per output: the check waits for the device, which would cost time at each step
+        if not torch.isfinite(latents).all():
+            raise NonFiniteOutput(
+                f"The model computed NaN or infinity for seed {seed}, which makes no image. Try "
+                f"other LoRA scales, or start the server with --dtype bfloat16 or float32."
+            )
+        return latents
 
     def _decode(self, latents: torch.Tensor) -> PIL.Image.Image:
         image = self._model.family.decode(self._model.pipe, latents, self._size)

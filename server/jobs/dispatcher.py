@@ -12,6 +12,7 @@ from server.errors import ContentBlocked, JobTimeout, ServerError, WorkerLost
 from server.job import Job, JobStatus, Outcome, Output
 from server.jobs.job_inputs import JobInputs
 from server.jobs.job_queue import JobProgress, JobQueue
+from server.jobs.step_watchdog import JobKind, SilenceWatch, StepTimes
 from server.limits import MAX_ATTEMPTS
 from server.media.outputs import OutputStore
 from server.workers.executor import Executor, WorkerDied
@@ -35,10 +36,13 @@ class Dispatcher:
         outputs: OutputStore,
         *,
         job_timeout_s: float,
+        step_timeout_s: float | None = None,
         embed_prompt: bool,
         blocks_unsafe: bool,
+        clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
+        """`step_timeout_s` is how long a worker may be silent, by default relative to its steps."""
         self._queue = queue
         self._executor = executor
         self._inputs = inputs
@@ -46,9 +50,13 @@ class Dispatcher:
         self._job_timeout_s = job_timeout_s
         self._embed_prompt = embed_prompt
         self._blocks_unsafe = blocks_unsafe
+        self._clock = clock
         self._sleep = sleep
+        self._step_times = StepTimes(step_timeout_s)
         self._leaving: set[str] = set()
         self._overdue: set[str] = set()
+        # seconds of silence after which the worker of a job was killed
+        self._silent: dict[str, float] = {}
         self._deliveries: set[asyncio.Task[None]] = set()
 
     async def serve(self) -> None:
@@ -59,7 +67,9 @@ class Dispatcher:
                     group.create_task(self._dispatch())
         finally:
             if self._deliveries:
-                await asyncio.wait(self._deliveries, timeout=DELIVERY_GRACE_S)
+                _, late = await asyncio.wait(self._deliveries, timeout=DELIVERY_GRACE_S)
+                for delivery in late:
+                    delivery.cancel()
 
     async def leave(self, job_id: str) -> None:
         """Have the worker leave a running job at its next step."""
@@ -84,12 +94,16 @@ class Dispatcher:
         """Hand the job to a worker and follow it to its end."""
         params, inputs = job.request.params, await self._inputs.load(job)
         images: list[OutputImage] = []
+        stage: Stage | None = None
+        watch = SilenceWatch(self._step_times, JobKind.of(job), self._clock, self._sleep)
         run = self._executor.run(job.id, params, inputs.references, inputs.loras)
-        async with self._time_limit(job.id), contextlib.aclosing(run):
+        async with self._limits(job.id, watch), contextlib.aclosing(run):
             async for event in run:
+                watch.hear(event)
                 match event:
                     case Step():
-                        await self._report(job.id, event)
+                        await self._report(job.id, event, is_new_stage=event.stage is not stage)
+                        stage = event.stage
                     case Preview():
                         self._queue.show(job.id, event)
                     case OutputImage():
@@ -101,8 +115,8 @@ class Dispatcher:
                     case Canceled():
                         await self._end_left_job(job)
 
-    async def _report(self, job_id: str, step: Step) -> None:
-        if step.stage is Stage.ENCODE:
+    async def _report(self, job_id: str, step: Step, *, is_new_stage: bool) -> None:
+        if is_new_stage and step.stage is Stage.ENCODE:
             await self._preload_next(job_id)
         self._queue.report(job_id, JobProgress(step.stage, step.step, step.total))
         if job_id in self._leaving:
@@ -123,21 +137,37 @@ class Dispatcher:
                 await self._executor.preload(running_id, await self._inputs.loras(upcoming))
 
     @contextlib.asynccontextmanager
-    async def _time_limit(self, job_id: str) -> AsyncIterator[None]:
-        """Have the worker leave the job after the time limit, and kill it if it does not."""
-
-        async def enforce() -> None:
-            await self._sleep(self._job_timeout_s)
-            self._overdue.add(job_id)
-            await self.leave(job_id)
-            await self._sleep(CANCEL_GRACE_S)
-            await self._executor.kill(job_id)
-
-        watchdog = asyncio.create_task(enforce())
+    async def _limits(self, job_id: str, watch: SilenceWatch) -> AsyncIterator[None]:
+        """Enforce the time limit and the step watchdog during the block."""
+        tasks = (
+            asyncio.create_task(self._end_overdue(job_id)),
+            asyncio.create_task(self._kill_silent(job_id, watch)),
+        )
         try:
             yield
         finally:
-            watchdog.cancel()
+            for task in tasks:
+                task.cancel()
+
+    async def _end_overdue(self, job_id: str) -> None:
+        """Have the worker leave the job after the time limit, and kill it if it does not."""
+        await self._sleep(self._job_timeout_s)
+        self._overdue.add(job_id)
+        # beside the timer: the kill must not wait for a worker that takes no message
+        leaving = asyncio.create_task(self.leave(job_id))
+        try:
+            while True:
+                await self._sleep(CANCEL_GRACE_S)
+                await self._executor.kill(job_id)
+        finally:
+            leaving.cancel()
+
+    async def _kill_silent(self, job_id: str, watch: SilenceWatch) -> None:
+        """Kill the worker whenever it has been silent for too long."""
+        while True:
+            self._silent[job_id] = silence_s = await watch.silence()
+            logger.error("job %s: its worker was silent for %g s and is killed", job_id, silence_s)
+            await self._executor.kill(job_id)
 
     async def _deliver(self, job: Job, images: list[OutputImage], done: Done) -> None:
         """Turn a finished run into files and an outcome."""
@@ -198,16 +228,18 @@ class Dispatcher:
 
     async def _retry(self, job: Job, died: WorkerDied) -> None:
         """Requeue the job of a dead worker; fail it if it was overdue or had its last attempt."""
-        logger.error("%s while it ran job %s", died, job.id)
+        silence_s = self._silent.pop(job.id, None)
+        why = f"{died} after {silence_s:g} s without progress" if silence_s else str(died)
+        logger.error("%s while it ran job %s", why, job.id)
         if job.id in self._overdue:
             await self._fail(job, self._timeout_error())
         elif job.attempts + 1 >= MAX_ATTEMPTS:
-            await self._fail(job, WorkerLost(f"{WorkerLost()} Last: {died}."))
+            await self._fail(job, WorkerLost(f"{WorkerLost()} Last: {why}."))
         else:
             requeued = await self._queue.requeue(job)
             if requeued.status.is_final:  # a cancel had been requested
                 self._leaving.discard(job.id)
-                await self._inputs.release(job.id)
+                await self._release_inputs(job)
 
     def _timeout_error(self) -> JobTimeout:
         return JobTimeout(f"The job ran longer than the allowed {self._job_timeout_s:g} seconds.")
@@ -220,10 +252,18 @@ class Dispatcher:
         await self._finish(job, Outcome.failed(code, message))
 
     async def _finish(self, job: Job, outcome: Outcome) -> None:
+        await self._queue.finish(job, outcome)
         self._overdue.discard(job.id)
         self._leaving.discard(job.id)
-        await self._queue.finish(job, outcome)
-        await self._inputs.release(job.id)
+        self._silent.pop(job.id, None)
+        await self._release_inputs(job)
+
+    async def _release_inputs(self, job: Job) -> None:
+        try:
+            await self._inputs.release(job.id)
+        except OSError:
+            # a disk that takes no deletion; the next start of the server removes what is left
+            logger.exception("the inputs of job %s cannot be removed", job.id)
 
 
 def _seconds(job: Job, done: Done, *, deliver_s: float) -> dict[str, float]:

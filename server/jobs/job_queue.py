@@ -1,17 +1,18 @@
-"""The queue: jobs on disk, progress in memory, and the tasks that wait for a change."""
+"""The queue: jobs on disk, and their progress in memory."""
 
 import asyncio
 import contextlib
 import logging
 import math
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from functools import partial
 
 from pipelines.api.messages import Preview
 from server.errors import NotFound, QueueFull, ServerLost
 from server.job import Job, JobStatus, Outcome
+from server.jobs.watchers import Watchers
 from server.limits import MAX_STARTS
 from server.store import endings, jobs, webhooks
 from server.store.database import Database
@@ -51,7 +52,7 @@ class JobQueue:
         self._clock = clock
         self._progress: dict[str, JobProgress] = {}
         self._previews: dict[str, tuple[Preview, ...]] = {}
-        self._watchers: dict[str, set[asyncio.Event]] = {}
+        self._watchers = Watchers()
         self._work = asyncio.Event()
         self._hidden: set[str] = set()
         self._closing = False
@@ -67,9 +68,10 @@ class JobQueue:
         await self._database.write(webhooks.create_table)
         for job in await self._database.read(partial(jobs.with_status, status=JobStatus.RUNNING)):
             if job.cancel_requested:
-                await self.finish(job, Outcome(JobStatus.CANCELED))
+                await self._write(job, job.ended(Outcome(JobStatus.CANCELED), self._clock()))
             elif job.starts >= MAX_STARTS:
-                await self.finish(job, Outcome.failed(ServerLost.code, str(ServerLost())))
+                lost = Outcome.failed(ServerLost.code, str(ServerLost()))
+                await self._write(job, job.ended(lost, self._clock()))
             else:
                 logger.info("job %s was interrupted and runs again", job.id)
                 await self._write(job, job.evolve(status=JobStatus.QUEUED))
@@ -77,10 +79,15 @@ class JobQueue:
         queued = await self._database.read(partial(jobs.with_status, status=JobStatus.QUEUED))
         return [job for job in queued if job.prepared_at is None]
 
+    @property
+    def storage_failure(self) -> str | None:
+        """The reason why the change of a job is still waiting for the disk, or None."""
+        return self._database.failure
+
     def close(self) -> None:
         """End all waits and event streams; the jobs on disk do not change."""
         self._closing = True
-        self._wake_all()
+        self._watchers.wake_all()
 
     async def check_room(self) -> None:
         """Raise QueueFull if no more jobs may wait."""
@@ -149,19 +156,23 @@ class JobQueue:
         """Mark a queued job as ready to run; return its current status."""
         job = await self.get(job_id)
         if job.status is JobStatus.QUEUED:
-            job = await self._write(job, job.evolve(prepared_at=self._clock()))
+            prepared = job.evolve(prepared_at=self._clock())
+            job = await self._write(job, prepared, until_written=True)
             self._work.set()
         return job.status
 
     async def claim(self) -> Job:
-        """Wait for a prepared job, mark the oldest as running and return it."""
+        """Wait for a prepared job, mark the oldest as running and return it.
+
+        Like every change that no client waits for, it is retried until it is written.
+        """
         while True:
             self._work.clear()
-            job = await self._database.write(partial(jobs.claim, now=self._clock()))
+            job = await self._database.persist(partial(jobs.claim, now=self._clock()))
             if job is not None:
                 logger.info("job %s started", job.id)
                 # the jobs behind it moved up
-                self._wake_all()
+                self._watchers.wake_all()
                 return job
             await self._work.wait()
 
@@ -172,36 +183,39 @@ class JobQueue:
     def report(self, job_id: str, progress: JobProgress) -> None:
         """Update the progress of a running job."""
         self._progress[job_id] = progress
-        self._wake(job_id)
+        self._watchers.wake(job_id)
 
     def show(self, job_id: str, preview: Preview) -> None:
         """Add a preview of a running job for its watchers."""
         self._previews[job_id] = (*self._previews.get(job_id, ()), preview)
-        self._wake(job_id)
+        self._watchers.wake(job_id)
 
     async def requeue(self, job: Job) -> Job:
         """Requeue a job whose worker died, at its old place; a cancelled one ends instead."""
         self._forget_progress(job.id)
-        requeued = await self._database.write(
+        requeued = await self._database.persist(
             partial(endings.requeue, job_id=job.id, now=self._clock())
         )
         self.webhook_added.set()
         logger.info("job %s %s", job.id, requeued.status)
-        self._wake_all()
+        self._watchers.wake_all()
         self._work.set()
         return requeued
 
     async def finish(self, job: Job, outcome: Outcome) -> Job:
-        """Write the outcome of a job. A job that has already ended stays as it is."""
-        finished = await self._write(job, job.ended(outcome, self._clock()))
+        """Write the outcome of a job, retrying until it is written.
+
+        A job that has already ended stays as it is.
+        """
+        finished = await self._write(job, job.ended(outcome, self._clock()), until_written=True)
         self._forget_progress(job.id)
-        self._wake(job.id)
+        self._watchers.wake(job.id)
         return finished
 
     async def cancel(self, job_id: str) -> Job:
         """Cancel a queued job at once, or record the request of a running one on disk.
 
-        A final job stays as it is. Raises NotFound.
+        A final job stays as it is. Raises NotFound, StorageFull.
         """
         job = await self.get(job_id)
         while not (job.status.is_final or job.cancel_requested):
@@ -216,18 +230,22 @@ class JobQueue:
         """Treat a job as deleted, in `state`, in `search` and for its webhook, until it is."""
         self._hidden.add(job_id)
 
+    def show_again(self, job_id: str) -> None:
+        """Undo `hide`."""
+        self._hidden.discard(job_id)
+
     async def delete(self, job_id: str) -> bool:
         """Delete a final job and its pending webhook. Returns False if there is no such job."""
         try:
             return await self._database.write(partial(endings.delete, job_id=job_id))
         finally:
-            self._hidden.discard(job_id)
+            self.show_again(job_id)
 
     async def wait(self, job_id: str, timeout_s: float | None = None) -> Job:
         """Return the job once it is final, or as it is after `timeout_s` or at shutdown."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                with self._watch(job_id) as changed:
+                with self._watchers.watch(job_id) as changed:
                     while not (job := await self.get(job_id)).status.is_final:
                         if self._closing:
                             return job
@@ -238,7 +256,7 @@ class JobQueue:
 
     async def watch(self, job_id: str) -> AsyncIterator[JobState]:
         """Yield the job's state now and after each change, until it is final or at shutdown."""
-        with self._watch(job_id) as changed:
+        with self._watchers.watch(job_id) as changed:
             last = None
             while True:
                 changed.clear()
@@ -250,18 +268,18 @@ class JobQueue:
                 last = state
                 await changed.wait()
 
-    async def _write(self, job: Job, changed: Job) -> Job:
+    async def _write(self, job: Job, changed: Job, *, until_written: bool = False) -> Job:
         """Store `changed` unless the status on disk is no longer that of `job`; return the row."""
-        write = partial(endings.update, job=changed, expected=[job.status])
-        if not await self._database.write(write):
+        store = self._database.persist if until_written else self._database.write
+        if not await store(partial(endings.update, job=changed, expected=[job.status])):
             return await self.get(job.id)
         if changed.status.is_final:
             self.webhook_added.set()
         if changed.status != job.status:
             logger.info("job %s %s", job.id, changed.status)
             # the jobs behind it may have moved
-            self._wake_all()
-        self._wake(job.id)
+            self._watchers.wake_all()
+        self._watchers.wake(job.id)
         return changed
 
     def _forget_progress(self, job_id: str) -> None:
@@ -277,23 +295,3 @@ class JobQueue:
             f"{retry_after} seconds.",
             retry_after_s=retry_after,
         )
-
-    @contextlib.contextmanager
-    def _watch(self, job_id: str) -> Iterator[asyncio.Event]:
-        changed = asyncio.Event()
-        watchers = self._watchers.setdefault(job_id, set())
-        watchers.add(changed)
-        try:
-            yield changed
-        finally:
-            watchers.discard(changed)
-            if not watchers:
-                self._watchers.pop(job_id, None)
-
-    def _wake(self, job_id: str) -> None:
-        for changed in self._watchers.get(job_id, ()):
-            changed.set()
-
-    def _wake_all(self) -> None:
-        for job_id in self._watchers:
-            self._wake(job_id)

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Sequence
 
 from pipelines.api.params import MAX_REFERENCES
-from server.errors import InvalidRequest, NotFound, Unavailable
+from server.errors import InvalidRequest, NotFound, StorageFull, Unavailable
 from server.job import Job, JobStatus, Output, Submission
 from server.jobs.dispatcher import Dispatcher
 from server.jobs.job_inputs import JobInputs
@@ -100,7 +100,7 @@ class EditService:
         """Delete a job and its files, even if it is unfinished, without calling its webhook.
 
         A running job is cancelled and hidden at once; its files are deleted when its worker has
-        left it, at the next step. Raises NotFound.
+        left it, at the next step. Raises NotFound, StorageFull; then nothing has changed.
         """
         job = (await self.queue.state(job_id)).job
         # first, so that no webhook reports the cancellation
@@ -109,7 +109,12 @@ class EditService:
         self._deletions.add(deletion)
         deletion.add_done_callback(self._deletions.discard)
         if not job.status.is_final:
-            job = await self.cancel(job_id)
+            try:
+                job = await self.cancel(job_id)
+            except StorageFull:
+                deletion.cancel()
+                self.queue.show_again(job_id)
+                raise
         if job.status.is_final:
             await asyncio.shield(deletion)
 

@@ -99,7 +99,7 @@ class WebhookSender:
             await self._sleep(max(0.0, delivery.next_at - self._clock()))
             async with self._slots:
                 delivery = await self._attempt(delivery)
-            await self._database.write(partial(webhooks.update, delivery=delivery))
+            await self._database.persist(partial(webhooks.update, delivery=delivery))
         self._open.discard(delivery.id)
 
     async def _attempt(self, delivery: Delivery) -> Delivery:

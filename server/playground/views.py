@@ -37,7 +37,11 @@ _STATUS_TEXTS = {
     JobStatus.FAILED: "Failed",
     JobStatus.CANCELED: "Canceled",
 }
-_STAGE_TEXTS = {"encode": "Reading prompt and images…", "decode": "Decoding the image…"}
+_STAGE_TEXTS = {
+    "load": "Loading LoRAs…",
+    "encode": "Reading prompt and images…",
+    "decode": "Decoding the image…",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,16 +3,39 @@
 import asyncio
 import contextlib
 import fcntl
+import logging
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from server.errors import StorageFull
+
 T = TypeVar("T")
 
+logger = logging.getLogger(__name__)
+
 BUSY_TIMEOUT_S = 10.0
+# Waits between attempts to write what must be written.
+MIN_RETRY_S = 0.5
+MAX_RETRY_S = 10.0
+# States of the disk or the file, not errors of a statement. The low byte of SQLite's codes.
+STORAGE_ERRORS = frozenset(
+    {
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_NOTADB,
+    }
+)
 
 
 class DataFolderInUse(Exception):
@@ -50,17 +73,54 @@ class Database:
     fsync takes milliseconds.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    ) -> None:
+        self._sleep = sleep
+        self._failure: str | None = None
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="db-write")
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="db-read")
         self._write_connection = connect(path)
         self._read_connection = connect(path)
 
+    @property
+    def failure(self) -> str | None:
+        """The reason why a `persist` is still waiting for the disk, or None."""
+        return self._failure
+
     async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `work` in a transaction, which is on disk when this returns."""
+        """Run `work` in a transaction, which is on disk when this returns.
+
+        Raises StorageFull while the disk is full, locked, read-only or broken; then nothing has
+        changed.
+        """
         loop = asyncio.get_running_loop()
-        # Shielded: when a client hangs up, its write is still either done or not begun.
-        return await asyncio.shield(loop.run_in_executor(self._writer, self._transact, work))
+        try:
+            # Shielded: when a client hangs up, its write is still either done or not begun.
+            result = await asyncio.shield(loop.run_in_executor(self._writer, self._transact, work))
+        except sqlite3.DatabaseError as exc:
+            # an error of the module itself has no code
+            if getattr(exc, "sqlite_errorcode", 0) & 0xFF not in STORAGE_ERRORS:
+                raise
+            message = f"The server's database cannot be written: {exc}. Try again later."
+            raise StorageFull(message) from exc
+        self._failure = None
+        return result
+
+    async def persist(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Like `write`, but retry until the disk takes it; meanwhile `failure` has the reason.
+
+        `work` may run again after a commit whose success was not reported.
+        """
+        delay_s = MIN_RETRY_S
+        while True:
+            try:
+                return await self.write(work)
+            except StorageFull as exc:
+                self._failure = str(exc)
+                logger.error("%s Next attempt in %g s.", exc, delay_s)
+            await self._sleep(delay_s)
+            delay_s = min(MAX_RETRY_S, 2 * delay_s)
 
     async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` on the read connection."""
@@ -94,11 +154,13 @@ def connect(path: Path) -> sqlite3.Connection:
 
 @contextlib.contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    """A write transaction: committed at the end of the block, rolled back if it raises."""
+    """A write transaction: committed at the end of the block, rolled back if that fails."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield connection
+        connection.execute("COMMIT")
     except BaseException:
-        connection.execute("ROLLBACK")
+        # SQLite itself has rolled back after some errors, such as a full disk
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
         raise
-    connection.execute("COMMIT")

@@ -34,7 +34,7 @@ class Executor(Protocol):
 
     @property
     def state(self) -> ExecutorState:
-        """READY when a worker is free, FAILED when no worker is left or starting."""
+        """READY when a worker is free, FAILED when no worker could be started."""
 
     @property
     def model(self) -> Ready | None:
@@ -42,7 +42,7 @@ class Executor(Protocol):
 
     @property
     def failure(self) -> str | None:
-        """The reason why the model cannot be loaded, or None."""
+        """The reason why the model cannot be loaded now, or None; loading is retried."""
 
     def start(self) -> None:
         """Start the workers, which load the model in the background."""
@@ -72,7 +72,10 @@ class Executor(Protocol):
         """Have the worker that runs this job read LoRA files for the next one."""
 
     async def cancel(self, job_id: str) -> None:
-        """Ask a running job's worker to leave it at the next step; ignore any other job."""
+        """Ask a running job's worker to leave it at the next step; ignore any other job.
+
+        Does not wait for the worker, which may be hung; nor does `preload`.
+        """
 
     async def kill(self, job_id: str) -> None:
         """Kill the worker that runs this job."""

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
 from pipelines.api.messages import (
     Canceled,
@@ -21,8 +21,17 @@ from server.workers.local_process import WorkerOptions, WorkerProcess
 
 logger = logging.getLogger(__name__)
 
-# A worker that dies this often in a row while it loads the model will die again.
-MAX_LOAD_FAILURES = 3
+# The longest wait between attempts to load the model.
+MAX_RETRY_S = 300.0
+
+
+def retry_delay_s(failures: int) -> float:
+    """Return the wait after this many failed loads in a row: 1, 4, 16, … up to 300 seconds.
+
+    A worker that has just died may hold the device's memory a little longer; a broken model needs
+    a person.
+    """
+    return min(MAX_RETRY_S, 4.0 ** min(failures - 1, 10))
 
 
 class LocalPool:
@@ -31,17 +40,23 @@ class LocalPool:
     Workers share the server's file system, so LoRA paths are sent as they are.
     """
 
-    def __init__(self, workers: Sequence[WorkerOptions]) -> None:
+    def __init__(
+        self,
+        workers: Sequence[WorkerOptions],
+        *,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         self._options = workers
+        self._sleep = sleep
         self._idle: list[WorkerProcess] = []
         self._running: dict[str, WorkerProcess] = {}
         self._alive: dict[WorkerProcess, WorkerOptions] = {}
         self._ready_workers: set[WorkerProcess] = set()
-        self._loading: set[asyncio.Task[None]] = set()
+        # the tasks that start workers, with the last failure of each
+        self._loading: dict[asyncio.Task[None], str | None] = {}
         self._available = asyncio.Event()
         self._closing = False
         self._model: Ready | None = None
-        self._last_failure: str | None = None
 
     @property
     def concurrency(self) -> int:
@@ -55,12 +70,14 @@ class LocalPool:
 
     @property
     def failure(self) -> str | None:
-        """The reason why no worker is left and none is starting, or None."""
-        return None if self._idle or self._running or self._loading else self._last_failure
+        """The reason why no worker could be started, or None; all of them are retried."""
+        if self._idle or self._running or None in self._loading.values():
+            return None
+        return next(iter(self._loading.values()), None)
 
     @property
     def state(self) -> ExecutorState:
-        """READY when a worker is free, FAILED when no worker is left or starting."""
+        """READY when a worker is free, FAILED when no worker could be started."""
         if self.failure is not None:
             return ExecutorState.FAILED
         if self._idle:
@@ -103,14 +120,16 @@ class LocalPool:
         finished = False
         try:
             async for event in worker.run(Run(job_id, params, references, loras)):
-                finished = isinstance(event, Done | Failed | Canceled)
+                finished = isinstance(event, Done | Failed | Canceled) and not (
+                    isinstance(event, Failed) and event.is_fatal
+                )
                 yield event
         finally:
             del self._running[job_id]
             if finished and worker in self._alive:
                 self._release(worker)
             else:
-                # it died, or its job was abandoned and still runs
+                # it died, its device failed, or its job was abandoned and still runs
                 worker.kill()
 
     async def preload(self, job_id: str, loras: tuple[LoraFile, ...]) -> None:
@@ -137,29 +156,39 @@ class LocalPool:
         if self._closing:
             return
         task = asyncio.create_task(self._load(options))
-        self._loading.add(task)
-        task.add_done_callback(self._loading.discard)
+        self._loading[task] = None
+        task.add_done_callback(self._loading.pop)
 
     async def _load(self, options: WorkerOptions) -> None:
-        died = ""
-        for _ in range(MAX_LOAD_FAILURES):
+        """Start a worker until one has loaded the model."""
+        task, failures = asyncio.current_task(), 0
+        assert task is not None, "a coroutine runs in a task"
+        while (reason := await self._try_to_load(options)) is not None:
+            failures += 1
+            delay_s = retry_delay_s(failures)
+            self._loading[task] = f"{reason} Next attempt in {delay_s:g} s."
+            logger.error("no worker on %s: %s", options.device, self._loading[task])
+            await self._sleep(delay_s)
+
+    async def _try_to_load(self, options: WorkerOptions) -> str | None:
+        """Start a worker and wait until it is ready; return why it is not, or None."""
+        try:
             worker = WorkerProcess.start(options, self._exited)
-            self._alive[worker] = options
-            try:
-                answer = await worker.ready()
-            except asyncio.CancelledError:
-                worker.kill()  # it reads Stop only once the model is loaded
-                raise
-            except WorkerDied as exc:
-                died = str(exc)
-                logger.error("%s while it loaded the model", died)
-                continue
-            if isinstance(answer, LoadFailed):
-                self._fail(answer.message)
-            else:
-                self._add_ready(worker, answer)
-            return
-        self._fail(f"{died}, {MAX_LOAD_FAILURES} times in a row while it loaded the model")
+        except OSError as exc:
+            return f"A worker process cannot be started: {exc.strerror or exc}."
+        self._alive[worker] = options
+        try:
+            answer = await worker.ready()
+        except asyncio.CancelledError:
+            worker.kill()  # it reads Stop only once the model is loaded
+            raise
+        except WorkerDied as exc:
+            return f"{exc} while it loaded the model."
+        if isinstance(answer, LoadFailed):
+            worker.kill()  # its own exit takes seconds, in which it holds memory
+            return answer.message
+        self._add_ready(worker, answer)
+        return None
 
     def _add_ready(self, worker: WorkerProcess, ready: Ready) -> None:
         self._model = ready
@@ -175,17 +204,13 @@ class LocalPool:
         self._release(worker)
 
     def _exited(self, worker: WorkerProcess) -> None:
-        """Replace a worker that had been ready; `_load` retries the others itself."""
+        """Replace a worker that had been ready; `_load` retries the others."""
         options = self._alive.pop(worker)
         if worker in self._idle:
             self._idle.remove(worker)
         if worker in self._ready_workers:
             self._ready_workers.discard(worker)
             self._start_worker(options)
-
-    def _fail(self, reason: str) -> None:
-        self._last_failure = reason
-        logger.error("this worker cannot run jobs: %s", reason)
 
     def _release(self, worker: WorkerProcess) -> None:
         self._idle.append(worker)

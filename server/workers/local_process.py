@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import queue
 import signal
 import socket
 import subprocess
@@ -35,6 +36,8 @@ from server.workers.threads import thread_settings
 logger = logging.getLogger(__name__)
 
 STOP_GRACE_S = 2.0
+# A killed process that a driver holds in the kernel keeps its socket open; it is given up then.
+KILL_GRACE_S = 5.0
 # The program of a worker; its arguments follow.
 WORKER_COMMAND = (sys.executable, "-m", "pipelines.worker")
 
@@ -60,7 +63,11 @@ class WorkerOptions:
 
 
 class WorkerProcess:
-    """A worker process that runs one job at a time. It is never restarted, only replaced."""
+    """A worker process that runs one job at a time. It is never restarted, only replaced.
+
+    Sending never waits: a thread writes to the socket, which blocks while a hung worker reads
+    nothing, and is released by `kill`.
+    """
 
     def __init__(
         self,
@@ -73,11 +80,16 @@ class WorkerProcess:
         self._on_exit = on_exit
         self._loop = asyncio.get_running_loop()
         self._messages: asyncio.Queue[FromWorker | None] = asyncio.Queue()
-        self._sending = asyncio.Lock()
+        self._outbox: queue.SimpleQueue[ToWorker | None] = queue.SimpleQueue()
+        self._has_ended = False
+        self._writer = threading.Thread(
+            target=self._write, name=f"to-worker-{process.pid}", daemon=True
+        )
         self._reader = threading.Thread(
             target=self._read, name=f"worker-{process.pid}", daemon=True
         )
         self._reader.start()
+        self._writer.start()
 
     @classmethod
     def start(
@@ -86,19 +98,28 @@ class WorkerProcess:
         """Start the process, which loads the model and then sends Ready.
 
         `on_exit` is called in the event loop once the process has exited, for whatever reason.
+        Raises OSError where the machine has no room for another process.
         """
         ours, theirs = socket.socketpair()
         threads = thread_settings(os.environ)
-        with theirs:
-            process = subprocess.Popen(
-                options.command_line(theirs.fileno()),
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env={**os.environ, **threads, "PYTHONUNBUFFERED": "1"},
-            )
+        with contextlib.ExitStack() as on_failure:
+            on_failure.callback(ours.close)
+            with theirs:
+                process = subprocess.Popen(
+                    options.command_line(theirs.fileno()),
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    env={**os.environ, **threads, "PYTHONUNBUFFERED": "1"},
+                )
+            on_failure.pop_all()
         chosen = ", ".join(f"{name}={value}" for name, value in threads.items()) or "no defaults"
         logger.info("worker %d started on %s, %s", process.pid, options.device, chosen)
-        return cls(process, Connection(ours.detach()), on_exit)
+        try:
+            return cls(process, Connection(ours.detach()), on_exit)
+        except RuntimeError as exc:
+            process.kill()
+            process.wait()
+            raise OSError(str(exc)) from exc
 
     @property
     def pid(self) -> int:
@@ -117,7 +138,7 @@ class WorkerProcess:
 
         Raises WorkerDied.
         """
-        await self._send(run)
+        await self._post(run)
         while True:
             message = await self._messages.get()
             if message is None:
@@ -130,40 +151,56 @@ class WorkerProcess:
 
     async def preload(self, loras: tuple[LoraFile, ...]) -> None:
         """Have the worker read LoRA files while it runs a job. Raises WorkerDied."""
-        await self._send(Preload(loras))
+        await self._post(Preload(loras))
 
     async def cancel(self, job_id: str) -> None:
         """Ask the worker to leave the job at its next step. Raises WorkerDied."""
-        await self._send(Cancel(job_id))
+        await self._post(Cancel(job_id))
 
     async def stop(self) -> None:
         """Ask the process to exit, and kill it after `STOP_GRACE_S`."""
         try:
-            await self._send(Stop())
+            await self._post(Stop())
             await asyncio.to_thread(self._process.wait, STOP_GRACE_S)
         except (WorkerDied, subprocess.TimeoutExpired):
             self.kill()
-            await asyncio.to_thread(self._process.wait)
-        await asyncio.to_thread(self._reader.join)
+        await asyncio.to_thread(self._reader.join, KILL_GRACE_S)
+        if self._reader.is_alive():
+            logger.error("worker %d does not end", self.pid)
+            return
+        await asyncio.to_thread(self._writer.join)
         self._connection.close()
 
     def kill(self) -> None:
-        """Kill the process."""
+        """Kill the process, and close its socket if that does not end it."""
         self._process.kill()
+        self._loop.call_later(KILL_GRACE_S, self._hang_up)
 
-    async def _send(self, message: ToWorker) -> None:
-        try:
-            async with self._sending:
-                # large images fill the socket's buffer: sending blocks until the worker reads
-                await asyncio.to_thread(self._connection.send, message)
-        except OSError as exc:
-            raise WorkerDied(await self._exit_reason()) from exc
+    def _hang_up(self) -> None:
+        """End the threads' reading and writing, as the end of the process would."""
+        with contextlib.suppress(OSError):  # already closed
+            ours = socket.socket(fileno=os.dup(self._connection.fileno()))
+            with ours:
+                ours.shutdown(socket.SHUT_RDWR)
+
+    async def _post(self, message: ToWorker) -> None:
+        if self._has_ended:
+            raise WorkerDied(await self._exit_reason())
+        self._outbox.put(message)
+
+    def _write(self) -> None:
+        # a worker that has exited is noticed by the reader
+        with contextlib.suppress(OSError):
+            while (message := self._outbox.get()) is not None:
+                self._connection.send(message)
 
     def _read(self) -> None:
         # a closed loop raises RuntimeError
         with contextlib.suppress(RuntimeError):
             while (message := self._receive()) is not None:
                 self._loop.call_soon_threadsafe(self._messages.put_nowait, message)
+            self._has_ended = True
+            self._outbox.put(None)
             self._loop.call_soon_threadsafe(self._messages.put_nowait, None)
             self._loop.call_soon_threadsafe(self._on_exit, self)
         # nothing else waits for a worker that exits by itself: it would stay a zombie

@@ -83,16 +83,23 @@ class LoraCache:
             with contextlib.suppress(LoraNotFound):
                 self._future(path)
 
-    def adapter(self, stack: Sequence[tuple[Path, float]]) -> Adapter:
+    def adapter(
+        self, stack: Sequence[tuple[Path, float]], on_load: Callable[[], None] = lambda: None
+    ) -> Adapter:
         """The adapter of the files at their scales. Raises LoraNotFound, LoraInvalid.
 
-        A file at scale 0 is read and validated like the others, and adds nothing.
+        A file at scale 0 is read and validated like the others, and adds nothing. `on_load` is
+        called before each wait for a file and before the files are composed.
         """
         futures = [self._future(path) for path, _ in stack]
         key = tuple((_identity(path), scale) for path, scale in stack if scale != 0)
         composed = self._adapters.get(key)
-        loras = [future.result() for future in futures]
+        loras = []
+        for future in futures:
+            on_load()
+            loras.append(future.result())
         if composed is None:
+            on_load()
             pairs = zip(loras, (scale for _, scale in stack), strict=True)
             wanted = [(lora, scale) for lora, scale in pairs if scale != 0]
             composed = compose(wanted, self._device, self._dtype)

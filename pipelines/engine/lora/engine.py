@@ -1,6 +1,6 @@
 """Adapters on a transformer's linear layers, removed again without a trace."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -74,12 +74,15 @@ class LoraEngine:
         self._cache.preload(paths)
 
     @contextmanager
-    def active(self, stack: Sequence[tuple[Path, float]]) -> Iterator[None]:
+    def active(
+        self, stack: Sequence[tuple[Path, float]], on_load: Callable[[], None] = lambda: None
+    ) -> Iterator[None]:
         """Apply the LoRA files at their scales inside the block only.
 
+        `on_load` is called before each file is read and before they are composed.
         Raises LoraNotFound, LoraInvalid before any layer changes.
         """
-        with self.applied(self._cache.adapter(stack)):
+        with self.applied(self._cache.adapter(stack, on_load)):
             yield
 
     @contextmanager

@@ -42,7 +42,10 @@ class ModelView(ModelName):
 
 
 class Health(BaseModel):
-    """`status` is `failed` when no model can be loaded; jobs stay on disk."""
+    """`status` is `failed` while no model can be loaded or no end of a job can be stored.
+
+    Jobs stay on disk, and both are retried; `error` has the reason.
+    """
 
     status: ExecutorState
     model: ModelName
@@ -112,12 +115,13 @@ def health_router(services: Services) -> APIRouter:
     async def health() -> Health:
         """Report whether the server can run jobs. Always 200: `status` has the answer."""
         model = _model_view(services)
+        storage_failure = services.queue.storage_failure
         return Health(
-            status=services.executor.state,
+            status=ExecutorState.FAILED if storage_failure else services.executor.state,
             model=ModelName.model_validate(model, from_attributes=True),
             waiting=await services.queue.count(JobStatus.QUEUED),
             running=await services.queue.count(JobStatus.RUNNING),
-            error=services.executor.failure,
+            error=storage_failure or services.executor.failure,
         )
 
     return routes

@@ -40,6 +40,8 @@ ERROR_TYPES: Mapping[str, ErrorType] = {
     "timeout": ErrorType.INFERENCE_TIMEOUT,
     "inference_failed": ErrorType.INFERENCE_FAILURE,
     "out_of_memory": ErrorType.INFERENCE_FAILURE,
+    "non_finite_output": ErrorType.INFERENCE_FAILURE,
+    "device_failed": ErrorType.INFERENCE_FAILURE,
     "worker_lost": ErrorType.INFERENCE_FAILURE,
     "server_lost": ErrorType.INTERNAL_SERVER_ERROR,
     "internal_error": ErrorType.INTERNAL_SERVER_ERROR,

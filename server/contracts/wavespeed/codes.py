@@ -37,11 +37,14 @@ CODES = {
     "fetch_failed": BusinessCode.MEDIA_ACCESS_FAILED,
     "inference_failed": BusinessCode.EXECUTION_FAILED,
     "out_of_memory": BusinessCode.EXECUTION_FAILED,
+    "non_finite_output": BusinessCode.EXECUTION_FAILED,
+    "device_failed": BusinessCode.EXECUTION_FAILED,
     "worker_lost": BusinessCode.TASK_FAILED,
     "server_lost": BusinessCode.TASK_FAILED,
     "timeout": BusinessCode.TIMEOUT,
     "internal_error": BusinessCode.INTERNAL,
     "unavailable": BusinessCode.UNAVAILABLE,
+    "storage_full": BusinessCode.UNAVAILABLE,
 }
 
 

@@ -10,14 +10,15 @@ import torch
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as stock
 
 from demo_model import random_weights as demo
-from pipelines.api.errors import InvalidParameter, ModelUnusable
+from pipelines.api.errors import InvalidParameter, ModelUnusable, NonFiniteOutput
 from pipelines.api.load_options import Offload
 from pipelines.api.messages import Stage
 from pipelines.api.model_spec import ModelSpec
-from pipelines.api.params import EditParams
+from pipelines.api.params import EditParams, LoraRef
 from pipelines.engine.pipeline import EditPipeline, Progress
 from pipelines.files.spec_file import read_spec
 from tests.conftest import TINY_SPEC, gradient
+from tests.lora_files import random_pairs, write_lora
 
 PARAMS = EditParams(prompt="make the circle blue", seed=7, size=(256, 256))
 
@@ -162,6 +163,45 @@ def test_edit_reports_every_step_and_times_every_stage(pipeline: EditPipeline) -
     assert set(result.seconds) == {Stage.ENCODE, Stage.DENOISE, Stage.DECODE}
     assert all(seconds > 0 for seconds in result.seconds.values())
     assert (result.num_inference_steps, result.true_cfg_scale) == (3, 4.0)
+
+
+def test_encoding_reports_progress_between_its_parts(pipeline: EditPipeline) -> None:
+    seen: list[Progress] = []
+    pipeline.edit(PARAMS, [gradient()], seen.append)
+
+    # at its start, and after each of the two prompts
+    assert [p.stage for p in seen].count(Stage.ENCODE) == 3
+
+
+def test_loras_report_progress_while_they_are_loaded(
+    pipeline: EditPipeline, tmp_path: Path
+) -> None:
+    file = tmp_path / "style.safetensors"
+    write_lora(file, random_pairs(pipeline.linears, ["transformer_blocks.0.attn.to_q"]))
+    seen: list[Progress] = []
+    params = dataclasses.replace(PARAMS, loras=(LoraRef(str(file), 1.0),))
+    pipeline.edit(params, [gradient()], seen.append)
+
+    # before the file is read and before it is composed
+    assert [p.stage for p in seen[:3]] == [Stage.LOAD, Stage.LOAD, Stage.ENCODE]
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_non_finite_latents_fail_the_edit_and_not_the_next_one(
+    pipeline: EditPipeline, value: float
+) -> None:
+    bias = pipeline._pipe.transformer.proj_out.bias
+    before = bias.clone()
+    with torch.no_grad():
+        bias[0] = value
+    try:
+        with pytest.raises(NonFiniteOutput, match="NaN or infinity for seed 7"):
+            pipeline.edit(PARAMS, [gradient()])
+    finally:
+        with torch.no_grad():
+            bias.copy_(before)
+
+    assert edit(pipeline).any()
 
 
 class Stop(Exception):

@@ -113,8 +113,8 @@ class Scene:
 
 
 @pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    database = Database(tmp_path / "jobs.sqlite3")
+async def database(tmp_path: Path, clock: FakeTime) -> AsyncIterator[Database]:
+    database = Database(tmp_path / "jobs.sqlite3", sleep=clock.sleep)
     yield database
     database.close()
 
@@ -138,9 +138,13 @@ def make_scene(tmp_path: Path, database: Database) -> Iterator[Callable[..., Awa
     scenes: list[Scene] = []
 
     async def make(
-        *, keep_images: bool = False, embed_prompt: bool = False, blocks_unsafe: bool = False
+        *,
+        keep_images: bool = False,
+        embed_prompt: bool = False,
+        blocks_unsafe: bool = False,
+        step_timeout_s: float | None = None,
     ) -> Scene:
-        scene = _build(tmp_path, database, keep_images, embed_prompt, blocks_unsafe)
+        scene = _build(tmp_path, database, keep_images, embed_prompt, blocks_unsafe, step_timeout_s)
         for job in await scene.queue.open():
             scene.preparer.add(job)
         scenes.append(scene)
@@ -158,7 +162,12 @@ async def scene(make_scene: Callable[..., Awaitable[Scene]]) -> Scene:
 
 
 def _build(
-    folder: Path, database: Database, keep_images: bool, embed_prompt: bool, blocks_unsafe: bool
+    folder: Path,
+    database: Database,
+    keep_images: bool,
+    embed_prompt: bool,
+    blocks_unsafe: bool,
+    step_timeout_s: float | None,
 ) -> Scene:
     time, executor = FakeTime(), FakeExecutor()
     queue = JobQueue(database, max_waiting=3, clock=time)
@@ -176,8 +185,10 @@ def _build(
         inputs,
         outputs,
         job_timeout_s=JOB_TIMEOUT_S,
+        step_timeout_s=step_timeout_s,
         embed_prompt=embed_prompt,
         blocks_unsafe=blocks_unsafe,
+        clock=time,
         sleep=time.sleep,
     )
 

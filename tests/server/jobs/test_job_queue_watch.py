@@ -158,4 +158,4 @@ async def test_closed_watcher_is_dropped(queue: JobQueue) -> None:
 
     await states.aclose()
 
-    assert queue._watchers == {}
+    assert queue._watchers._events == {}

@@ -6,11 +6,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from server.errors import StorageFull
 from server.store.database import Database, DataFolderInUse, DataFolderLock, connect, transaction
+from tests.fake_time import FakeTime
+from tests.server.jobs.unwritable import LONG_TEXT, WAYS, unwritable
 
 # Ends a wait that a broken database would make endless; nothing else waits this long.
 PATIENCE_S = 10.0
@@ -164,6 +168,60 @@ async def test_write_succeeds_after_one_that_raised(database: Database) -> None:
     await database.write(add)
 
     assert await database.read(words) == ["kept"]
+
+
+async def test_write_succeeds_after_one_whose_commit_failed(database: Database) -> None:
+    def create_family(connection: sqlite3.Connection) -> None:
+        connection.execute("CREATE TABLE parents (id INTEGER PRIMARY KEY)")
+        connection.execute(
+            "CREATE TABLE children (parent REFERENCES parents DEFERRABLE INITIALLY DEFERRED)"
+        )
+
+    await database.write(create_family)
+    await database.write(create)
+    with pytest.raises(sqlite3.IntegrityError):
+        await database.write(
+            lambda connection: connection.execute("INSERT INTO children VALUES (1)")
+        )
+
+    await database.write(add)
+
+    assert await database.read(words) == ["kept"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_write_to_an_unwritable_database_is_refused_and_changes_nothing(
+    database: Database, path: Path, way: str
+) -> None:
+    await database.write(create)
+    async with unwritable(database, path, way):
+        with pytest.raises(StorageFull, match="cannot be written: "):
+            await database.write(partial(add, word=LONG_TEXT))
+
+    assert await database.read(words) == []
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_persist_waits_longer_each_time_until_the_write_succeeds(
+    path: Path, way: str
+) -> None:
+    time = FakeTime()
+    database = Database(path, sleep=time.sleep)
+    await database.write(create)
+    async with asyncio.timeout(PATIENCE_S):
+        async with unwritable(database, path, way):
+            writing = asyncio.create_task(database.persist(partial(add, word=LONG_TEXT)))
+            for delay_s in (0.5, 1, 2, 4, 8, 10):
+                await time.pass_by(delay_s)
+            await time.pass_by(0)
+            failure = database.failure
+        await time.pass_by(10)
+        await writing
+
+    assert failure is not None
+    assert database.failure is None
+    assert await database.read(words) == [LONG_TEXT]
+    database.close()
 
 
 class SlowWrite:

@@ -16,6 +16,7 @@ from pipelines.api.messages import (
     Cancel,
     Canceled,
     Done,
+    Failed,
     LoadFailed,
     Ready,
     Run,
@@ -39,12 +40,24 @@ def main() -> None:
     match args.device:
         case "dies loading":
             os._exit(3)
+        case "dies loading once" | "broken once" if args.model.exists():
+            pass
+        case "dies loading once":
+            args.model.touch()
+            os._exit(3)
+        case "broken once":
+            args.model.touch()
+            connection.send(LoadFailed("model_unusable", "The device has too little memory."))
+            # until it is killed: a real worker takes seconds to exit
+            signal.pause()
         case "broken model":
             connection.send(LoadFailed("model_unusable", "The model is broken."))
             return
         case "loads for ever":
             signal.pause()
     connection.send(READY)
+    if args.device == "reads nothing":
+        signal.pause()
     serve(connection, args.device, args.model)
 
 
@@ -72,7 +85,9 @@ def run(connection: Connection, device: str, job_id: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     if device == "exits running":
         os._exit(4)
-    if device != "waits":
+    if device == "device fails":
+        connection.send(Failed(job_id, "device_failed", "CUDA error", is_fatal=True))
+    elif device != "waits":
         connection.send(Done(job_id, {}, 3, 4.0, "a", is_extended=False))
 
 

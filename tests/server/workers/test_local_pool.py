@@ -2,16 +2,19 @@
 
 import asyncio
 import contextlib
+import dataclasses
+import shlex
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
-from pipelines.api.messages import Canceled, Done, JobEvent, Step
+from pipelines.api.messages import Canceled, Done, Failed, JobEvent, Step
 from server.workers.executor import Executor, ExecutorState, WorkerDied
-from server.workers.local_pool import LocalPool
+from server.workers.local_pool import LocalPool, retry_delay_s
 from server.workers.local_process import WorkerOptions
-from tests.server.workers.conftest import LORAS, PARAMS
+from tests.fake_time import FakeTime
+from tests.server.workers.conftest import COMMAND, LORAS, PARAMS
 
 PATIENCE_S = 60.0
 
@@ -19,9 +22,9 @@ Options = Callable[[str], WorkerOptions]
 
 
 @contextlib.asynccontextmanager
-async def pool(*workers: WorkerOptions) -> AsyncIterator[LocalPool]:
-    """A started pool that is stopped after the block."""
-    made = LocalPool(workers)
+async def pool(*workers: WorkerOptions, time: FakeTime | None = None) -> AsyncIterator[LocalPool]:
+    """A started pool that is stopped after the block; retries wait for `time`, if given."""
+    made = LocalPool(workers, sleep=time.sleep if time else asyncio.sleep)
     made.start()
     try:
         async with asyncio.timeout(PATIENCE_S):
@@ -34,10 +37,10 @@ async def run(executor: Executor, job_id: str = "mine") -> list[JobEvent]:
     return [event async for event in executor.run(job_id, PARAMS, (b"image",), LORAS)]
 
 
-async def failed(executor: Executor) -> str:
-    """The reason why no worker is left, once nothing loads any more."""
-    loads = asyncio.all_tasks() - {asyncio.current_task()}
-    await asyncio.wait(loads)
+async def failed(executor: Executor, time: FakeTime, after_s: float = 0) -> str:
+    """The reason why no worker could be started, once the next attempt is waiting."""
+    await time.pass_by(after_s)
+    assert executor.state is ExecutorState.FAILED
     assert executor.failure is not None
     return executor.failure
 
@@ -150,16 +153,81 @@ async def test_preload_reaches_the_worker_of_the_job(options: Options, log: Path
 
 
 async def test_broken_model_fails_the_pool_with_the_reason(options: Options) -> None:
-    async with pool(options("broken model")) as executor:
-        assert await failed(executor) == "The model is broken."
-        assert executor.state is ExecutorState.FAILED
+    time = FakeTime()
+    async with pool(options("broken model"), time=time) as executor:
+        reason = await failed(executor, time)
+
+    assert reason == "The model is broken. Next attempt in 1 s."
 
 
-async def test_worker_that_dies_three_times_while_it_loads_is_given_up(options: Options) -> None:
-    async with pool(options("dies loading")) as executor:
-        reason = await failed(executor)
+async def test_worker_that_dies_while_it_loads_is_the_reason(options: Options) -> None:
+    time = FakeTime()
+    async with pool(options("dies loading"), time=time) as executor:
+        reason = await failed(executor, time)
 
-    assert "exited with code 3, 3 times in a row while it loaded the model" in reason
+    assert reason.endswith("exited with code 3 while it loaded the model. Next attempt in 1 s.")
+
+
+@pytest.mark.parametrize("behavior", ["broken once", "dies loading once"])
+async def test_failed_load_is_retried(options: Options, behavior: str) -> None:
+    time = FakeTime()
+    async with pool(options(behavior), time=time) as executor:
+        await failed(executor, time)
+        await time.pass_by(1)
+        await executor.ready()
+
+        assert (executor.failure, executor.state) == (None, ExecutorState.READY)
+        assert isinstance((await run(executor))[-1], Done)
+
+
+async def test_failed_spawn_is_reported_and_retried(options: Options, tmp_path: Path) -> None:
+    time, program = FakeTime(), tmp_path / "worker"
+    missing = dataclasses.replace(options("obeys"), command=(str(program),))
+    async with pool(missing, time=time) as executor:
+        reason = await failed(executor, time)
+        program.write_text(f'#!/bin/sh\nexec {shlex.join(COMMAND)} "$@"\n')
+        program.chmod(0o755)
+        await time.pass_by(1)
+        await executor.ready()
+
+        assert (executor.failure, executor.state) == (None, ExecutorState.READY)
+    assert reason == (
+        "A worker process cannot be started: No such file or directory. Next attempt in 1 s."
+    )
+
+
+def test_retries_of_a_load_wait_longer_each_time_up_to_five_minutes() -> None:
+    assert [retry_delay_s(failures) for failures in (1, 2, 3, 4, 5, 6, 10**6)] == [
+        1, 4, 16, 64, 256, 300, 300,
+    ]  # fmt: skip
+
+
+async def test_worker_whose_device_fails_is_replaced_and_gets_no_other_job(
+    options: Options,
+) -> None:
+    async with pool(options("device fails")) as executor:
+        await executor.ready()
+        [broken] = executor._alive
+        failure = (await run(executor))[-1]
+        assert executor.state is not ExecutorState.READY
+        await executor.ready()
+
+        assert isinstance(failure, Failed)
+        assert broken not in executor._alive
+
+
+async def test_worker_that_reads_nothing_delays_no_cancel_and_no_kill(options: Options) -> None:
+    async with pool(options("reads nothing")) as executor:
+        events = executor.run("mine", PARAMS, (bytes(4 * 2**20),), ())
+        event = asyncio.ensure_future(anext(events))
+        await executor.ready()
+        await asyncio.sleep(0)
+        await executor.preload("mine", LORAS)
+        await executor.cancel("mine")
+        await executor.kill("mine")
+
+        with pytest.raises(WorkerDied, match="was killed by SIGKILL"):
+            await event
 
 
 async def test_pool_serves_as_long_as_one_worker_is_left(options: Options) -> None:

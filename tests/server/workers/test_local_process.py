@@ -125,6 +125,42 @@ async def test_cancel_and_preload_reach_a_worker_in_a_run(options: Options, log:
     assert received[2] == "Cancel(job_id='mine')"
 
 
+async def test_message_to_a_worker_that_reads_nothing_does_not_wait_for_it(
+    options: Options,
+) -> None:
+    async with worker(options("reads nothing")) as (process, exited):
+        await process.ready()
+        # more than the socket holds
+        run = process.run(dataclasses.replace(RUN, references=(bytes(4 * 2**20),)))
+        event = asyncio.ensure_future(anext(run))
+        await asyncio.sleep(0)
+        async with asyncio.timeout(PATIENCE_S / 4):
+            await process.preload(LORAS)
+            await process.cancel("mine")
+        process.kill()
+
+        with pytest.raises(WorkerDied, match="was killed by SIGKILL"):
+            await event
+        await exited.wait()
+
+
+async def test_killed_worker_that_does_not_end_is_given_up(
+    options: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_process, "KILL_GRACE_S", 0.05)
+    async with worker(options("waits")) as (process, exited):
+        await process.ready()
+        run = process.run(RUN)
+        await anext(run)
+        with monkeypatch.context() as held:
+            # as a driver holds a process in the kernel
+            held.setattr(process._process, "kill", lambda: None)
+            process.kill()
+            with pytest.raises(WorkerDied):
+                await anext(run)
+            await exited.wait()
+
+
 async def test_stop_lets_the_worker_exit_by_itself(options: Options, log: Path) -> None:
     async with worker(options("obeys")) as (process, exited):
         await process.ready()

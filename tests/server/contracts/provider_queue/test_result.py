@@ -95,6 +95,8 @@ OUTCOMES = [
     ("timeout", 500, "INFERENCE_TIMEOUT"),
     ("inference_failed", 500, "INFERENCE_FAILURE"),
     ("out_of_memory", 500, "INFERENCE_FAILURE"),
+    ("non_finite_output", 500, "INFERENCE_FAILURE"),
+    ("device_failed", 500, "INFERENCE_FAILURE"),
     ("worker_lost", 500, "INFERENCE_FAILURE"),
     ("server_lost", 500, "INTERNAL_SERVER_ERROR"),
     ("internal_error", 500, "INTERNAL_SERVER_ERROR"),
@@ -119,7 +121,7 @@ async def test_failed_job_answers_by_what_failed_it(
 
 @pytest.mark.parametrize("module", [errors, engine_errors])
 def test_every_code_that_a_job_can_keep_has_its_error_type(module: ModuleType) -> None:
-    about_requests = {"unauthorized", "queue_full", "wrong_host"}
+    about_requests = {"unauthorized", "queue_full", "storage_full", "wrong_host"}
     codes = {kind.code for kind in vars(module).values() if hasattr(kind, "code")}
     assert codes
     assert codes - about_requests - set(ERROR_TYPES) == set()
