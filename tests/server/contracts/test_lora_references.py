@@ -1,5 +1,6 @@
 """LoRA references and names that no LoRA can have: a 4xx that names the field."""
 
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -7,6 +8,7 @@ import pytest
 
 from tests.conftest import as_base64, encoded, gradient
 from tests.live_server import LiveServer
+from tests.lora_files import random_pairs, write_lora
 
 BAD_REFERENCES = {
     "http://[": "must be a valid URL",
@@ -98,6 +100,30 @@ def test_upload_with_a_bad_name_is_refused_by_name(
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["field"] == "name"
     assert message in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "[" * 100_000,
+        '{"lora_alpha": 1' + "0" * 400 + "}",
+        '{"rank_pattern": {"(?i)proj": 4}}',
+        r'{"rank_pattern": {"(\\w|\\w)*!": 4}}',
+    ],
+    ids=["nested", "huge alpha", "flags", "exponential"],
+)
+def test_upload_with_a_hostile_configuration_is_refused(
+    server: LiveServer, tmp_path: Path, config: str
+) -> None:
+    pairs = random_pairs({"proj_out": (64, 64)}, ["proj_out"])
+    metadata = {"lora_adapter_metadata": config}
+    data = write_lora(tmp_path / "a.safetensors", pairs, metadata=metadata).read_bytes()
+
+    answer = server.http.post(f"{server.url}/v1/loras", files={"file": ("a.safetensors", data)})
+
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["code"] == "lora_invalid"
+    assert "the metadata of a.safetensors cannot be understood" in answer.text
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])

@@ -1,6 +1,7 @@
 """Local LoRAs and uploads: validated, resolved and hashed once per version."""
 
 import hashlib
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from pipelines.files.catalog import Catalog
 from pipelines.files.installation import SHIPPED_WEIGHTS
 from server.errors import InvalidRequest, PayloadTooLarge
 from tests.lora_files import random_pairs, write_lora
-from tests.server.loras.conftest import is_here, lora_bytes, make_library
+from tests.server.loras.conftest import Host, is_here, lora_bytes, make_library
 
 
 async def test_local_file_is_validated_against_the_model(tmp_path: Path) -> None:
@@ -83,6 +84,27 @@ async def test_upload_is_refused_when_a_folder_or_file_is_in_its_way(
 
     assert (caught.value.field, str(caught.value)) == ("name", message)
     assert sorted(path.name for path in folder.rglob("*")) == ["notes", "taken.safetensors"]
+
+
+async def test_headers_are_read_in_other_threads_than_the_event_loop(
+    tmp_path: Path, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[threading.Thread] = []
+
+    def plan(path: Path, linears: object, name: str) -> None:
+        threads.append(threading.current_thread())
+
+    monkeypatch.setattr("server.loras.library.plan_lora", plan)
+    library = make_library(tmp_path)
+    data = lora_bytes(tmp_path)
+    host.files["/a.safetensors"] = data
+
+    await library.add_upload("new.safetensors", chunks(data), replace=False)
+    await library.find(LoraRef("new"), "f")
+    await library.fetch(f"{host.url}/a.safetensors", "f")
+
+    assert len(threads) == 3
+    assert threading.current_thread() not in threads
 
 
 async def test_shipped_lora_cannot_be_deleted(tmp_path: Path) -> None:
