@@ -1,11 +1,14 @@
 """The FastAPI application: the contracts' routes, error rendering and middleware."""
 
-from fastapi import Depends, FastAPI, Request
+from collections.abc import Sequence
+
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, RedirectResponse
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute
 
 from pipelines.api.errors import EngineError
 from pipelines.api.params import MAX_REFERENCES
@@ -15,9 +18,11 @@ from server.lifespan import running
 from server.limits import MAX_IMAGE_BYTES
 from server.version import VERSION
 from server.web import file_routes
+from server.web.auth import RequireKey
 from server.web.contract import find_contract
 from server.web.middleware import BaseUrl, BodyLimit, ModelHeader, OwnHost
 from server.web.openapi_errors import describe_errors
+from server.web.origin import CrossSite, OriginRule
 from server.web.problem import Problem, problem_of
 from server.wiring import Components
 
@@ -35,10 +40,10 @@ def create_app(components: Components) -> FastAPI:
         description="A local inference server for Qwen-Image-Edit-Plus.",
         lifespan=lambda _: running(components),
     )
-    _add_routes(app, components)
+    public_routes = _add_routes(app, components)
     _add_error_handlers(app)
     describe_errors(app, lambda path: find_contract(CONTRACTS, path).error_schema)
-    _add_middleware(app, components)
+    _add_middleware(app, components, public_routes)
     return app
 
 
@@ -47,18 +52,29 @@ def render_problem(path: str, problem: Problem) -> JSONResponse:
     return find_contract(CONTRACTS, path).render_error(problem)
 
 
-def _add_routes(app: FastAPI, components: Components) -> None:
+def _add_routes(app: FastAPI, components: Components) -> list[BaseRoute]:
+    """Add every route, and return those that require no key: all others do."""
     services = components.services
-    keys = [Depends(components.keys)]
+    public = [*app.routes]  # of the documentation
     for contract in CONTRACTS:
-        app.include_router(contract.router(services), dependencies=keys)
+        app.include_router(contract.router(services))
         if contract.public_router is not None:
-            app.include_router(contract.public_router(services))
-    app.include_router(file_routes.router(services))
+            public += _include(app, contract.public_router(services))
+    public += _include(app, file_routes.router(services))
     if components.playground is not None:
-        app.router.routes.extend(components.playground.routes())
-    else:
-        app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
+        # it checks a cookie itself
+        page = components.playground.routes()
+        app.router.routes.extend(page)
+        return [*public, *page]
+    root = APIRouter()
+    root.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
+    return public + _include(app, root)
+
+
+def _include(app: FastAPI, router: APIRouter) -> list[BaseRoute]:
+    before = len(app.routes)
+    app.include_router(router)
+    return app.routes[before:]
 
 
 def _add_error_handlers(app: FastAPI) -> None:
@@ -69,18 +85,28 @@ def _add_error_handlers(app: FastAPI) -> None:
         app.add_exception_handler(kind, render)
 
 
-def _add_middleware(app: FastAPI, components: Components) -> None:
+def _add_middleware(
+    app: FastAPI, components: Components, public_routes: Sequence[BaseRoute]
+) -> None:
+    """Add the middleware, the innermost first."""
     settings = components.services.settings
     body_limits: dict[str, int] = {}
     for contract in CONTRACTS:
         if contract.body_limits is not None:
             body_limits.update(contract.body_limits(settings))
-    app.add_middleware(BaseUrl, public_url=settings.public_url)
     app.add_middleware(
         BodyLimit,
         max_bytes=lambda path: body_limits.get(path, MAX_BODY_BYTES),
         render=render_problem,
     )
+    app.add_middleware(
+        RequireKey,
+        keys=components.keys,
+        routes=app.routes,
+        public_routes=public_routes,
+        render=render_problem,
+    )
+    app.add_middleware(CrossSite, rule=OriginRule(settings.cors_origins), render=render_problem)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -91,4 +117,5 @@ def _add_middleware(app: FastAPI, components: Components) -> None:
         )
     if settings.is_loopback and not settings.all_api_keys():
         app.add_middleware(OwnHost, public_url=settings.public_url, render=render_problem)
+    app.add_middleware(BaseUrl, public_url=settings.public_url)
     app.add_middleware(ModelHeader, model_name=lambda: components.services.model_name)

@@ -6,6 +6,7 @@ ServerError
 │   └── InvalidLora       400  a LoRA is missing or does not fit the model
 ├── Unauthorized          401  the API key is missing or wrong
 ├── WrongHost             403  the Host header names another server
+├── WrongOrigin           403  a web page of another origin sends the request
 ├── NotFound              404  no such job, file or page
 ├── PayloadTooLarge       413  the body, or an image in it, is too large
 ├── QueueFull             429  too many jobs are waiting
@@ -69,6 +70,13 @@ class WrongHost(ServerError):
 
     status = 403
     code = "wrong_host"
+
+
+class WrongOrigin(ServerError):
+    """A web page of another origin sends the request."""
+
+    status = 403
+    code = "wrong_origin"
 
 
 class NotFound(ServerError):

@@ -1,16 +1,16 @@
 """Access to the page: an API key once, then a cookie; requests of other sites are refused."""
 
-import urllib.parse
 from dataclasses import dataclass
 
 from fastapi import Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
-from starlette.exceptions import HTTPException
 
 from server.errors import Unauthorized
 from server.playground import plain_pages
 from server.web.auth import KeyCheck
+from server.web.origin import OriginRule
 from server.web.request import base_url
+from server.web.unread_body import admit_body
 
 COOKIE = "qwen_edit_page"
 COOKIE_AGE_S = 30 * 24 * 3600
@@ -21,24 +21,21 @@ class Access:
     """Checks that a request comes from this page and, where keys are set, has a valid cookie."""
 
     keys: KeyCheck
+    origins: OriginRule
 
     def check_origin(self, request: Request) -> None:
-        """Raise HTTPException (403) for a request that another site makes a browser send."""
-        origin = request.headers.get("origin")
-        if origin is None:
-            return
-        own = {request.headers.get("host", ""), _host(base_url(request))}
-        if _host(origin) not in own:
-            raise HTTPException(403, f"Requests from {origin[:200]} are refused.")
+        """Raise WrongOrigin for a request, safe ones included, of another site's page."""
+        self.origins.check(request.scope)
 
     def has_access(self, request: Request) -> bool:
         """Return whether no key is needed or the cookie of a valid key came."""
         return self.keys.accepts_token(request.cookies.get(COOKIE, ""))
 
     def check_cookie(self, request: Request) -> None:
-        """Raise Unauthorized unless no key is needed or the cookie of a valid key came."""
+        """Admit the request's body. Raises Unauthorized where a key's cookie is needed."""
         if not self.has_access(request):
             raise Unauthorized("Open the page and log in with a key first.")
+        admit_body(request)
 
     async def log_in(self, request: Request) -> Response:
         """Answer the login form: a cookie for a valid key, the form again for any other."""
@@ -63,10 +60,3 @@ class Access:
     def login_page(self, *, wrong: bool = False) -> HTMLResponse:
         """The form that asks for an API key."""
         return HTMLResponse(plain_pages.login(wrong=wrong), 401)
-
-
-def _host(origin: str) -> str:
-    try:
-        return urllib.parse.urlsplit(origin).netloc
-    except ValueError:
-        return ""

@@ -20,6 +20,7 @@ from server.playground import plain_pages
 from server.playground.access import Access
 from server.playground.context import PageContext
 from server.web.auth import KeyCheck
+from server.web.origin import OriginRule
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ class Playground:
 
     def __init__(self, context: PageContext, keys: KeyCheck) -> None:
         self._context = context
-        self._access = Access(keys)
+        self._access = Access(keys, OriginRule(context.settings.cors_origins))
         self._app: FastAPI | None = None
         self._failure: str | None = None
         self._is_installed = importlib.util.find_spec("gradio") is not None

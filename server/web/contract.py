@@ -49,8 +49,8 @@ class Contract:
 
     An error takes the shape of the contract whose prefix of the path is longest; prefixes end at
     the border of a path segment. Every route of `router` requires an API key, where keys are set;
-    `public_router` has the routes that do not. `body_limits` gives the largest body in bytes of
-    paths that need more than the server's default.
+    `public_router` has the routes that do not, and that admit a long body with `admit_body`.
+    `body_limits` gives the largest body in bytes of paths that need more than the server's default.
     """
 
     name: str

@@ -4,6 +4,7 @@ Starlette's function middleware would buffer between an event stream and its cli
 """
 
 import ipaddress
+import string
 import urllib.parse
 from collections.abc import Callable
 
@@ -14,9 +15,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.errors import PayloadTooLarge, WrongHost
 from server.web.problem import Problem, problem_of
+from server.web.unread_body import UnadmittedBody
 
 # Key in the state of a request's scope.
 BASE_URL = "base_url"
+_SAFE = string.punctuation.replace("%", "")
 
 
 class BaseUrl:
@@ -50,7 +53,10 @@ def _first(header: str | None) -> str | None:
 
 
 class ModelHeader:
-    """Names the loaded model in `x-qwen-edit-model`, whichever model id the request named."""
+    """Names the loaded model in `x-qwen-edit-model`, whichever model id the request named.
+
+    Headers hold printable ASCII only: the rest of a name, spaces and `%` are percent-encoded.
+    """
 
     def __init__(self, app: ASGIApp, model_name: Callable[[], str]) -> None:
         self._app = app
@@ -61,7 +67,8 @@ class ModelHeader:
 
         async def send_named(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["x-qwen-edit-model"] = self._model_name()
+                name = urllib.parse.quote(self._model_name(), _SAFE, errors="surrogateescape")
+                MutableHeaders(scope=message)["x-qwen-edit-model"] = name
             await send(message)
 
         await self._app(scope, receive, send_named if scope["type"] == "http" else send)
@@ -96,7 +103,8 @@ class OwnHost:
             f"This server does not answer to the host {host[:80]!r}. Use its IP address, or set "
             f"QWEN_EDIT_PUBLIC_URL to the URL that its proxy serves."
         )
-        await self._render(scope["path"], problem_of(error))(scope, receive, send)
+        refusal = self._render(scope["path"], problem_of(error))
+        await refusal(scope, receive, UnadmittedBody(scope, receive, send).send)
 
     def _is_own(self, host: str) -> bool:
         try:

@@ -1,6 +1,5 @@
 """The application as a whole, built but not started: keys, error shapes, body limits."""
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,43 +10,24 @@ from fastapi.testclient import TestClient
 
 import server.app
 import server.wiring
-from pipelines.files.catalog import Catalog
-from server.app import MAX_BODY_BYTES, create_app
+from server.app import MAX_BODY_BYTES
 from server.contracts import CONTRACTS
 from server.job import Job
 from server.jobs.webhook_sender import WebhookFormat
-from server.settings import Settings
 from server.web.contract import Contract, Services
 from server.web.problem import Problem
-from server.wiring import build_components
+from tests.server.built_app import built_app
 
-WEIGHTS = Path(__file__).parents[2] / "weights"
 # Operations that clients without a key may call.
 PUBLIC = {"GET /health", "PUT /api/v3/media/uploads/{token}"}
 
 
-@contextlib.contextmanager
-def built_app(folder: Path) -> Iterator[FastAPI]:
-    """Build an application with a key and a small limit for LoRAs."""
-    settings = Settings(
-        data_dir=folder,
-        weights_dir=WEIGHTS,
-        model="demo",
-        page=False,
-        api_keys="right",
-        max_lora_mb=200,
-    )
-    catalog = Catalog(settings.weights_dir)
-    components = build_components(settings, catalog.resolve_model("demo"), catalog)
-    yield create_app(components)
-    components.inputs.close()
-    components.services.outputs.close()
-    components.database.close()
+SETTINGS = {"page": False, "api_keys": "right", "max_lora_mb": 200}
 
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FastAPI]:
-    with built_app(tmp_path_factory.mktemp("data")) as app:
+    with built_app(tmp_path_factory.mktemp("data"), **SETTINGS) as app:
         yield app
 
 
@@ -98,11 +78,13 @@ def test_model_id_like_path_beside_models_has_the_native_shape(client: TestClien
 def test_upload_of_a_lora_may_be_larger_than_other_bodies(
     client: TestClient, path: str, allowed: int
 ) -> None:
-    def status(length: int) -> int:
-        return client.post(path, headers={"Content-Length": str(length)}).status_code
+    def status(length: int, key: str) -> int:
+        headers = {"Content-Length": str(length), "X-API-Key": key}
+        return client.post(path, headers=headers).status_code
 
-    assert status(allowed) == 401
-    assert status(allowed + 2**20) == 413
+    assert status(allowed, "right") == 400
+    assert status(allowed + 2**20, "right") == 413
+    assert status(allowed + 2**20, "wrong") == 401
 
 
 def test_body_limit_holds_three_images_in_base64() -> None:
@@ -151,14 +133,14 @@ def test_contract_needs_nothing_but_its_place_in_the_list(
     for module in (server.app, server.wiring):
         monkeypatch.setattr(module, "CONTRACTS", (*CONTRACTS, toy_contract(seen)))
 
-    with built_app(tmp_path) as app:
+    with built_app(tmp_path, **SETTINGS) as app:
         client = TestClient(app)
         key = {"X-API-Key": "right"}
 
         assert client.get("/toy/model", headers=key).json() == "demo"
         assert client.get("/toy/open").json() == "open"
         unauthorized, missing = client.get("/toy/model"), client.get("/toy/nothing")
-        too_large = client.get("/toy/model", headers={"Content-Length": "8"})
+        too_large = client.get("/toy/model", headers={"Content-Length": "8", **key})
         assert (unauthorized.status_code, unauthorized.json()) == (401, {"toy": "unauthorized"})
         assert (missing.status_code, missing.json()) == (404, {"toy": "http_error"})
         assert (too_large.status_code, too_large.json()) == (413, {"toy": "payload_too_large"})

@@ -14,6 +14,7 @@ from server.store.uploads import Upload
 from server.web.contract import Services
 from server.web.fields import LenientModel
 from server.web.request import base_url
+from server.web.unread_body import admit_body
 
 TICKETS = "/api/v3/media/uploads"
 CHUNK_BYTES = 1024 * 1024
@@ -94,6 +95,7 @@ def upload_router(services: Services) -> APIRouter:
     async def put_upload(request: Request, token: str) -> Envelope[MediaFile]:
         """Store the raw body, which must match the ticket."""
         upload = await uploads.ticket(token)
+        admit_body(request)
         received = request.headers.get("content-type", "")
         if _media_type(received) != _media_type(upload.content_type):
             raise InvalidRequest(

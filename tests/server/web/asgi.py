@@ -36,11 +36,12 @@ async def call(
     headers: Mapping[str, str] | None = None,
     chunks: Sequence[bytes] = (b"",),
     scheme: str = "http",
+    method: str = "POST",
 ) -> Answer:
     """Send one request with its body in `chunks`."""
     scope = {
         "type": "http",
-        "method": "POST",
+        "method": method,
         "scheme": scheme,
         "path": path,
         "query_string": b"",

@@ -1,30 +1,44 @@
-"""API keys over HTTP, in each of the three headers that clients use."""
+"""API keys over HTTP, in each of the three headers that clients use, and what needs one."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
-from fastapi import Depends, FastAPI, Request
+from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from fastapi.testclient import TestClient
 
-from server.errors import Unauthorized
-from server.web.auth import KeyCheck
-from server.web.problem import problem_of
+from server.web.auth import KeyCheck, RequireKey
+from server.web.problem import Problem
+from server.web.unread_body import UNADMITTED_BYTES, admit_body
+from tests.server.web.asgi import EchoApp, call
+
+
+def render(_: str, problem: Problem) -> JSONResponse:
+    return JSONResponse(problem.message, problem.status, problem.headers)
 
 
 def client_of(keys: Sequence[str]) -> TestClient:
-    """Return a client of an application that only checks keys."""
-    app = FastAPI(dependencies=[Depends(KeyCheck(keys))])
+    """Return a client of an application with a route that needs a key and two that do not."""
+    app = FastAPI()
 
-    @app.get("/")
+    @app.put("/public")
+    async def echo_size(request: Request) -> int:
+        return len(await request.body())
+
+    @app.put("/token")
+    async def admit_and_echo_size(request: Request) -> int:
+        admit_body(request)
+        return len(await request.body())
+
+    public = app.routes[:]
+
+    @app.api_route("/", methods=["GET", "PUT"])
     def answer() -> str:
         return "accepted"
 
-    @app.exception_handler(Unauthorized)
-    def refuse(_: Request, exc: Exception) -> JSONResponse:
-        problem = problem_of(exc)
-        return JSONResponse(problem.message, problem.status, problem.headers)
-
+    app.add_middleware(
+        RequireKey, keys=KeyCheck(keys), routes=app.routes, public_routes=public, render=render
+    )
     return TestClient(app)
 
 
@@ -98,3 +112,63 @@ def test_header_that_is_not_text_is_refused(client: TestClient) -> None:
 def test_every_request_is_accepted_when_no_keys_are_set(headers: Mapping[str, str]) -> None:
     with client_of([]) as client:
         assert client.get("/", headers=headers).status_code == 200
+
+
+def test_added_route_needs_a_key_and_an_unknown_path_or_method_none(client: TestClient) -> None:
+    assert client.get("/").status_code == 401
+    assert client.get("/nothing").status_code == 404
+    assert client.delete("/").status_code == 405
+
+
+async def test_body_of_a_request_without_a_key_is_not_received() -> None:
+    app = EchoApp()
+    routes = client_of([]).app.routes  # type: ignore[attr-defined]
+    guarded = RequireKey(app, KeyCheck(["right"]), routes, (), render)
+
+    # receive() would fail: there is no chunk to give
+    answer = await call(guarded, "/", {"Content-Length": "5"}, chunks=[], method="PUT")
+
+    assert answer.status == 401
+    assert app.scope is None
+
+
+def test_public_route_receives_a_short_body_and_refuses_a_long_one(client: TestClient) -> None:
+    short = client.put("/public", content=b"a" * UNADMITTED_BYTES)
+    long = client.put("/public", content=b"a" * (UNADMITTED_BYTES + 1))
+    with_key = client.put(
+        "/public", content=b"a" * 10**6, headers={"Authorization": "Key first-key"}
+    )
+
+    assert (short.status_code, short.json()) == (200, UNADMITTED_BYTES)
+    assert long.status_code == 413
+    assert "64 KiB" in long.json()["detail"]
+    assert (with_key.status_code, with_key.json()) == (200, 10**6)
+
+
+def test_public_route_that_admits_a_body_receives_all_of_it(client: TestClient) -> None:
+    answer = client.put("/token", content=b"a" * 10**6)
+
+    assert (answer.status_code, answer.json()) == (200, 10**6)
+    assert "connection" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("headers", "closes"),
+    [
+        ({}, False),
+        ({"Content-Length": str(UNADMITTED_BYTES)}, False),
+        ({"Content-Length": str(UNADMITTED_BYTES + 1)}, True),
+        ({"Transfer-Encoding": "chunked"}, True),
+        ({"Content-Length": "5", "Expect": "100-continue"}, True),
+    ],
+)
+async def test_refusal_closes_the_connection_when_a_long_body_may_follow(
+    headers: Mapping[str, str], closes: bool
+) -> None:
+    routes = client_of([]).app.routes  # type: ignore[attr-defined]
+    guarded = RequireKey(EchoApp(), KeyCheck(["right"]), routes, (), render)
+
+    answer = await call(guarded, "/", headers, chunks=[], method="PUT")
+
+    assert answer.status == 401
+    assert answer.headers.get("connection") == ("close" if closes else None)

@@ -77,6 +77,25 @@ async def test_model_header_names_the_model_of_the_moment() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "header"),
+    [
+        ("Qwen-Image-Edit-2511", "Qwen-Image-Edit-2511"),
+        ("owner/model_1.0 (fp8)", "owner/model_1.0%20(fp8)"),
+        ("千问", "%E5%8D%83%E9%97%AE"),
+        ("50%", "50%25"),
+        ("a\r\nSet-Cookie: b", "a%0D%0ASet-Cookie:%20b"),
+        ("\udcff", "%FF"),
+    ],
+)
+async def test_model_header_percent_encodes_what_a_header_cannot_hold(
+    name: str, header: str
+) -> None:
+    answer = await call(ModelHeader(EchoApp(), lambda: name))
+
+    assert answer.headers["x-qwen-edit-model"] == header
+
+
+@pytest.mark.parametrize(
     "host",
     ["localhost", "localhost:8000", "a.localhost", "127.0.0.1:8000", "[::1]:8000", "10.1.2.3"],
 )
@@ -100,6 +119,14 @@ async def test_own_host_refuses_foreign_names_in_the_shape_of_the_path(host: str
     assert repr(host) in body["message"]
     assert "QWEN_EDIT_PUBLIC_URL" in body["message"]
     assert app.scope is None
+
+
+async def test_own_host_closes_the_connection_instead_of_reading_a_long_body() -> None:
+    headers = {"Host": "evil.example", "Content-Length": str(2**30)}
+
+    answer = await call(OwnHost(EchoApp(), None, render), headers=headers, chunks=[])
+
+    assert answer.headers["connection"] == "close"
 
 
 async def test_own_host_lets_the_public_host_and_no_host_through() -> None:
