@@ -20,11 +20,11 @@ _PARAMETER = re.compile(r"\{[^}]*\}")
 
 
 @contextlib.contextmanager
-def built_app(folder: Path, **settings: Any) -> Iterator[FastAPI]:
-    """Build an application that serves the demo model."""
-    chosen = Settings(data_dir=folder, weights_dir=WEIGHTS, model="demo", **settings)
+def built_app(folder: Path, *, model: str = "demo", **settings: Any) -> Iterator[FastAPI]:
+    """Build an application that serves the demo model, or another."""
+    chosen = Settings(data_dir=folder, weights_dir=WEIGHTS, model=model, **settings)
     catalog = Catalog(chosen.weights_dir)
-    components = build_components(chosen, catalog.resolve_model("demo"), catalog)
+    components = build_components(chosen, catalog.resolve_model(model), catalog)
     yield create_app(components)
     components.inputs.close()
     components.services.outputs.close()

@@ -1,5 +1,8 @@
 """The application as a whole, built but not started: keys, error shapes, body limits."""
 
+import os
+import shutil
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +19,7 @@ from server.job import Job
 from server.jobs.webhook_sender import WebhookFormat
 from server.web.contract import Contract, Services
 from server.web.problem import Problem
-from tests.server.built_app import built_app
+from tests.server.built_app import WEIGHTS, built_app
 
 # Operations that clients without a key may call.
 PUBLIC = {"GET /health", "PUT /api/v3/media/uploads/{token}"}
@@ -89,6 +92,19 @@ def test_upload_of_a_lora_may_be_larger_than_other_bodies(
 
 def test_body_limit_holds_three_images_in_base64() -> None:
     assert MAX_BODY_BYTES == 90 * 2**20
+
+
+def test_model_folder_with_any_name_is_named_in_a_header(tmp_path: Path) -> None:
+    model = tmp_path / "千问 50%"
+    shutil.copytree(WEIGHTS / "demo", model, copy_function=os.symlink)
+
+    with built_app(tmp_path, model=str(model), **SETTINGS) as app:
+        answer = TestClient(app).get("/outputs/missing.png")
+
+    assert answer.status_code == 404
+    header = answer.headers["x-qwen-edit-model"]
+    assert header == "%E5%8D%83%E9%97%AE%2050%25"
+    assert urllib.parse.unquote(header) == model.name
 
 
 def toy_contract(seen: list[Services]) -> Contract:
