@@ -12,7 +12,7 @@ import threading
 # Before torch is imported: on two busy cores its default threads make an edit ten times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# What a shell starts in the background ignores Ctrl-C, and so would all that the tests start.
+# Background jobs of a shell ignore Ctrl-C, and the processes of the tests would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -38,7 +38,7 @@ TINY_SPEC = dataclasses.replace(
 )
 
 
-# On a busy machine Hypothesis takes its own slowness for that of a strategy.
+# On a busy machine Hypothesis mistakes its own slowness for a slow strategy.
 hypothesis.settings.register_profile(
     "tests", suppress_health_check=[hypothesis.HealthCheck.too_slow], deadline=None
 )
@@ -56,10 +56,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Sample, unless `--complete` is given.
+    """Run a sample of the tests, unless `--complete` is given.
 
-    Tests marked `complete` are left out, and so is the real worker of those not marked
-    `real_worker`.
+    It excludes tests marked `complete`, and the real worker in tests not marked `real_worker`.
     """
     if config.getoption("complete"):
         return
@@ -84,7 +83,7 @@ def worker(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def is_complete(pytestconfig: pytest.Config) -> bool:
-    """Whether `--complete` was given."""
+    """Return whether `--complete` was given."""
     complete: bool = pytestconfig.getoption("complete")
     return complete
 
@@ -105,7 +104,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """A server with a fake worker, shared by all tests that leave nothing behind in it."""
+    """A server with a fake worker, shared by all tests that leave no state in it."""
     with live_server(tiny_model, tmp_path_factory.mktemp("server")) as running:
         yield running
 
@@ -121,7 +120,7 @@ def real_server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 def fetching_server(
     tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LiveServer]:
-    """A server with a fake worker that may fetch from this machine, shared like `server`."""
+    """A server with a fake worker that may download from this machine, shared like `server`."""
     folder = tmp_path_factory.mktemp("fetching-server")
     with live_server(tiny_model, folder, ALLOW_NETWORKS="127.0.0.0/8") as running:
         yield running
@@ -150,7 +149,7 @@ def start_server(tiny_model: Path, tmp_path: Path) -> Iterator[Callable[..., Liv
 
 
 def gradient(width: int = 96, height: int = 64, shift: int = 0) -> PIL.Image.Image:
-    """An image whose every pixel encodes its position."""
+    """Return an image whose every pixel encodes its position."""
     red = PIL.Image.linear_gradient("L").rotate(90).resize((width, height))
     green = PIL.Image.linear_gradient("L").resize((width, height))
     blue = PIL.Image.new("L", (width, height), 60 + shift)
@@ -158,14 +157,14 @@ def gradient(width: int = 96, height: int = 64, shift: int = 0) -> PIL.Image.Ima
 
 
 def encoded(image: PIL.Image.Image, image_format: str = "PNG", **options: object) -> bytes:
-    """The image as a file."""
+    """Encode the image as a file."""
     file = io.BytesIO()
     image.save(file, image_format, **options)
     return file.getvalue()
 
 
 def as_base64(data: bytes) -> str:
-    """Base64 without a data URI."""
+    """Encode as base64 without a data URI."""
     return base64.b64encode(data).decode()
 
 
@@ -185,7 +184,7 @@ def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def file_host(tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """A web server on loopback over a folder: its address, and the folder."""
+    """Serve a folder on loopback; yields the address and the folder."""
     folder = tmp_path / "www"
     folder.mkdir()
     handler = functools.partial(_QuietHandler, directory=str(folder))

@@ -1,4 +1,4 @@
-"""An executor without workers: a test sends the events of each run itself."""
+"""An executor without workers, whose events are sent by the test."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -23,7 +23,7 @@ SECONDS = {Stage.ENCODE: 0.25, Stage.DENOISE: 2.0, Stage.DECODE: 0.5}
 
 @dataclass
 class FakeRun:
-    """One run as the executor got it, and the worker's side of it."""
+    """One run: the arguments of the executor, and the worker's side."""
 
     job_id: str
     params: EditParams
@@ -58,14 +58,14 @@ class FakeRun:
         self.send(Canceled(self.job_id))
 
     def die(self) -> None:
-        """End as a worker does whose process was killed."""
+        """End like a worker whose process was killed."""
         self.events.put_nowait(WorkerDied("worker 7 was killed by SIGKILL"))
 
 
 class FakeExecutor:
-    """Notes every call. `started` has each run when the dispatcher starts it.
+    """Records every call. `started` receives each run as the dispatcher starts it.
 
-    Without `takes_cancels` a cancel never returns, as one to a worker that reads nothing might.
+    Without `takes_cancels` a cancel never returns, like one to a worker that reads nothing.
     """
 
     def __init__(self, concurrency: int = 1) -> None:
@@ -127,6 +127,6 @@ class FakeExecutor:
             await asyncio.Event().wait()
 
     async def kill(self, job_id: str) -> None:
-        """Kill the worker, as the process would die."""
+        """End the run like a worker whose process was killed."""
         self.killed.append(job_id)
         self.running[job_id].die()

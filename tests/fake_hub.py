@@ -27,9 +27,9 @@ class Listed:
 class FakeHub(http.server.ThreadingHTTPServer):
     """Serves `repositories`, names to files; those under `private/` and `gated/` need a token.
 
-    `requests` records method and path of everything asked for, `ranges` the ranges. With `hold_at`,
-    the body of a longer file stops there until `released` is set. `break_at` has the connections of
-    the next large files end after so many bytes; `listing` is sent instead of a true one.
+    `requests` records the method and path of each request, `ranges` the ranges. With `hold_at`,
+    the body of a longer file pauses there until `released` is set. `break_at` lists after how many
+    bytes the connections of the next large files break. `listing` replaces the true listing.
     """
 
     def __init__(self, repositories: Mapping[str, Mapping[str, bytes | Listed]]) -> None:
@@ -138,7 +138,7 @@ def write_cache(
     commit: str = COMMIT,
     ref: str | None = "main",
 ) -> Path:
-    """Write a snapshot into a cache as the hub's library does, and return its folder."""
+    """Write a snapshot into a cache like the hub's library, and return its folder."""
     folder = cache / f"models--{repository.replace('/', '--')}"
     snapshot = folder / "snapshots" / commit
     (folder / "blobs").mkdir(parents=True, exist_ok=True)
@@ -154,7 +154,7 @@ def write_cache(
 
 
 def _sibling(name: str, data: bytes | Listed) -> dict[str, Any]:
-    """A file as the hub lists it: safetensors files by their SHA-256, as large ones."""
+    """Return the listing of a file, which includes the SHA-256 for safetensors files."""
     if isinstance(data, Listed):
         large = {"sha256": "0" * 64, "size": data.size_bytes, "pointerSize": 134}
         return {"rfilename": name, "size": data.size_bytes, "blobId": "0" * 40, "lfs": large}

@@ -1,10 +1,10 @@
-"""Time that passes only when a test says so."""
+"""A clock that only the test advances."""
 
 import asyncio
 
 
 class FakeTime:
-    """A clock with a `sleep` that returns once `pass_by` has moved the clock far enough."""
+    """A clock with a `sleep` that returns once `pass_by` has advanced it far enough."""
 
     def __init__(self, now: float = 1000.0) -> None:
         self.now = now
@@ -21,7 +21,7 @@ class FakeTime:
         await awake.wait()
 
     async def pass_by(self, seconds: float) -> None:
-        """Wait until a task sleeps, then move the clock and wake those whose time has come."""
+        """Wait until a task sleeps, then advance the clock and wake the tasks that are due."""
         while not self._sleepers:
             self._asleep.clear()
             await self._asleep.wait()

@@ -1,7 +1,7 @@
 """The worker process without torch: the real messages, signals and errors around a fake pipeline.
 
-It runs `pipelines.worker` itself and replaces only what loads the model, so a server that starts
-it is ready in about a second.
+It runs `pipelines.worker` and replaces only the loading of the model, so its server is ready in
+about a second.
 """
 
 import argparse
@@ -26,8 +26,8 @@ from pipelines.files.architecture import read_linears
 from pipelines.files.model_files import inspect_model
 from pipelines.files.spec_file import read_spec
 
-# Seconds of one step at 256×256. Larger images take longer, as with a model, so that a test can
-# ask for a job that outlasts it: 100 steps at 1024×1024 take 19 s.
+# Seconds per step at 256×256. Larger images take longer, as with a model, so that a test can
+# request a job that outlasts it: 100 steps at 1024×1024 take 19 s.
 STEP_S = 0.003
 # Prompts of edits that go wrong after their first step. A stopped process neither reads nor sends.
 HANG = "(hang)"
@@ -57,7 +57,7 @@ class EditResult:
 
 
 class FakePipeline:
-    """Answers each edit with the last reference, tinted by everything that the model would see."""
+    """Returns the last reference image, tinted by a hash of every input of the model."""
 
     def __init__(self, model: Path) -> None:
         self.spec: ModelSpec = read_spec(model)
@@ -70,7 +70,7 @@ class FakePipeline:
             raise ModelUnusable(f"The model in {model} cannot be loaded: {'; '.join(problems)}")
 
     def preload(self, loras: Sequence[LoraRef]) -> None:
-        """Nothing: the files are read when their edit runs."""
+        """Do nothing: the files are read when their edit runs."""
 
     def edit(
         self,
@@ -79,7 +79,7 @@ class FakePipeline:
         on_progress: Callable[[Progress], None],
         on_preview: Callable[[int, PIL.Image.Image], None],
     ) -> EditResult:
-        """Make the outputs; the same parameters and images give the same pixels."""
+        """Make the outputs: equal parameters and images give equal pixels."""
         return _Run(self.spec, params, references, on_progress, on_preview).make()
 
 
@@ -123,7 +123,7 @@ class _Run:
     def _prepare_prompt(self) -> None:
         result, limit = self._result, self._params.max_prompt_tokens
         if limit is not None and len(result.prompt.split()) > limit:
-            # a word stands for a token
+            # Each word counts as a token.
             result.prompt = " ".join(result.prompt.split()[:limit])
         if self._params.extend_prompt and self._can_write:
             with self._stage(Stage.EXTEND, 0):
@@ -177,7 +177,7 @@ class _Run:
 
 
 def _lora_digest(lora: LoraRef) -> bytes | None:
-    """The file and its scale; nothing at scale 0, where the real adapter adds nothing."""
+    """Hash the file and its scale. None at scale 0, where the real adapter adds nothing."""
     try:
         data = Path(lora.path).read_bytes()
     except OSError as exc:

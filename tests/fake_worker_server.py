@@ -1,4 +1,4 @@
-"""The command `qwen-edit`, whose server starts `tests.fake_worker` in place of the real worker."""
+"""The command `qwen-edit` with `tests.fake_worker` in place of the real worker."""
 
 import functools
 import sys

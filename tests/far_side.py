@@ -1,4 +1,4 @@
-"""A small HTTP server that plays the hosts which URLs in requests name."""
+"""A small HTTP server in place of the hosts that URLs in requests name."""
 
 import contextlib
 import http.server
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Answer:
-    """What the far side sends for a path. With `length` it promises more than it sends."""
+    """The response to a path; none at all if `silent`."""
 
     body: bytes = b""
     status: int = 200
@@ -19,7 +19,7 @@ class Answer:
 
 
 class FarSide(http.server.ThreadingHTTPServer):
-    """Answers paths from a table, and notes who asked for what."""
+    """Answers paths from a table, and records the requests."""
 
     daemon_threads = True
 
@@ -30,7 +30,7 @@ class FarSide(http.server.ThreadingHTTPServer):
         self.released = threading.Event()
 
     def url(self, path: str, host: str | None = None) -> str:
-        """The address of `path`, under another name or address of this host if asked."""
+        """Return the URL of `path`, optionally under another name or address of this host."""
         return f"http://{host or self.server_address[0]}:{self.server_port}{path}"
 
 
@@ -55,12 +55,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self.wfile.write(answer.body)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing: the tests' output is read."""
+        """Print nothing, which would clutter the output of the tests."""
 
 
 @contextlib.contextmanager
 def far_side(address: str = "127.0.0.1") -> Iterator[FarSide]:
-    """A running far side, ended after the block."""
+    """Run a far side during the block."""
     server = FarSide(address)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()

@@ -1,8 +1,8 @@
-"""Words that clients, data folders and models know, gathered from the code as it is.
+"""Words that clients, data folders and models depend on, collected from the code.
 
-`tests/frozen_words.json` is the list as it was taken when the code's own names changed last;
-`test_frozen_words.py` fails when one of its words is gone. New words need no entry until a release
-has shipped them: `python -m tests.frozen_words > tests/frozen_words.json`, and read the diff.
+`tests/frozen_words.json` records them as of the last renaming in the code; `test_frozen_words.py`
+fails when one of them is missing. New words need no entry until a release has shipped them: run
+`python -m tests.frozen_words > tests/frozen_words.json`, and read the diff.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def gather() -> dict[str, Any]:
-    """Every group of frozen words, by name."""
+    """Return every group of frozen words, by name."""
     return {
         "settings": sorted(Settings.model_fields),
         "error codes": sorted(
@@ -70,7 +70,7 @@ def _tree(kind: type[Exception]) -> Iterator[Any]:
 
 
 def _wire_words() -> dict[str, list[str]]:
-    """Each path of the OpenAPI document, and the names of what it takes and gives."""
+    """Return each path of the OpenAPI document with the names of its inputs and outputs."""
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(
             data_dir=Path(folder), weights_dir=ROOT / "weights", model="demo", page=False

@@ -18,11 +18,11 @@ import httpx2
 
 T = TypeVar("T")
 
-# What Python runs as `qwen-edit`, by the worker that its server starts.
+# Modules that run as `qwen-edit`, by the worker that the server starts.
 COMMANDS = {"fake": "tests.fake_worker_server", "real": "server.cli"}
 ROOT = Path(__file__).parent.parent
 
-# Only a failing test waits this long; on a busy machine a model has taken 38 s to load.
+# Only a failing test waits this long. On a busy machine a model has taken 38 s to load.
 PATIENCE_S = 300.0
 STOP_TIMEOUT_S = 120.0
 # An edit that outlasts any test, which cancels it.
@@ -30,9 +30,9 @@ LONG = {"num_inference_steps": 100, "size": "1024*1024"}
 
 
 class LiveServer:
-    """Starts `qwen-edit serve` and talks to it. Restart it on the same folders with `start`.
+    """Runs `qwen-edit serve`, and restarts it on the same folders with `start`.
 
-    Its worker is `tests.fake_worker`, ready in a second, or with `worker="real"` a real one.
+    The worker is `tests.fake_worker`, ready in a second, or a real one with `worker="real"`.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class LiveServer:
         self._log_path = folder / "server.log"
         self._process: subprocess.Popen[bytes] | None = None
         self.url = ""
-        # shorter than the server keeps a connection: else one is used as the server closes it
+        # Shorter than on the server, which could otherwise close a connection as it is reused.
         limits = httpx2.Limits(keepalive_expiry=2)
         self.http = httpx2.Client(timeout=PATIENCE_S, verify=verify, limits=limits)
 
@@ -67,7 +67,7 @@ class LiveServer:
             "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
             "HF_HUB_OFFLINE": "1",
             "QWEN_EDIT_PORT": "0",
-            # it costs each server seconds of a core; the page's own tests turn it on
+            # The page costs each server seconds of CPU time; its own tests turn it on.
             "QWEN_EDIT_PAGE": "false",
             "QWEN_EDIT_WEIGHTS_DIR": str(self.weights_dir),
             "QWEN_EDIT_DATA_DIR": str(self.data_dir),
@@ -89,16 +89,16 @@ class LiveServer:
         return self
 
     def health(self) -> dict[str, Any]:
-        """The answer of /health."""
+        """Return the response of /health."""
         answer: dict[str, Any] = self.http.get(f"{self.url}/health").json()
         return answer
 
     def forget_edits(self) -> None:
-        """Cancel and delete every edit, so that the next test finds neither work nor history."""
+        """Cancel and delete every edit, so that the next test finds no work and no history."""
         until(self._is_empty)
 
     def send(self, request: httpx2.Request) -> socket.socket:
-        """Send a request on a new connection and return without waiting for the answer."""
+        """Send a request on a new connection and return without waiting for the response."""
         address = request.url.host, request.url.port or 80
         connection = socket.create_connection(address, timeout=PATIENCE_S)
         line = f"{request.method} {request.url.raw_path.decode()} HTTP/1.1"
@@ -119,16 +119,16 @@ class LiveServer:
             return until(submitted)
 
     def log(self) -> str:
-        """Everything that the server and its workers have printed."""
+        """Return the output of the server and its workers."""
         return self._log_path.read_text()
 
     def worker_pids(self) -> list[int]:
-        """The current workers of this server."""
+        """Return the process ids of the current workers."""
         return [int(pid) for pid in self._children() if "--fd=" in _command(int(pid))]
 
     @property
     def process(self) -> subprocess.Popen[bytes]:
-        """The server's process."""
+        """Return the process of the server."""
         assert self._process is not None
         return self._process
 
@@ -138,7 +138,7 @@ class LiveServer:
         return self._process is not None and self._process.poll() is None
 
     def kill(self) -> None:
-        """kill -9, as a crash or the kernel's out-of-memory killer would."""
+        """Send SIGKILL, like the kernel's out-of-memory killer."""
         self.process.kill()
         self.process.wait()
 
@@ -150,7 +150,7 @@ class LiveServer:
         return time.monotonic() - start
 
     def close(self) -> None:
-        """End the process if it still runs."""
+        """End the process if it is running."""
         self.http.close()
         if self.is_running:
             self.kill()
@@ -174,7 +174,7 @@ class LiveServer:
     def _children(self) -> list[str]:
         found: list[str] = []
         for task in Path(f"/proc/{self.process.pid}/task").iterdir():
-            # a thread may end after it was listed
+            # A thread may end after it was listed.
             with contextlib.suppress(OSError):
                 found += (task / "children").read_text().split()
         return found
@@ -202,14 +202,14 @@ def is_alive(pid: int) -> bool:
 
 
 def events(response: httpx2.Response) -> Iterator[dict[str, Any]]:
-    """The jobs in an event stream of the native contract."""
+    """Yield the jobs in an event stream of the native contract."""
     for event in httpx2.EventSource(response):
         yield json.loads(event.data)
 
 
 @contextlib.contextmanager
 def live_server(model: Path, folder: Path, **settings: Any) -> Iterator[LiveServer]:
-    """Run a server for the duration of the block."""
+    """Run a server during the block."""
     server = LiveServer(model, folder, **settings)
     try:
         yield server.start()

@@ -1,4 +1,4 @@
-"""LoRA files with random matrices in the layouts of trainers."""
+"""LoRA files with random matrices in the layouts of popular trainers."""
 
 import json
 import struct
@@ -47,7 +47,7 @@ class Pair:
 
     @property
     def delta(self) -> torch.Tensor:
-        """The change of the layer's weight at scale 1, in fp64."""
+        """Return the change of the layer's weight at scale 1, in fp64."""
         rank = self.down.shape[0]
         multiplier = 1.0 if self.alpha is None else self.alpha / rank
         return multiplier * self.up.double() @ self.down.double()
@@ -62,7 +62,7 @@ def random_pairs(
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, Pair]:
-    """Matrices for some of a model's layers, large enough to change an image."""
+    """Return matrices for some layers of a model, large enough to change an image."""
     generator = torch.Generator().manual_seed(seed)
     pairs = {}
     for module in modules:
@@ -81,7 +81,7 @@ def lora_tensors(
     down: str = ".lora_A.weight",
     up: str = ".lora_B.weight",
 ) -> dict[str, torch.Tensor]:
-    """The matrices by key. `flat` joins a layer's name with underscores, as kohya does."""
+    """Return the matrices by key. `flat` joins a layer's name with underscores, like kohya."""
     tensors = {}
     for module, pair in pairs.items():
         stem = prefix + (module.replace(".", "_") if flat else module)
@@ -111,7 +111,7 @@ def write_lora(
 
 
 def adapter_metadata(rank: int, alpha: float | None, **more: object) -> dict[str, str]:
-    """The metadata that diffusers writes beside a PEFT adapter."""
+    """Return the metadata that diffusers writes for a PEFT adapter."""
     config = {"r": rank, "lora_alpha": alpha, **more}
     named = {f"transformer.{key}": value for key, value in config.items()}
     return {"format": "pt", "lora_adapter_metadata": json.dumps(named)}

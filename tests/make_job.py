@@ -1,4 +1,4 @@
-"""Jobs for tests: every field has a default, and a test names those it is about."""
+"""Jobs for tests, with a default for every field."""
 
 import dataclasses
 from typing import Any
@@ -11,9 +11,9 @@ _OUTCOME_FIELDS = {field.name for field in dataclasses.fields(Outcome)} - {"stat
 
 
 def make_job(**fields: Any) -> Job:
-    """A prepared job, native and queued unless `fields` of Job, Submission or Outcome differ.
+    """Return a prepared, native, queued job; `fields` of Job, Submission or Outcome override this.
 
-    A final `status` makes the outcome.
+    A final `status` adds the outcome.
     """
     request = {"contract": "native", "endpoint": "edits"} | _taken(fields, _REQUEST_FIELDS)
     request.setdefault("params", EditParams(prompt="make it blue", seed=1))

@@ -1,4 +1,4 @@
-"""What the container image is built from: its pins and its health check."""
+"""The container: its pins, its files and its health check."""
 
 import http.server
 import json
@@ -27,7 +27,7 @@ def pins(text: str) -> set[str]:
 
 
 def needed() -> set[str]:
-    """Each package that the server and its page need in this environment."""
+    """Return each package that the server and its page need in this environment."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     todo = [*project["dependencies"], *project["optional-dependencies"]["page"]]
     found: set[tuple[str, str]] = set()
@@ -44,7 +44,7 @@ def needed() -> set[str]:
 def wanted_by(name: str, extra: str) -> Iterator[str]:
     try:
         lines = requires(name) or ()
-    except PackageNotFoundError:  # of another platform
+    except PackageNotFoundError:  # for another platform
         return
     yield from (line for line in lines if applies(Requirement(line), extra))
 
@@ -53,21 +53,21 @@ def applies(requirement: Requirement, extra: str) -> bool:
     return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
 
 
-def test_pins_of_the_container_hold_all_that_the_server_needs_and_no_developers_tools() -> None:
+def test_container_pins_cover_the_server_without_developer_tools() -> None:
     runtime, _, developers = (ROOT / "constraints.txt").read_text().partition(DEVELOPERS)
 
     assert needed() - pins(runtime) == set()
     assert needed() & pins(developers) == set()
-    # torch's CUDA build brings what the build of this machine may lack
+    # The CUDA build of torch needs packages that the build on this machine may not.
     cuda = {name for name in pins(runtime) if name.startswith(("cuda-", "nvidia-", "triton"))}
     assert pins(runtime) - needed() - cuda == set()
 
 
-def test_container_cuts_the_pins_where_developers_tools_begin() -> None:
+def test_container_truncates_the_pins_at_the_developer_tools() -> None:
     assert f"/^{DEVELOPERS}/," in (ROOT / "Dockerfile.cuda").read_text()
 
 
-def test_dockerignore_lets_in_all_that_the_container_copies() -> None:
+def test_dockerignore_admits_every_file_that_the_container_copies() -> None:
     copied = re.findall(r"^COPY (?!--from)(.+) \S+$", (ROOT / "Dockerfile.cuda").read_text(), re.M)
     let_in = {
         line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line[0] == "!"
@@ -78,7 +78,7 @@ def test_dockerignore_lets_in_all_that_the_container_copies() -> None:
 
 
 class HealthHandler(http.server.BaseHTTPRequestHandler):
-    """Answers every request with the status that its server was given."""
+    """Answers every request with the `status` of its server."""
 
     server: "HealthServer"
 
@@ -108,7 +108,7 @@ class HealthServer(http.server.ThreadingHTTPServer):
 
 @pytest.fixture
 def answer_health(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """Starts a server that answers `/health`, and makes it the one that is checked."""
+    """Return a function that starts a server with `/health` and points the check at it."""
     servers: list[HealthServer] = []
 
     def start(status: str, certificate: trustme.LeafCert | None = None) -> None:

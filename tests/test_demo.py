@@ -1,4 +1,4 @@
-"""`make demo`: an edit from start to end with the provider's SDK, leaving nothing behind."""
+"""`make demo`: a complete edit with the provider's SDK."""
 
 import re
 import subprocess
@@ -17,7 +17,7 @@ def test_demo_edits_an_image_shows_each_step_and_leaves_no_process(tmp_path: Pat
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        # a session of its own, so that whatever it leaves behind can be found
+        # A new session, so that processes left behind can be found.
         start_new_session=True,
     ) as demo:
         printed, _ = demo.communicate(timeout=300)
@@ -30,13 +30,13 @@ def test_demo_edits_an_image_shows_each_step_and_leaves_no_process(tmp_path: Pat
     sheet = output.with_name("before-after.png")
     for text in ("The small demo model answers", str(output), str(sheet), "denoise", "deliver"):
         assert text in printed.replace("\n", ""), printed
-    # steps that come within a moment are shown as one
+    # Steps in quick succession are printed as one.
     assert len(set(re.findall(r"step (\d) of 8", printed))) >= 3
     assert _session_members(demo.pid) == []
 
 
 def _session_members(session: int) -> list[int]:
-    """The processes of a session that still run."""
+    """Return the running processes of a session."""
     members = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:

@@ -1,4 +1,4 @@
-"""The documents: no dead link, and every setting, endpoint and command is in them."""
+"""The documents have no dead links and cover every setting, endpoint and command."""
 
 import re
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("weights/**
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 CALL = re.compile(r"`(GET|POST|PUT|DELETE) (/\S*?)`")
 METHODS = {"get", "post", "put", "delete"}
-# served outside the OpenAPI document
+# Served, but not in the OpenAPI document.
 UNDESCRIBED = {"/", "/outputs/{name}", "/uploads/{name}", "/docs", "/openapi.json"}
 
 
@@ -23,7 +23,7 @@ def read(name: str) -> str:
 
 
 def headings(path: Path) -> set[str]:
-    """The anchors of a document, as GitHub makes them."""
+    """Return the anchors of a document, in GitHub's spelling."""
     titles = re.findall(r"^#+ (.+)$", path.read_text(), re.M)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
@@ -50,7 +50,7 @@ def test_contributing_names_files_that_exist() -> None:
     assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
-def test_no_paragraph_is_in_two_documents() -> None:
+def test_no_paragraph_appears_in_two_documents() -> None:
     places: dict[str, set[str]] = {}
     for path in DOCUMENTS:
         for paragraph in path.read_text().split("\n\n"):
@@ -78,7 +78,7 @@ def pattern(path: str) -> re.Pattern[str]:
 
 @pytest.fixture(scope="module")
 def routes(tmp_path_factory: pytest.TempPathFactory) -> set[tuple[str, str]]:
-    """Each method and path of the OpenAPI document."""
+    """Return each method and path of the OpenAPI document."""
     with built_app(tmp_path_factory.mktemp("data")) as app:
         paths = app.openapi()["paths"]
     return {

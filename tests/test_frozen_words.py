@@ -1,4 +1,4 @@
-"""Names may change; what clients, data folders and models know by name may not."""
+"""Names may change, except those that clients, data folders and models depend on."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,7 @@ FROZEN = Path(__file__).with_name("frozen_words.json")
 
 
 def lost(frozen: Any, now: Any, place: str) -> Iterator[str]:
-    """Each frozen word that `now` lacks."""
+    """Yield each frozen word that `now` lacks."""
     if isinstance(frozen, Mapping):
         for key, value in frozen.items():
             if key in now:
@@ -24,14 +24,14 @@ def lost(frozen: Any, now: Any, place: str) -> Iterator[str]:
         yield f"{place}: {frozen!r} is now {now!r}"
 
 
-def test_no_frozen_word_is_lost() -> None:
+def test_every_frozen_word_is_kept() -> None:
     frozen = json.loads(FROZEN.read_text())
     now = json.loads(json.dumps(gather()))
 
     assert [word for group in frozen for word in lost(frozen[group], now.get(group), group)] == []
 
 
-def test_loss_is_noticed_at_every_depth() -> None:
+def test_lost_word_is_detected_at_every_depth() -> None:
     frozen = {"a": ["x", "y"], "b": {"c": ["z"], "d": "e"}}
 
     assert list(lost(frozen, {"a": ["y"], "b": {"c": []}}, "group")) == [

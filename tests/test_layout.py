@@ -24,7 +24,7 @@ def read(name: str) -> str:
 
 
 def functions(path: Path) -> Iterator[tuple[str, int]]:
-    """Each function of a file and how many lines it has."""
+    """Yield each function of a file and its number of lines."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node.name, (node.end_lineno or node.lineno) - node.lineno + 1
@@ -49,13 +49,13 @@ def test_every_module_has_a_docstring() -> None:
     assert [shown(path) for path in CODE if not first_line(path)] == []
 
 
-def test_files_are_short_enough_to_read_at_once() -> None:
+def test_files_stay_short() -> None:
     lengths = {shown(path): len(path.read_text().splitlines()) for path in CODE}
 
     assert {name: lines for name, lines in lengths.items() if lines > MAX_FILE_LINES} == {}
 
 
-def test_functions_are_short_enough_to_read_at_once() -> None:
+def test_functions_stay_short() -> None:
     lengths = {(shown(path), name): lines for path in CODE for name, lines in functions(path)}
 
     assert {name: lines for name, lines in lengths.items() if lines > MAX_FUNCTION_LINES} == {}

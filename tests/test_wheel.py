@@ -1,4 +1,4 @@
-"""The wheel: what it holds, and that it serves an edit outside a checkout."""
+"""The contents of the wheel, and an edit with it outside a checkout."""
 
 import os
 import re
@@ -25,7 +25,7 @@ LISTENS = re.compile(r"listens on (http://\S+)")
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of a copy of the checkout in which somebody keeps a model and a LoRA."""
+    """Build the wheel from a copy of the checkout that also contains a user's model and LoRA."""
     source = tmp_path_factory.mktemp("source")
     for name in SOURCES:
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -45,14 +45,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def command(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The command `qwen-edit` of an environment that has the wheel and today's dependencies."""
+    """Install the wheel beside the current dependencies; returns the command `qwen-edit`."""
     environment = tmp_path_factory.mktemp("environment") / "venv"
     run(sys.executable, "-m", "venv", "--without-pip", environment)
     python = environment / "bin" / "python"
     pip("install", "--no-compile", wheel, python=python)
     packages = next(environment.glob("lib/python*/site-packages"))
-    # an entry of a .pth file joins the path, but its own .pth files are not read: the editable
-    # install of the checkout stays out
+    # Folders in a .pth file join the path, but their own .pth files are not read: this leaves out
+    # the editable install of the checkout.
     (packages / "dependencies.pth").write_text("\n".join(site.getsitepackages()))
     return environment / "bin" / "qwen-edit"
 
@@ -74,12 +74,12 @@ def names_in(wheel: Path) -> set[str]:
 
 
 def outside(home: Path) -> Mapping[str, str]:
-    """The environment of a user who has no checkout and has set nothing."""
+    """Return the environment of a user without a checkout and without settings."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("QWEN_EDIT_", "PYTHON"))}
     return {**kept, "HOME": str(home), "XDG_DATA_HOME": str(home / "share"), "NO_PROXY": "*"}
 
 
-def test_wheel_holds_the_demo_model_and_its_loras_and_nothing_of_the_user(wheel: Path) -> None:
+def test_wheel_contains_the_demo_model_and_loras_but_no_user_files(wheel: Path) -> None:
     names = {name for name in names_in(wheel) if ".dist-info/" not in name}
     shipped = {
         str(path.relative_to(ROOT))
@@ -91,7 +91,7 @@ def test_wheel_holds_the_demo_model_and_its_loras_and_nothing_of_the_user(wheel:
     assert {name.partition("/")[0] for name in names} == {"server", "pipelines", "weights"}
 
 
-def test_wheel_holds_every_file_of_the_packages(wheel: Path) -> None:
+def test_wheel_contains_every_file_of_the_packages(wheel: Path) -> None:
     files = {
         str(path.relative_to(ROOT))
         for package in ("server", "pipelines")
@@ -104,7 +104,7 @@ def test_wheel_holds_every_file_of_the_packages(wheel: Path) -> None:
 
 @pytest.fixture(scope="module")
 def served(command: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """The address of `qwen-edit serve` without settings, and its home folder."""
+    """Run `qwen-edit serve` without settings; yields its address and home folder."""
     home = tmp_path_factory.mktemp("home")
     (home / "here").mkdir()
     log = home / "server.log"

@@ -1,4 +1,4 @@
-"""A receiver of webhooks that shares no code with the server: it listens, notes, and verifies."""
+"""A webhook receiver that shares no code with the server."""
 
 import contextlib
 import hashlib
@@ -16,7 +16,7 @@ MAX_CLOCK_DIFFERENCE_S = 300
 
 @dataclass(frozen=True)
 class Received:
-    """One POST as it came."""
+    """One POST request."""
 
     path: str
     headers: Mapping[str, str]
@@ -24,12 +24,12 @@ class Received:
 
     @property
     def json(self) -> dict[str, Any]:
-        """The body as a JSON object."""
+        """Return the body as a JSON object."""
         found: dict[str, Any] = json.loads(self.body)
         return found
 
     def is_signed_with(self, secret: str) -> bool:
-        """Whether the signature is right and young, as the provider's page has it."""
+        """Return whether the signature is valid and recent, by the provider's documentation."""
         headers = {name.lower(): value for name, value in self.headers.items()}
         if abs(time.time() - int(headers["webhook-timestamp"])) > MAX_CLOCK_DIFFERENCE_S:
             return False
@@ -43,7 +43,7 @@ class Received:
 
 
 class Receiver(http.server.ThreadingHTTPServer):
-    """Answers with `statuses` in order, then with 200."""
+    """Records requests. Answers with `statuses` in order, then with 200."""
 
     daemon_threads = True
 
@@ -55,7 +55,7 @@ class Receiver(http.server.ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """Return the URL for webhooks."""
         return f"http://127.0.0.1:{self.server_port}/hook"
 
 
@@ -72,12 +72,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Say nothing: the tests' output is read."""
+        """Print nothing, which would clutter the output of the tests."""
 
 
 @contextlib.contextmanager
 def webhook_receiver() -> Iterator[Receiver]:
-    """A running receiver, ended after the block."""
+    """Run a receiver during the block."""
     receiver = Receiver()
     thread = threading.Thread(target=receiver.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()

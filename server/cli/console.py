@@ -1,4 +1,4 @@
-"""What the commands share: output streams, common options, sizes and times for people."""
+"""Output streams, common options, and human-readable sizes and times for all commands."""
 
 from pathlib import Path
 from typing import Annotated

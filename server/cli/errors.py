@@ -1,4 +1,4 @@
-"""What a command raises to end with one line on stderr.
+"""Errors that end a command with one line on stderr.
 
 CommandError        exit code 1  the command failed
 └── ClientError     exit code 1  the server refused a request, or could not be reached

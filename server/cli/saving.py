@@ -1,4 +1,4 @@
-"""Where `qwen-edit edit` saves: checked before anything is sent, never overwritten unasked."""
+"""Output files of `qwen-edit edit`: checked before the request, never overwritten by default."""
 
 import contextlib
 import io

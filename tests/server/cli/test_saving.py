@@ -1,4 +1,4 @@
-"""Where `qwen-edit edit` saves, and what it refuses before anything is sent."""
+"""Output files of `qwen-edit edit`, and those it rejects before the request."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The server's own contract over a live server."""
+"""The native contract on a live server."""
 
 import io
 import json
@@ -34,7 +34,7 @@ def image(server: LiveServer, job: dict[str, Any], index: int = 0) -> PIL.Image.
     return PIL.Image.open(io.BytesIO(answer.content))
 
 
-def test_edit_answers_when_it_is_done(server: LiveServer, body: dict[str, Any]) -> None:
+def test_edit_returns_the_finished_job(server: LiveServer, body: dict[str, Any]) -> None:
     job = post(server, body)
 
     assert job["status"] == "succeeded"
@@ -46,7 +46,7 @@ def test_edit_answers_when_it_is_done(server: LiveServer, body: dict[str, Any]) 
     assert len(server.http.get(output["url"]).content) == output["size_bytes"]
 
 
-def test_edit_takes_files_in_a_form(server: LiveServer) -> None:
+def test_edit_accepts_files_in_a_form(server: LiveServer) -> None:
     files = [
         ("image", ("cat.gif", encoded(gradient(shift=40 * index)), "image/gif"))
         for index in range(2)
@@ -80,7 +80,7 @@ def test_output_carries_model_seed_and_steps_and_not_the_prompt(
     assert facts == {"model": "tiny", "steps": 3, "true_cfg_scale": 4.0, "seed": 1}
 
 
-def test_random_seed_is_drawn_once_and_told(server: LiveServer, body: dict[str, Any]) -> None:
+def test_random_seed_is_drawn_once_and_returned(server: LiveServer, body: dict[str, Any]) -> None:
     del body["seed"]
     first = post(server, body)
     again = post(server, body | {"seed": first["seed"]})
@@ -88,7 +88,7 @@ def test_random_seed_is_drawn_once_and_told(server: LiveServer, body: dict[str, 
     assert first["outputs"][0]["seed"] == first["seed"]
 
 
-def test_events_show_every_step_and_end_with_the_job(
+def test_events_report_every_step_and_end_with_the_job(
     server: LiveServer, body: dict[str, Any]
 ) -> None:
     ahead = post(server, body | LONG, wait=0)
@@ -96,7 +96,7 @@ def test_events_show_every_step_and_end_with_the_job(
     with server.http.stream("GET", f"{server.url}/v1/edits/{job['id']}/events") as stream:
         following = events(stream)
         seen = [next(following)]
-        # not before the stream is open, so that no step is missed
+        # Only once the stream is open, so that no step is missed.
         server.http.delete(f"{server.url}/v1/edits/{ahead['id']}")
         seen += following
 
@@ -108,7 +108,7 @@ def test_events_show_every_step_and_end_with_the_job(
     assert len(seen[-1]["outputs"]) == 1
 
 
-def test_events_of_a_finished_job_are_its_end_alone(
+def test_events_of_a_finished_job_contain_only_the_final_state(
     server: LiveServer, body: dict[str, Any]
 ) -> None:
     job = post(server, body)
@@ -117,7 +117,7 @@ def test_events_of_a_finished_job_are_its_end_alone(
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", ""), ("GET", "/events"), ("DELETE", "")])
-def test_unknown_job_is_404(server: LiveServer, method: str, path: str) -> None:
+def test_unknown_job_returns_404(server: LiveServer, method: str, path: str) -> None:
     answer = server.http.request(method, f"{server.url}/v1/edits/nothing{path}")
     assert answer.status_code == 404
     assert error_of(answer)["message"] == "There is no job nothing."
@@ -137,7 +137,7 @@ def test_list_is_newest_first_paged_and_filtered(
     assert (page["total"], failed["total"]) == (3, 0)
 
 
-def test_client_that_hangs_up_while_it_waits_cancels_the_job(
+def test_disconnect_cancels_the_job_while_the_client_waits(
     server: LiveServer, body: dict[str, Any]
 ) -> None:
     job_id = server.post_and_hang_up("/v1/edits?wait=240", body | LONG)
@@ -149,7 +149,7 @@ def test_client_that_hangs_up_while_it_waits_cancels_the_job(
     assert until(ended) == "canceled"
 
 
-def test_cancel_ends_an_unfinished_job_and_leaves_a_finished_one(
+def test_cancel_ends_an_unfinished_job_and_ignores_a_finished_one(
     server: LiveServer, body: dict[str, Any]
 ) -> None:
     finished, unfinished = post(server, body), post(server, body | LONG, wait=0)
@@ -166,7 +166,7 @@ def test_cancel_ends_an_unfinished_job_and_leaves_a_finished_one(
     assert missing.status_code == 404
 
 
-def test_wait_that_ends_first_gives_the_job_as_it_is(
+def test_wait_returns_the_unfinished_job_when_it_times_out(
     server: LiveServer, body: dict[str, Any]
 ) -> None:
     job = post(server, body | LONG, wait=0.3)
@@ -189,7 +189,7 @@ def test_wait_that_ends_first_gives_the_job_as_it_is(
         ({"images": ["nonsense!"]}, "images/0"),
     ],
 )
-def test_bad_value_is_400_and_names_the_field(
+def test_bad_value_returns_400_and_names_the_field(
     server: LiveServer, body: dict[str, Any], change: dict[str, Any], field: str
 ) -> None:
     answer = server.http.post(f"{server.url}/v1/edits", json=body | change)
@@ -197,13 +197,13 @@ def test_bad_value_is_400_and_names_the_field(
     assert error_of(answer)["field"] == field
 
 
-def test_body_of_another_type_is_refused(server: LiveServer) -> None:
+def test_body_is_rejected_when_its_type_is_unsupported(server: LiveServer) -> None:
     answer = server.http.post(f"{server.url}/v1/edits", content=b"prompt=x")
     assert answer.status_code == 400
     assert "application/json or multipart/form-data" in error_of(answer)["message"]
 
 
-def test_lora_changes_the_image_by_its_scale_and_is_gone_afterwards(
+def test_lora_changes_the_image_by_its_scale_and_is_removed_afterwards(
     server: LiveServer, body: dict[str, Any]
 ) -> None:
     linears = {"transformer_blocks.0.attn.to_q": (64, 64), "proj_out": (64, 64)}
@@ -224,9 +224,7 @@ def test_lora_changes_the_image_by_its_scale_and_is_gone_afterwards(
     assert "styles/oil.safetensors" in names
 
 
-def test_lora_that_does_not_fit_is_refused_at_submit(
-    server: LiveServer, body: dict[str, Any]
-) -> None:
+def test_incompatible_lora_is_rejected_at_submit(server: LiveServer, body: dict[str, Any]) -> None:
     wrong = {"transformer_blocks.0.attn.to_q": (32, 32)}
     path = server.weights_dir / "loras" / "wrong.safetensors"
     write_lora(path, random_pairs(wrong, list(wrong)))
@@ -237,7 +235,7 @@ def test_lora_that_does_not_fit_is_refused_at_submit(
     assert error_of(answer)["field"] == "loras/0/path"
 
 
-def test_lora_with_nan_fails_the_job_and_not_the_next(
+def test_lora_with_nan_fails_its_job_but_not_the_next(
     real_server: LiveServer, body: dict[str, Any]
 ) -> None:
     """Only the worker reads the tensors."""
@@ -253,7 +251,7 @@ def test_lora_with_nan_fails_the_job_and_not_the_next(
     assert post(server, body)["status"] == "succeeded"
 
 
-def test_lora_is_fetched_from_a_url(
+def test_lora_is_downloaded_from_a_url(
     fetching_server: LiveServer, body: dict[str, Any], file_host: tuple[str, Any]
 ) -> None:
     url, folder = file_host
@@ -271,7 +269,7 @@ def test_lora_is_fetched_from_a_url(
     assert "looks like a web page" in page["error"]["message"]
 
 
-def test_image_is_fetched_from_a_url(
+def test_image_is_downloaded_from_a_url(
     fetching_server: LiveServer, body: dict[str, Any], file_host: tuple[str, Any]
 ) -> None:
     url, folder = file_host
@@ -291,7 +289,7 @@ def test_image_is_fetched_from_a_url(
     assert "missing.png answered 404" in failed[1]
 
 
-def test_capabilities_say_what_may_be_asked_for(server: LiveServer) -> None:
+def test_capabilities_describe_the_model_and_its_bounds(server: LiveServer) -> None:
     found = _capabilities(server)
     assert found["model"]["name"] == "tiny"
     assert found["profile"] == {"name": "quality", "num_inference_steps": 3, "true_cfg_scale": 4.0}
@@ -300,7 +298,7 @@ def test_capabilities_say_what_may_be_asked_for(server: LiveServer) -> None:
     assert found["checks_safety"] is False
 
 
-def test_demo_model_is_said_loudly(tmp_path: Any) -> None:
+def test_demo_model_is_announced_prominently(tmp_path: Any) -> None:
     server = LiveServer("demo", tmp_path)
     try:
         server.start()
@@ -317,7 +315,7 @@ def test_demo_model_is_said_loudly(tmp_path: Any) -> None:
     assert job["steps"] == 8
 
 
-def test_docs_page_loads_nothing_from_another_host(server: LiveServer) -> None:
+def test_docs_page_loads_nothing_from_other_hosts(server: LiveServer) -> None:
     page = server.http.get(f"{server.url}/docs")
     assert page.status_code == 200
     assert "http://" not in page.text.replace(server.url, "")
@@ -325,14 +323,14 @@ def test_docs_page_loads_nothing_from_another_host(server: LiveServer) -> None:
     assert server.http.get(f"{server.url}/openapi.json").json()["info"]["title"]
 
 
-def test_unknown_page_is_404_in_the_native_shape(server: LiveServer) -> None:
+def test_unknown_page_returns_a_native_404(server: LiveServer) -> None:
     answer = server.http.get(f"{server.url}/nothing")
     assert answer.status_code == 404
     assert error_of(answer)["message"] == "Not Found"
 
 
 @pytest.mark.parametrize("name", ["..%2f..%2fjobs.sqlite3", "jobs.sqlite3", "0" * 32 + ".png"])
-def test_output_of_another_name_is_404(server: LiveServer, name: str) -> None:
+def test_output_returns_404_for_another_name(server: LiveServer, name: str) -> None:
     assert server.http.get(f"{server.url}/outputs/{name}").status_code == 404
 
 
@@ -341,7 +339,7 @@ def _capabilities(server: LiveServer) -> dict[str, Any]:
     return found
 
 
-def test_lora_is_uploaded_looked_into_and_deleted(
+def test_lora_is_uploaded_inspected_and_deleted(
     server: LiveServer, body: dict[str, Any], tmp_path: Any
 ) -> None:
     linears = {"transformer_blocks.0.attn.to_q": (64, 64), "proj_out": (64, 64)}
@@ -369,7 +367,7 @@ def test_lora_is_uploaded_looked_into_and_deleted(
     assert server.http.get(f"{url}/uploaded").status_code == 404
 
 
-def test_upload_of_another_file_is_refused_and_not_kept(server: LiveServer) -> None:
+def test_upload_is_rejected_and_removed_when_it_is_no_lora(server: LiveServer) -> None:
     url = f"{server.url}/v1/loras"
     answer = server.http.post(url, files={"file": ("page.safetensors", b"<html>")})
     outside = server.http.post(url, files={"file": ("a", b"x")}, data={"name": "../a.safetensors"})

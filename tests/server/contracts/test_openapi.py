@@ -1,4 +1,4 @@
-"""The server's own OpenAPI document, and the server held against it by schemathesis."""
+"""The OpenAPI document, and the server checked against it by schemathesis."""
 
 from typing import Any
 
@@ -22,19 +22,19 @@ CHECKS = (
 EXAMPLES = 8
 
 
-def test_every_operation_answers_as_declared_and_never_with_500(server: LiveServer) -> None:
+def test_every_operation_responds_as_declared_and_never_with_500(server: LiveServer) -> None:
     document = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
     failures = []
     for found in document.get_all_operations():
         operation = found.ok()
         try:
-            _hold_against_its_declaration(operation)
+            _check_against_its_declaration(operation)
         except Exception as exc:
             failures.append(f"{operation.label}: {exc}")
     assert not failures, "\n\n".join(failures)
 
 
-def _hold_against_its_declaration(operation: Any) -> None:
+def _check_against_its_declaration(operation: Any) -> None:
     @given(case=operation.as_strategy())
     @settings(
         max_examples=EXAMPLES,
@@ -50,10 +50,10 @@ def _hold_against_its_declaration(operation: Any) -> None:
     check()
 
 
-def test_every_reading_of_a_finished_job_is_as_declared(
+def test_every_read_of_a_finished_job_responds_as_declared(
     server: LiveServer, image_base64: str
 ) -> None:
-    """The examples above hardly ever name a job that there is."""
+    """Generated examples hardly ever name an existing job."""
     body = {"prompt": "a", "images": [image_base64]}
     job = server.http.post(f"{server.url}/v1/edits?wait=240", json=body).json()
     document = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
@@ -73,7 +73,7 @@ def test_every_reading_of_a_finished_job_is_as_declared(
     assert read >= 10
 
 
-def test_document_declares_each_contracts_errors_and_not_fastapis(server: LiveServer) -> None:
+def test_document_declares_the_errors_of_each_contract_and_not_fastapis(server: LiveServer) -> None:
     found = server.http.get(f"{server.url}/openapi.json").json()
     assert "HTTPValidationError" not in str(found)
     for path, operations in found["paths"].items():

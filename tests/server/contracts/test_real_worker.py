@@ -1,4 +1,4 @@
-"""One edit through each contract with a real worker; elsewhere the contracts run a fake one."""
+"""One edit through each contract with a real worker; other contract tests use a fake one."""
 
 import io
 from typing import Any

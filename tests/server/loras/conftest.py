@@ -1,4 +1,4 @@
-"""A host on loopback and a LoRA library over it."""
+"""A host on loopback, and a LoRA library that downloads from it."""
 
 import hashlib
 import http.server
@@ -24,7 +24,7 @@ LOOPBACK = [ipaddress.ip_network("127.0.0.0/8")]
 
 
 class Host(http.server.ThreadingHTTPServer):
-    """Serves `files` by path, with ranges; records requests; may break off after some bytes."""
+    """Serves `files` by path, with ranges; records requests; can break a response off."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), HostHandler)
@@ -117,10 +117,10 @@ def lora_bytes(tmp_path: Path, seed: int = 0, rank: int = 4) -> bytes:
 
 
 async def is_here(library: LoraLibrary, reference: str) -> bool:
-    """Whether the LoRA is on this machine with its hash known, so that a job can run at once."""
+    """Return whether the LoRA is on disk and hashed, so that a job can run at once."""
     return await library.find(LoraRef(reference), "loras/0/path") is not None
 
 
 async def content(library: LoraLibrary, reference: str) -> bytes:
-    """The bytes of the file that a reference resolves to."""
+    """Return the bytes of the file that a reference resolves to."""
     return Path((await library.resolve(LoraRef(reference))).path).read_bytes()

@@ -1,4 +1,4 @@
-"""The watermark is where it should be, of its size, and legible on light and on dark."""
+"""Position, size and legibility of the watermark."""
 
 import numpy as np
 import PIL.Image
@@ -8,7 +8,7 @@ from server.media.watermark import draw_watermark
 
 
 def marked(color: str, size: tuple[int, int] = (1024, 768)) -> tuple[np.ndarray, np.ndarray]:
-    """Where the mark is, and the marked image's grey values."""
+    """Return a mask of the watermark, and the grey values of the marked image."""
     plain = PIL.Image.new("RGB", size, color)
     image = plain.copy()
     draw_watermark(image, "Qwen-Image")

@@ -1,4 +1,4 @@
-"""What is on disk survives exceptions, other servers and kill -9."""
+"""Stored data survives exceptions, other servers and kill -9."""
 
 import asyncio
 import sqlite3
@@ -314,7 +314,7 @@ def test_kill_9_loses_no_committed_write(path: Path) -> None:
         assert writer.stdout is not None
         printed = [writer.stdout.readline().strip() for _ in range(50)]
         writer.kill()
-        # the last line may be cut off: that id was not told to anybody
+        # The last line may be truncated: such an id was never reported.
         printed += [line.strip() for line in writer.stdout if line.endswith("\n")]
 
     connection = connect(path)

@@ -1,4 +1,4 @@
-"""The queue's rules under any order of events: the real file against a model in memory."""
+"""The rules of the queue under any order of events: the database against a model in memory."""
 
 import dataclasses
 import shutil
@@ -29,7 +29,7 @@ ENDINGS = [JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELED]
 
 @dataclass
 class Expected:
-    """What the model remembers of a job. The order of jobs is that of the model's dict."""
+    """The model's view of a job. The order of the model's dict is the order of the jobs."""
 
     status: JobStatus
     prepared: bool
@@ -39,7 +39,7 @@ class Expected:
 
 
 class JobTable(RuleBasedStateMachine):
-    """Does to the file what the server does, and keeps account beside it."""
+    """Applies the operations of the server to both the database and the model."""
 
     added = Bundle("added")
 
@@ -127,9 +127,9 @@ class JobTable(RuleBasedStateMachine):
 
     @rule(job_id=added)
     def finish_late(self, job_id: str) -> None:
-        """Somebody with an old copy ends the job again: only what still runs may end."""
+        """Finish a job again from a stale copy: only a running job may finish."""
         known = self.model[job_id]
-        # as an old copy would have it, past what the job's own rules allow
+        # Like a stale copy, this bypasses the rules of the job itself.
         ended = dataclasses.replace(self.on_disk(job_id), status=JobStatus.FAILED)
         was_running = known.status is JobStatus.RUNNING
 
@@ -167,14 +167,14 @@ class JobTable(RuleBasedStateMachine):
         jobs.create_table(self.connection)
 
     @invariant()
-    def file_holds_exactly_the_jobs_of_the_model(self) -> None:
+    def file_contains_exactly_the_jobs_of_the_model(self) -> None:
         found, total = jobs.search(self.connection, JobFilter(), limit=10_000, offset=0)
 
         assert total == len(self.model)
         assert [job.id for job in reversed(found)] == list(self.model)
 
     @invariant()
-    def every_job_is_as_the_model_has_it(self) -> None:
+    def every_job_matches_the_model(self) -> None:
         for job_id, known in self.model.items():
             job = self.on_disk(job_id)
             assert known == Expected(
@@ -207,7 +207,7 @@ class JobTable(RuleBasedStateMachine):
             assert jobs.count(self.connection, status) == len(self.with_status(status))
 
 
-# Each step is a commit on disk; some thousand of them take seconds.
+# Each step commits to disk; a few thousand of them take seconds.
 JobTable.TestCase.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
 
 TestJobTable = JobTable.TestCase

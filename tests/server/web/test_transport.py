@@ -1,4 +1,4 @@
-"""https, CORS, and small answers without delay, over live servers."""
+"""https, CORS, host names and latency of live servers."""
 
 import http.client
 import os
@@ -21,7 +21,7 @@ from tests.live_server import LiveServer
 
 @pytest.fixture
 def authority(tmp_path: Path) -> tuple[ssl.SSLContext, Path, dict[str, Path]]:
-    """A certificate authority: a context that trusts it, its file, and settings of a server."""
+    """Create a certificate authority: a context that trusts it, its file, and server settings."""
     made = trustme.CA()
     context = ssl.create_default_context()
     made.configure_trust(context)
@@ -46,7 +46,7 @@ print(result["images"][0]["url"])
 def test_fal_client_reaches_the_server_over_https_by_its_own_variables(
     tiny_model: Path, tmp_path: Path, authority: tuple[ssl.SSLContext, Path, dict[str, Path]]
 ) -> None:
-    """fal's Python client dials https only; its host is an environment variable."""
+    """fal's Python client supports https only; an environment variable sets its host."""
     context, root, settings = authority
     server = LiveServer(tiny_model, tmp_path, verify=context, **settings)
     try:
@@ -72,7 +72,7 @@ def test_fal_client_reaches_the_server_over_https_by_its_own_variables(
     assert done.stdout.startswith(f"https://{host}/outputs/")
 
 
-def test_page_of_an_allowed_origin_may_call_and_another_may_not(
+def test_cors_allows_only_the_configured_origins(
     start_server: Callable[..., LiveServer],
 ) -> None:
     server = start_server(CORS_ORIGINS="https://a.example, https://b.example", wait_ready=False)
@@ -90,15 +90,15 @@ def test_page_of_an_allowed_origin_may_call_and_another_may_not(
     assert preflight("https://c.example") is None
 
 
-def test_without_origins_no_page_is_allowed(server: LiveServer) -> None:
+def test_cors_allows_no_origin_by_default(server: LiveServer) -> None:
     answer = server.http.get(f"{server.url}/health", headers={"Origin": "https://a.example"})
     assert "access-control-allow-origin" not in answer.headers
 
 
 def test_small_answers_do_not_wait_for_an_acknowledgement(server: LiveServer) -> None:
-    """With Nagle's algorithm on, each answer on a kept connection waits 40 ms for one.
+    """With Nagle's algorithm, nearly every response on a kept connection is delayed by 40 ms.
 
-    Nearly all of them would; on a busy machine some are late for other reasons.
+    Some may be late for other reasons on a busy machine.
     """
     connection = http.client.HTTPConnection(server.url.removeprefix("http://"))
     seconds = []
@@ -111,8 +111,8 @@ def test_small_answers_do_not_wait_for_an_acknowledgement(server: LiveServer) ->
     assert statistics.median(seconds) < 0.04
 
 
-def test_client_that_has_gone_does_not_end_the_server(server: LiveServer) -> None:
-    """The command line lets a closed pipe end its commands; the server must not."""
+def test_server_survives_a_client_that_disconnects(server: LiveServer) -> None:
+    """A closed pipe ends other commands, but must not end the server."""
     status = Path(f"/proc/{server.process.pid}/status").read_text()
     ignored = int(re.search(r"SigIgn:\s*([0-9a-f]+)", status)[1], 16)  # type: ignore[index]
 
@@ -131,7 +131,7 @@ def test_client_that_has_gone_does_not_end_the_server(server: LiveServer) -> Non
         ("[", 403),
     ],
 )
-def test_server_without_keys_answers_to_no_foreign_name(
+def test_server_without_keys_rejects_unknown_host_names(
     server: LiveServer, host: str, status: int
 ) -> None:
     for path in ("/health", "/v1/edits"):
@@ -142,7 +142,7 @@ def test_server_without_keys_answers_to_no_foreign_name(
             assert "QWEN_EDIT_PUBLIC_URL" in answer.json()["error"]["message"]
 
 
-def test_server_answers_to_its_public_name_and_with_keys_to_any(
+def test_server_accepts_its_public_name_and_any_name_with_keys(
     tiny_model: Path, tmp_path: Path
 ) -> None:
     for number, (settings, host) in enumerate(

@@ -1,4 +1,4 @@
-"""Requests to OpenAI's paths over a live server, without the SDK."""
+"""Requests to OpenAI's paths on a live server, without the SDK."""
 
 import base64
 import io
@@ -27,7 +27,7 @@ SEEDED = {"seed": 1}
 def post(
     server: LiveServer, *parts: tuple[str, Any], path: str = EDITS, **headers: str
 ) -> httpx2.Response:
-    """Multipart as given: parts in their order, bytes as files, all else as text."""
+    """Send multipart in the given order: bytes as files, everything else as text."""
     files = [
         (name, ("x.bin", value) if isinstance(value, bytes) else (None, str(value)))
         for name, value in parts
@@ -36,7 +36,7 @@ def post(
 
 
 def edit(server: LiveServer, **fields: Any) -> httpx2.Response:
-    """One image, a prompt, the same seed each time, and `fields`."""
+    """Edit one image with a prompt, a fixed seed and `fields`."""
     given = {"prompt": "make it blue", "seed": 1} | fields
     return post(server, ("image", IMAGE), *given.items())
 
@@ -54,7 +54,7 @@ def pixels(answer: httpx2.Response) -> bytes:
 
 
 def error_of(answer: httpx2.Response) -> dict[str, Any]:
-    """The error, of the one shape whose message the SDK shows."""
+    """Return the error, which must have the shape whose message the SDK reads."""
     assert list(answer.json()) == ["error"]
     error: dict[str, Any] = answer.json()["error"]
     assert list(error) == ["message", "type", "param", "code"]
@@ -86,7 +86,7 @@ def events(answer: httpx2.Response) -> list[tuple[str, dict[str, Any]]]:
 
 
 def submit_and_leave(server: LiveServer) -> socket.socket:
-    """A request for a long edit on a connection of its own, its answer not waited for."""
+    """Request a long edit on a new connection, without waiting for the response."""
     fields = {"prompt": "a", "size": "1024x1024", **LONG}
     request = httpx2.Request(
         "POST",

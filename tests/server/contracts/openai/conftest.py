@@ -1,4 +1,4 @@
-"""The SDK's client, LoRAs and a server with a key, shared by the tests of OpenAI's contract."""
+"""Fixtures of OpenAI's contract: the SDK's client, LoRAs, a server with a key."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""Answers and errors."""
+"""Responses and errors."""
 
 import contextlib
 import json
@@ -29,8 +29,8 @@ from tests.server.contracts.openai.client import (
 )
 
 
-def test_answer_has_the_fields_of_the_contract(server: LiveServer) -> None:
-    """LibreChat reads only `data[0].b64_json`, which is there when nothing is said."""
+def test_response_has_the_fields_of_the_contract(server: LiveServer) -> None:
+    """LibreChat reads only `data[0].b64_json`, the default."""
     answer = edit(server, size="272x256", n=2)
     found = answer.json()
 
@@ -47,21 +47,21 @@ def test_answer_has_the_fields_of_the_contract(server: LiveServer) -> None:
     assert job(server, answer.headers["x-request-id"])["contract"] == "openai"
 
 
-def test_answer_follows_the_proxy_in_front(server: LiveServer) -> None:
+def test_response_urls_follow_the_proxy(server: LiveServer) -> None:
     headers = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "edit.example.org"}
     fields = (("prompt", "a"), ("image", IMAGE), ("response_format", "url"))
     answer = post(server, *fields, **headers)
     assert answer.json()["data"][0]["url"].startswith("https://edit.example.org/outputs/")
 
 
-def test_tokens_are_those_the_model_made() -> None:
-    """A side is rounded up to the 16 pixels of a token."""
+def test_usage_counts_the_tokens_of_the_model() -> None:
+    """Each side is rounded up to the 16 pixels of a token."""
     outputs = tuple(Output("a.png", "image/png", 1, *size, 1) for size in ((257, 256), (16, 16)))
     assert usage(outputs).output_tokens == 17 * 16 + 1
 
 
 @pytest.mark.parametrize("is_extended", [True, False])
-async def test_revised_prompt_is_there_when_the_model_rewrote_it(is_extended: bool) -> None:
+async def test_revised_prompt_is_returned_when_the_model_rewrote_it(is_extended: bool) -> None:
     ended = make_job(
         contract="openai",
         status=JobStatus.SUCCEEDED,
@@ -69,7 +69,7 @@ async def test_revised_prompt_is_there_when_the_model_rewrote_it(is_extended: bo
         used_prompt="a red ball",
         is_prompt_extended=is_extended,
     )
-    # an answer with URLs reads no files
+    # A response with URLs reads no files.
     body = await images_response(cast(EditService, None), ended, "http://host")
     expected = {"url": "http://host/outputs/a.png"}
     if is_extended:
@@ -79,7 +79,7 @@ async def test_revised_prompt_is_there_when_the_model_rewrote_it(is_extended: bo
 
 @pytest.mark.parametrize("text", ["true", "false"])
 def test_prompt_extend_lets_the_model_rewrite_the_prompt(text: str) -> None:
-    """This server's own field, which OpenAI's clients send as an extra one."""
+    """An extension of this server, which OpenAI's clients send as an extra field."""
     request = EditRequest.model_validate({"prompt": "a", "prompt_extend": text})
     assert request.params(shows_previews=True).extend_prompt is (text == "true")
 
@@ -97,7 +97,7 @@ def test_prompt_extend_lets_the_model_rewrite_the_prompt(text: str) -> None:
         ("internal_error", 500),
     ],
 )
-def test_failed_job_is_400_for_its_input_and_500_else(code: str, status: int) -> None:
+def test_failed_job_returns_400_for_bad_input_and_500_otherwise(code: str, status: int) -> None:
     error = JobError(code, "images/1: broken")
     failed = make_job(contract="openai", status=JobStatus.FAILED, error=error)
     problem = problem_of_job(failed)
@@ -108,7 +108,7 @@ def test_failed_job_is_400_for_its_input_and_500_else(code: str, status: int) ->
 def blocking_server(
     tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LiveServer]:
-    """A server with a real worker whose checker calls every image unsafe."""
+    """A server with a real worker whose safety checker flags every image."""
     folder = tmp_path_factory.mktemp("blocking")
     checker = build_classifier(folder / "checker", ["nsfw", "porn"])
     settings = {"SAFETY_CHECKER": checker, "SAFETY_MODE": "block"}
@@ -117,10 +117,10 @@ def blocking_server(
 
 
 @pytest.mark.parametrize("stream", ["false", "true"])
-def test_blocked_output_is_moderation_blocked_and_not_shown(
+def test_unsafe_output_is_moderation_blocked_and_not_returned(
     blocking_server: LiveServer, stream: str
 ) -> None:
-    """No preview is shown either: the checker sees only the output."""
+    """No preview is sent either: the checker sees only the output."""
     answer = edit(blocking_server, stream=stream, partial_images=3, num_inference_steps=12)
     if stream == "true":
         [(name, data)] = events(answer)
@@ -132,8 +132,8 @@ def test_blocked_output_is_moderation_blocked_and_not_shown(
     assert (error["code"], error["type"]) == ("moderation_blocked", "invalid_request_error")
 
 
-def test_full_queue_is_429_with_retry_after(start_server: Callable[..., LiveServer]) -> None:
-    """The one error that a retry can mend."""
+def test_full_queue_returns_429_with_retry_after(start_server: Callable[..., LiveServer]) -> None:
+    """This is the only error that a retry can resolve."""
     server = start_server(MAX_WAITING_JOBS=1)
     with contextlib.ExitStack() as stack:
         for place in range(2):
@@ -147,21 +147,21 @@ def test_full_queue_is_429_with_retry_after(start_server: Callable[..., LiveServ
     assert error_of(answer)["type"] == "server_error"
 
 
-def test_body_over_the_limit_is_413_in_this_shape(server: LiveServer) -> None:
+def test_body_over_the_limit_returns_413_in_this_shape(server: LiveServer) -> None:
     answer = edit(server, image=b"x" * (91 * 2**20))
     assert answer.status_code == 413
     assert error_of(answer)["type"] == "invalid_request_error"
 
 
 @pytest.mark.parametrize("path", ["/v1/images/generations", "/v1/images/variations", "/v1/models/"])
-def test_what_is_not_there_answers_in_this_shape(server: LiveServer, path: str) -> None:
+def test_unknown_path_responds_in_this_shape(server: LiveServer, path: str) -> None:
     answer = post(server, ("prompt", "a"), path=path)
     assert answer.status_code in (404, 405)
     assert error_of(answer)["type"] == "invalid_request_error"
 
 
-def test_server_that_stops_ends_an_open_request(start_server: Callable[..., LiveServer]) -> None:
-    """The job is canceled: its client will send it again, and nobody could fetch its outputs."""
+def test_open_request_ends_when_the_server_stops(start_server: Callable[..., LiveServer]) -> None:
+    """The job is canceled: the client retries it, and could not fetch its outputs."""
     server = start_server()
     with submit_and_leave(server) as connection:
         until(lambda: total(server) == 1)

@@ -20,7 +20,7 @@ from tests.server.contracts.openai.client import (
 
 
 @pytest.mark.parametrize(
-    ("fields", "param", "sentence"),
+    ("fields", "param", "message"),
     [
         ({"prompt": ""}, "prompt", "at least 1 character"),
         ({"prompt": "  "}, "prompt", "must not be empty"),
@@ -52,21 +52,21 @@ from tests.server.contracts.openai.client import (
         ({"url": "../cat.png"}, "image", "must be an http(s) URL, a data URI or base64"),
     ],
 )
-def test_bad_value_is_400_that_names_it_and_queues_nothing(
-    server: LiveServer, fields: dict[str, Any], param: str, sentence: str
+def test_bad_value_returns_400_with_its_name_and_queues_nothing(
+    server: LiveServer, fields: dict[str, Any], param: str, message: str
 ) -> None:
     before = total(server)
     answer = edit(server, **fields)
     error = error_of(answer)
     assert answer.status_code == 400
-    assert sentence in error["message"]
+    assert message in error["message"]
     assert (error["param"], error["type"]) == (param, "invalid_request_error")
     assert total(server) == before
 
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_prompt_and_image_are_required(server: LiveServer, stream: bool) -> None:
-    """In a stream too: what can be known at once is no event."""
+    """Errors known at once are a plain response even when a stream is requested."""
     extra = ("stream", str(stream).lower())
     nameless = error_of(post(server, ("image", IMAGE), extra))
     imageless = error_of(post(server, ("prompt", "a"), extra))
@@ -95,7 +95,9 @@ def test_blank_fields_count_as_absent(server: LiveServer) -> None:
 @pytest.mark.parametrize(
     ("size", "expected"), [("320x256", (320, 256)), ("301*257", (301, 257)), ("auto", (384, 256))]
 )
-def test_size_is_met_to_the_pixel(server: LiveServer, size: str, expected: tuple[int, int]) -> None:
+def test_output_has_exactly_the_requested_size(
+    server: LiveServer, size: str, expected: tuple[int, int]
+) -> None:
     answer = edit(server, size=size)
     assert image_of(answer).size == expected
     assert answer.json()["size"] == "{}x{}".format(*expected)
@@ -154,7 +156,7 @@ def test_loras_are_read_in_every_encoding(
     assert pixels(edit(server, **fields)) == pixels(plain) != pixels(edit(server))
 
 
-def test_lora_that_fails_in_the_worker_is_400(real_server: LiveServer) -> None:
+def test_lora_that_fails_in_the_worker_returns_400(real_server: LiveServer) -> None:
     server = real_server
     pairs = random_pairs({"proj_out": (64, 64)}, ["proj_out"])
     pairs["proj_out"].down[0, 0] = float("nan")

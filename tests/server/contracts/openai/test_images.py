@@ -1,4 +1,4 @@
-"""The ways to send images."""
+"""Images as files, URLs, data URIs and JSON."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.server.contracts.openai.client import EDITS, IMAGE, edit, error_of, p
 
 @pytest.mark.parametrize("name", ["image", "image[]", "image[0]"])
 @pytest.mark.parametrize("count", [1, 2])
-def test_files_come_under_every_name(server: LiveServer, name: str, count: int) -> None:
+def test_files_are_read_under_every_name(server: LiveServer, name: str, count: int) -> None:
     """One file as `image`, a list as `image[]`; some clients repeat bare `image`."""
     images = [encoded(gradient(shift=40 * index)) for index in range(count)]
     answer = post(server, ("prompt", "a"), ("seed", 1), *((name, found) for found in images))
@@ -36,7 +36,7 @@ def test_files_and_urls_are_merged_in_order_of_appearance(server: LiveServer) ->
     assert merged != run(("url[]", data_uri), ("image", first), ("image", third))
 
 
-def test_http_url_is_fetched(fetching_server: LiveServer, file_host: tuple[str, Path]) -> None:
+def test_http_url_is_downloaded(fetching_server: LiveServer, file_host: tuple[str, Path]) -> None:
     url, folder = file_host
     (folder / "cat.png").write_bytes(IMAGE)
     server = fetching_server
@@ -50,7 +50,7 @@ def test_http_url_is_fetched(fetching_server: LiveServer, file_host: tuple[str, 
 
 
 def test_data_uri_may_be_as_large_as_an_image(server: LiveServer) -> None:
-    """A text part is usually limited to 1 MiB."""
+    """Starlette limits a text part to 1 MiB by default."""
     noise = PIL.Image.effect_noise((1500, 1500), 90).convert("RGB")
     large = f"data:image/png;base64,{as_base64(encoded(noise))}"
     assert len(large) > 2 * 2**20
@@ -66,7 +66,7 @@ def test_data_uri_may_be_as_large_as_an_image(server: LiveServer) -> None:
         {"url": "URI"},
     ],
 )
-def test_json_is_taken_as_well(server: LiveServer, images: dict[str, Any]) -> None:
+def test_json_body_is_accepted(server: LiveServer, images: dict[str, Any]) -> None:
     text = json.dumps({"prompt": "make it blue", "seed": 1, "n": "1", **images})
     body = text.replace("URI", f"data:image/png;base64,{as_base64(IMAGE)}")
     headers = {"Content-Type": "application/json"}
@@ -75,14 +75,14 @@ def test_json_is_taken_as_well(server: LiveServer, images: dict[str, Any]) -> No
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b"\xff", b"[" * 5000, b'{"prompt":"\\ud800"}'])
-def test_body_that_is_no_object_is_400(server: LiveServer, content: bytes) -> None:
+def test_body_returns_400_when_it_is_no_object(server: LiveServer, content: bytes) -> None:
     headers = {"Content-Type": "application/json"}
     answer = server.http.post(server.url + EDITS, content=content, headers=headers)
     assert answer.status_code == 400
     assert error_of(answer)["param"] == "body"
 
 
-def test_body_of_another_type_is_400(server: LiveServer) -> None:
+def test_body_returns_400_when_its_type_is_unsupported(server: LiveServer) -> None:
     answer = server.http.post(server.url + EDITS, content=b"prompt=x")
     assert answer.status_code == 400
     assert "multipart/form-data" in error_of(answer)["message"]

@@ -48,7 +48,7 @@ async def test_async_sdk_edits_an_image(server: LiveServer) -> None:
 
 @pytest.mark.parametrize("form", ["path", "bytes", "file", "lying tuple"])
 def test_sdk_sends_a_file_in_every_form(client: openai.OpenAI, tmp_path: Path, form: str) -> None:
-    """File names and media types lie: the bytes decide."""
+    """File names and media types are wrong here: the bytes decide."""
     path = tmp_path / "cat.png"
     path.write_bytes(IMAGE)
     image: Any = {
@@ -61,7 +61,7 @@ def test_sdk_sends_a_file_in_every_form(client: openai.OpenAI, tmp_path: Path, f
     assert answer.data
 
 
-def test_sdk_sends_several_images_and_each_counts(client: openai.OpenAI) -> None:
+def test_sdk_sends_several_images_and_each_affects_the_output(client: openai.OpenAI) -> None:
     images = [encoded(gradient(shift=40 * index)) for index in range(3)]
     found = {
         client.images.edit(image=images[:count], prompt="a", extra_body=SEEDED).data[0].b64_json  # type: ignore[index]
@@ -83,7 +83,7 @@ def test_sdk_gets_an_image_by_url(client: openai.OpenAI, server: LiveServer) -> 
     url = answer.data[0].url or ""
     assert url.startswith(f"{server.url}/outputs/")
     assert answer.data[0].b64_json is None
-    # Open WebUI fetches it with its own key
+    # Open WebUI downloads it with its own key.
     found = httpx2.get(url, headers={"Authorization": "Bearer any"})
     assert PIL.Image.open(io.BytesIO(found.content)).format == "PNG"
 
@@ -135,7 +135,7 @@ async def test_async_sdk_streams_the_output(server: LiveServer) -> None:
     assert found == ["image_edit.completed"]
 
 
-def test_sdk_raises_the_message_and_the_field_of_a_refused_request(
+def test_sdk_raises_the_message_and_the_field_of_a_rejected_request(
     client: openai.OpenAI, server: LiveServer
 ) -> None:
     before = total(server)
@@ -151,7 +151,7 @@ def test_sdk_raises_the_message_and_the_field_of_a_refused_request(
 def test_sdk_raises_the_message_of_a_failed_job_and_does_not_retry(
     client: openai.OpenAI, server: LiveServer, stream: bool
 ) -> None:
-    """A bad image URL is found out after the submit; in a stream it is an event."""
+    """A bad image URL is detected after the submit; in a stream, the error is an event."""
     before = total(server)
     url = "http://127.0.0.1:9/cat.png"
 
@@ -169,7 +169,7 @@ def test_sdk_raises_the_message_of_a_failed_job_and_does_not_retry(
 def test_sdk_does_not_retry_a_job_that_failed_in_the_server(
     start_server: Callable[..., LiveServer],
 ) -> None:
-    """408, 409, 429 and 5xx would be sent three times; `x-should-retry` says no."""
+    """The SDK retries 408, 409, 429 and 5xx twice, unless `x-should-retry` is false."""
     server = start_server(JOB_TIMEOUT_S=0.2)
     client = openai.OpenAI(api_key="any", base_url=f"{server.url}/v1")
     with client, pytest.raises(openai.InternalServerError, match="longer than the all") as error:
@@ -194,8 +194,8 @@ def test_sdk_raises_authentication_error_without_a_valid_key(keyed_server: LiveS
         assert client.images.edit(image=IMAGE, prompt="a").data
 
 
-async def test_sdk_that_hangs_up_cancels_its_job(server: LiveServer) -> None:
-    """At its time limit it does, and tries again: else one slow edit became three."""
+async def test_sdk_disconnect_cancels_its_job(server: LiveServer) -> None:
+    """The SDK disconnects on timeout and retries: one slow edit would become three."""
     before = total(server)
     arguments: dict[str, Any] = {"prompt": "a", "size": "1024x1024", "extra_body": LONG}
     async with openai.AsyncOpenAI(api_key="any", base_url=f"{server.url}/v1") as client:
@@ -209,9 +209,7 @@ async def test_sdk_that_hangs_up_cancels_its_job(server: LiveServer) -> None:
     assert job(server, newest)["status"] == "canceled"
 
 
-def test_sdk_that_leaves_its_stream_cancels_its_job(
-    client: openai.OpenAI, server: LiveServer
-) -> None:
+def test_sdk_closing_its_stream_cancels_its_job(client: openai.OpenAI, server: LiveServer) -> None:
     extra = {"num_inference_steps": 100}
     stream = client.images.edit(
         image=IMAGE, prompt="a", size="1024x1024", stream=True, partial_images=3, extra_body=extra
@@ -221,10 +219,10 @@ def test_sdk_that_leaves_its_stream_cancels_its_job(
     until(lambda: job(server, newest)["status"] == "canceled")
 
 
-def test_sdk_that_leaves_its_stream_cancels_its_job_while_it_waits(
+def test_sdk_closing_its_stream_cancels_its_job_while_queued(
     client: openai.OpenAI, server: LiveServer
 ) -> None:
-    """No byte is due then, so that no send can fail."""
+    """No bytes are sent meanwhile, so no failed write reveals the disconnect."""
     arguments: dict[str, Any] = {"image": IMAGE, "prompt": "a", "extra_body": LONG}
     first = client.images.edit(**arguments, size="1024x1024", stream=True)
     second = client.images.edit(**arguments, size="1024x1024", stream=True)
@@ -237,7 +235,7 @@ def test_sdk_that_leaves_its_stream_cancels_its_job_while_it_waits(
 
 
 def test_sdk_lists_the_loaded_model(client: openai.OpenAI) -> None:
-    """Clients fill a menu with it."""
+    """Clients fill a menu from this list."""
     found = list(client.models.list())
     assert [(model.id, model.object) for model in found] == [("tiny", "model")]
     assert client.models.retrieve("tiny") == found[0]

@@ -1,4 +1,4 @@
-"""Streamed answers."""
+"""Streamed responses."""
 
 from tests.live_server import LiveServer
 from tests.server.contracts.openai.client import EDITS, IMAGE, LONG, edit, events, image_of, pixels
@@ -27,16 +27,16 @@ def test_stream_has_named_events_with_every_field(server: LiveServer) -> None:
     assert image_of({"data": [last[0]]}).tobytes() != image_of({"data": [last[1]]}).tobytes()
 
 
-def test_partial_images_without_stream_are_not_made(server: LiveServer) -> None:
+def test_partial_images_are_ignored_without_stream(server: LiveServer) -> None:
     assert pixels(edit(server, partial_images=3)) == pixels(edit(server))
 
 
-def test_stream_gives_the_image_of_the_plain_answer(server: LiveServer) -> None:
+def test_stream_returns_the_image_of_the_plain_response(server: LiveServer) -> None:
     streamed = events(edit(server, stream="true", partial_images=2, response_format="url"))[-1][1]
     assert image_of({"data": [streamed]}).tobytes() == pixels(edit(server))
 
 
-def test_canceled_job_ends_its_answer_and_its_stream(server: LiveServer) -> None:
+def test_canceled_job_ends_its_response_and_its_stream(server: LiveServer) -> None:
     fields = {"prompt": "a", "stream": "true", "size": "1024x1024", **LONG}
     files = [("image", ("a.png", IMAGE)), *((k, (None, str(v))) for k, v in fields.items())]
     with server.http.stream("POST", server.url + EDITS, files=files) as answer:

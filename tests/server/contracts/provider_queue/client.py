@@ -1,4 +1,4 @@
-"""Requests to the provider queue and fal's paths, over a live server."""
+"""Requests to the paths of the provider queue and of fal on a live server."""
 
 import io
 from typing import Any
@@ -81,7 +81,7 @@ def cancel(server: LiveServer, answer: dict[str, Any]) -> httpx2.Response:
 
 
 def native(server: LiveServer, request_id: str) -> dict[str, Any]:
-    """The job as the native contract shows it."""
+    """Return the job in the shape of the native contract."""
     found: dict[str, Any] = server.http.get(f"{server.url}/v1/edits/{request_id}").json()
     return found
 

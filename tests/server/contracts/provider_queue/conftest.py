@@ -1,4 +1,4 @@
-"""Requests in every state, shared by the tests of the provider queue."""
+"""Fixtures of the provider queue: requests in every state."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -24,7 +24,7 @@ def body(image_base64: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="package")
 def done(server: LiveServer, body: dict[str, Any]) -> dict[str, Any]:
-    """A finished request's submit answer."""
+    """Return the submit response of a finished request."""
     answer = submit(server, PLAIN, body)
     completed(server, answer)
     return answer
@@ -39,7 +39,7 @@ def failed(server: LiveServer, body: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture
 def running(server: LiveServer, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """A request that runs, and keeps others waiting."""
+    """Keep a request running, so that others wait."""
     answer = submit(server, FAL, body | LONG)
     until(lambda: status(server, answer)["status"] == "IN_PROGRESS")
     yield answer

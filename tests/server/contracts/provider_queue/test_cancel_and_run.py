@@ -45,7 +45,7 @@ def test_cancel_ends_a_waiting_request_at_once_and_a_running_one_soon(
         assert cancel(server, answer).json() == {"status": "ALREADY_COMPLETED"}
 
 
-def test_cancel_of_a_completed_request_is_400(
+def test_cancel_returns_400_for_a_completed_request(
     server: LiveServer, done: dict[str, Any], failed: dict[str, Any]
 ) -> None:
     for answer in (done, failed):
@@ -55,7 +55,7 @@ def test_cancel_of_a_completed_request_is_400(
 
 
 @pytest.mark.parametrize("request_id", ["0" * 32, "%0d%0aX-Evil:%201", "%E2%82%AC"])
-def test_cancel_of_an_unknown_request_is_404(server: LiveServer, request_id: str) -> None:
+def test_cancel_returns_404_for_an_unknown_request(server: LiveServer, request_id: str) -> None:
     found = server.http.put(f"{server.url}{PLAIN}/requests/{request_id}/cancel")
     assert found.status_code == 404
     assert found.json() == {"status": "NOT_FOUND"}
@@ -63,7 +63,7 @@ def test_cancel_of_an_unknown_request_is_404(server: LiveServer, request_id: str
 
 
 @pytest.mark.parametrize("path", [ROOT, f"{ROOT}-lora", RUN, f"{RUN}-lora"])
-def test_run_answers_with_the_result(server: LiveServer, body: dict[str, Any], path: str) -> None:
+def test_run_returns_the_result(server: LiveServer, body: dict[str, Any], path: str) -> None:
     answer = post(server, path, body)
     found = answer.json()
     assert answer.status_code == 200
@@ -73,7 +73,7 @@ def test_run_answers_with_the_result(server: LiveServer, body: dict[str, Any], p
     assert server.http.get(url).json() == found
 
 
-def test_run_that_fails_answers_as_its_result_would(
+def test_run_returns_the_error_of_its_result_when_it_fails(
     server: LiveServer, body: dict[str, Any]
 ) -> None:
     answer = post(server, RUN, body | NOWHERE)
@@ -82,7 +82,7 @@ def test_run_that_fails_answers_as_its_result_would(
 
 
 @pytest.mark.parametrize("path", [ROOT, RUN])
-def test_client_that_hangs_up_during_a_run_cancels_its_job(
+def test_disconnect_cancels_the_job_during_a_run(
     server: LiveServer, body: dict[str, Any], path: str
 ) -> None:
     request_id = server.post_and_hang_up(path, body | LONG)

@@ -22,7 +22,7 @@ LONG = {"num_inference_steps": 100, "image_size": "square_hd"}
 
 @pytest.fixture
 def arguments() -> dict[str, Any]:
-    """As fal's documentation has them, with the image as the client's own `encode` gives it."""
+    """Return the arguments of fal's documentation, the image encoded by the client's `encode`."""
     return {
         "prompt": "make it blue",
         "image_urls": [fal_client.encode(encoded(gradient()), "image/png")],
@@ -41,7 +41,7 @@ def queue_path(request: pytest.FixtureRequest) -> str:
 def client(
     server: LiveServer, queue_path: str, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[fal_client.SyncClient]:
-    """Over plain http the two addresses are all that is set; the client dials https only."""
+    """Set only the two addresses: they use plain http, and the client uses https by itself."""
     _point(monkeypatch, server, queue_path)
     made = fal_client.SyncClient(key="any")
     yield made
@@ -71,16 +71,13 @@ def _check(found: dict[str, Any]) -> None:
 
 
 def _names(updates: list[fal_client.Status]) -> list[str]:
-    """The kinds of updates, each once, in the order in which they came."""
+    """Return the kinds of updates without repeats, in order of arrival."""
     return list(dict.fromkeys(type(update).__name__ for update in updates))
 
 
 def _native_status(server: LiveServer, request_id: str) -> str:
     status: str = server.http.get(f"{server.url}/v1/edits/{request_id}").json()["status"]
     return status
-
-
-# ── sync ──────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("app", APPS)
@@ -107,7 +104,7 @@ def test_subscribe_runs_an_edit(
     assert last.metrics["inference_time"] > 0
 
 
-def test_submit_status_and_result_work_by_id_alone(
+def test_submit_status_and_result_work_with_the_id_alone(
     client: fal_client.SyncClient, arguments: dict[str, Any]
 ) -> None:
     request_id = client.submit(APP, arguments).request_id
@@ -115,13 +112,13 @@ def test_submit_status_and_result_work_by_id_alone(
     _check(client.result(APP, request_id))
 
 
-def test_submit_with_a_priority_is_queued_as_any(
+def test_submit_with_a_priority_is_queued_like_any_other(
     client: fal_client.SyncClient, arguments: dict[str, Any]
 ) -> None:
     _check(client.submit(APP, arguments, priority="low").get(interval=INTERVAL_S))
 
 
-def test_plain_endpoint_is_served_to_this_client_too(
+def test_plain_endpoint_serves_the_fal_client(
     client: fal_client.SyncClient, arguments: dict[str, Any]
 ) -> None:
     body = {"prompt": "a", "images": arguments["image_urls"], "size": "512*512", "seed": 7}
@@ -168,7 +165,7 @@ def test_events_go_from_queued_through_in_progress_to_completed(
     assert _names(updates) == ["Queued", "InProgress", "Completed"]
 
 
-def test_failure_of_a_request_is_raised_at_once_with_its_sentence(
+def test_failed_request_raises_its_message_without_retries(
     client: fal_client.SyncClient, arguments: dict[str, Any]
 ) -> None:
     handle = client.submit(APP, arguments | {"image_urls": ["http://127.0.0.1:9/cat.png"]})
@@ -184,11 +181,11 @@ def test_failure_of_a_request_is_raised_at_once_with_its_sentence(
     assert caught.value.message == last.error
     assert "http://127.0.0.1:9/cat.png is refused" in caught.value.message
     assert (caught.value.status_code, caught.value.error_type) == (422, "REQUEST_INVALID")
-    # after 408, 409 or 429 the client would have asked ten times
+    # The client retries 408, 409 and 429 ten times.
     assert asked.count(handle.response_url) == 1
 
 
-def test_refused_submit_names_the_field(
+def test_rejected_submit_names_the_field(
     client: fal_client.SyncClient, arguments: dict[str, Any]
 ) -> None:
     with pytest.raises(fal_client.FalClientHTTPError) as caught:
@@ -197,13 +194,15 @@ def test_refused_submit_names_the_field(
     assert caught.value.message[0]["loc"] == ["body", "num_images"]
 
 
-def test_unknown_app_is_told(client: fal_client.SyncClient, arguments: dict[str, Any]) -> None:
+def test_unknown_app_raises_not_found(
+    client: fal_client.SyncClient, arguments: dict[str, Any]
+) -> None:
     with pytest.raises(fal_client.FalClientHTTPError, match="App not found: fal-ai/flux"):
         client.submit("fal-ai/flux", arguments)
 
 
 @pytest.mark.parametrize("prefix", ["/run/", "/"])
-def test_run_answers_with_the_result(
+def test_run_returns_the_result(
     server: LiveServer,
     client: fal_client.SyncClient,
     arguments: dict[str, Any],
@@ -214,7 +213,7 @@ def test_run_answers_with_the_result(
     _check(client.run(APP, arguments))
 
 
-def test_run_in_sync_mode_answers_with_the_image_itself(
+def test_run_returns_the_image_itself_in_sync_mode(
     client: fal_client.SyncClient, arguments: dict[str, Any]
 ) -> None:
     [image] = client.run(APP, arguments | {"sync_mode": True, "output_format": "jpeg"})["images"]
@@ -223,25 +222,22 @@ def test_run_in_sync_mode_answers_with_the_image_itself(
     assert PIL.Image.open(io.BytesIO(base64.b64decode(data))).format == "JPEG"
 
 
-def test_run_that_fails_is_raised(client: fal_client.SyncClient, arguments: dict[str, Any]) -> None:
+def test_failed_run_raises(client: fal_client.SyncClient, arguments: dict[str, Any]) -> None:
     with pytest.raises(fal_client.FalClientHTTPError, match="is refused") as caught:
         client.run(APP, arguments | {"image_urls": ["http://127.0.0.1:9/cat.png"]})
     assert caught.value.error_type == "REQUEST_INVALID"
 
 
-def test_root_takes_a_submit_with_a_priority(
+def test_root_accepts_a_submit_with_a_priority(
     server: LiveServer,
     client: fal_client.SyncClient,
     arguments: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As fal's JavaScript client does, which sends the priority always."""
+    """fal's JavaScript client always sends the priority."""
     monkeypatch.setattr(fal_client.client, "QUEUE_URL_FORMAT", f"{server.url}/")
     handle = client.submit(APP, arguments, priority="normal")
     _check(client.result(APP, handle.request_id))
-
-
-# ── async ─────────────────────────────────────────────────────────────────────────────────────
 
 
 async def test_async_subscribe_runs_an_edit(
@@ -255,7 +251,7 @@ async def test_async_subscribe_runs_an_edit(
     assert isinstance(updates[-1], fal_client.Completed)
 
 
-async def test_async_submit_events_and_result(
+async def test_async_submit_streams_events_and_returns_the_result(
     async_client: fal_client.AsyncClient, arguments: dict[str, Any]
 ) -> None:
     handle = await async_client.submit(APP, arguments)
@@ -274,7 +270,7 @@ async def test_async_cancel_ends_the_request(
     assert _native_status(server, handle.request_id) == "canceled"
 
 
-async def test_async_run_and_failure(
+async def test_async_run_returns_the_result_and_raises_on_failure(
     async_client: fal_client.AsyncClient, arguments: dict[str, Any]
 ) -> None:
     _check(await async_client.run(APP, arguments))

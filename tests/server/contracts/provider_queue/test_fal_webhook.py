@@ -1,4 +1,4 @@
-"""fal's webhook."""
+"""Webhooks in the shape of fal."""
 
 import http.server
 import json
@@ -18,47 +18,49 @@ from tests.server.contracts.provider_queue.client import FAL, a_job, job_count, 
 async def test_webhook_of_a_success_carries_the_result() -> None:
     service: Any = None
     job = a_job(JobStatus.SUCCEEDED)
-    told = json.loads(await webhook_body(service, job, "https://edit.example.org"))
+    delivered = json.loads(await webhook_body(service, job, "https://edit.example.org"))
     _, expected = await outcome(service, job, "https://edit.example.org")
 
-    assert told == {
+    assert delivered == {
         "request_id": job.id,
         "gateway_request_id": job.id,
         "status": "OK",
         "payload": expected.model_dump(mode="json"),
     }
-    assert told["payload"]["images"][0]["url"] == (
+    assert delivered["payload"]["images"][0]["url"] == (
         f"https://edit.example.org/outputs/{job.outputs[0].name}"
     )
 
 
 @pytest.mark.parametrize(
-    ("job", "sentence", "error_type"),
+    ("job", "message", "error_type"),
     [
         (a_job(JobStatus.FAILED, "timeout"), "It failed: timeout.", "INFERENCE_TIMEOUT"),
         (a_job(JobStatus.CANCELED), "The request was cancelled.", "CANCELED"),
     ],
 )
-async def test_webhook_of_a_failure_says_why(job: Job, sentence: str, error_type: str) -> None:
+async def test_webhook_of_a_failure_carries_the_reason(
+    job: Job, message: str, error_type: str
+) -> None:
     service: Any = None
     assert json.loads(await webhook_body(service, job, "https://edit.example.org")) == {
         "request_id": job.id,
         "gateway_request_id": job.id,
         "status": "ERROR",
-        "payload": {"detail": sentence, "message": sentence, "error_type": error_type},
-        "error": sentence,
+        "payload": {"detail": message, "message": message, "error_type": error_type},
+        "error": message,
     }
 
 
 class _Receiver(http.server.BaseHTTPRequestHandler):
-    """Hears what webhooks say; the first call of all is answered 503."""
+    """Records each webhook, and answers 503 to the first."""
 
-    heard: "list[tuple[dict[str, str], Any]]"
+    calls: "list[tuple[dict[str, str], Any]]"
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        self.heard.append((dict(self.headers), body))
-        self.send_response(503 if len(self.heard) == 1 else 200)
+        self.calls.append((dict(self.headers), body))
+        self.send_response(503 if len(self.calls) == 1 else 200)
         self.send_header("Content-Length", "0")
         self.end_headers()
 
@@ -68,30 +70,30 @@ class _Receiver(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def receiver() -> Iterator[tuple[str, list[tuple[dict[str, str], Any]]]]:
-    heard: list[tuple[dict[str, str], Any]] = []
-    handler = type("Handler", (_Receiver,), {"heard": heard})
+    calls: list[tuple[dict[str, str], Any]] = []
+    handler = type("Handler", (_Receiver,), {"calls": calls})
     host = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=host.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{host.server_port}/hook", heard
+    yield f"http://127.0.0.1:{host.server_port}/hook", calls
     host.shutdown()
     host.server_close()
 
 
-def test_webhook_is_sent_again_until_it_is_heard_and_says_what_the_result_says(
+def test_webhook_is_retried_until_accepted_and_carries_the_result(
     fetching_server: LiveServer,
     body: dict[str, Any],
     receiver: tuple[str, list[tuple[dict[str, str], Any]]],
 ) -> None:
-    url, heard = receiver
+    url, calls = receiver
     server = fetching_server
 
     answer = submit(server, f"{FAL}?fal_webhook={url}", body)
-    until(lambda: len(heard) == 2)
-    headers, told = heard[1]
+    until(lambda: len(calls) == 2)
+    headers, delivered = calls[1]
 
-    assert heard[0][1] == told
+    assert calls[0][1] == delivered
     assert headers["x-fal-webhook-request-id"] == answer["request_id"]
-    assert told == {
+    assert delivered == {
         "request_id": answer["request_id"],
         "gateway_request_id": answer["request_id"],
         "status": "OK",
@@ -99,15 +101,15 @@ def test_webhook_is_sent_again_until_it_is_heard_and_says_what_the_result_says(
     }
 
     failed = submit(server, f"{FAL}?fal_webhook={url}", body | {"images": [f"{url}/none.png"]})
-    until(lambda: len(heard) == 3)
-    told = heard[2][1]
-    assert (told["request_id"], told["status"]) == (failed["request_id"], "ERROR")
-    assert told["payload"] == server.http.get(failed["response_url"]).json()
-    assert told["error"] == told["payload"]["detail"]
+    until(lambda: len(calls) == 3)
+    delivered = calls[2][1]
+    assert (delivered["request_id"], delivered["status"]) == (failed["request_id"], "ERROR")
+    assert delivered["payload"] == server.http.get(failed["response_url"]).json()
+    assert delivered["error"] == delivered["payload"]["detail"]
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/hook", "http://10.0.0.1/", "nonsense", ""])
-def test_webhook_address_that_is_private_or_none_is_refused_at_submit(
+def test_private_or_malformed_webhook_url_is_rejected_at_submit(
     server: LiveServer, body: dict[str, Any], url: str
 ) -> None:
     before = job_count(server)

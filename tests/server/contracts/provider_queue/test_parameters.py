@@ -1,4 +1,4 @@
-"""The provider's parameters and fal's."""
+"""Parameters of the provider and of fal."""
 
 import base64
 import re
@@ -34,7 +34,7 @@ def fal(**fields: Any) -> FalEditRequest:
     return FalEditRequest.model_validate({"prompt": "a", "image_urls": ["x"]} | fields)
 
 
-def test_absent_fields_have_the_providers_defaults() -> None:
+def test_absent_fields_get_the_providers_defaults() -> None:
     params = plain().params()
     assert params.extend_prompt
     assert params.max_prompt_tokens == 800
@@ -44,7 +44,7 @@ def test_absent_fields_have_the_providers_defaults() -> None:
     assert plain().watermark is False
 
 
-def test_random_seed_is_drawn_when_absent_and_every_given_one_kept() -> None:
+def test_seed_is_kept_when_given_and_random_when_absent() -> None:
     assert len({plain().params().seed for _ in range(5)}) > 1
     for seed in (0, 2147483647):
         assert plain(seed=seed).params().seed == seed
@@ -61,7 +61,7 @@ def test_random_seed_is_drawn_when_absent_and_every_given_one_kept() -> None:
         ("600x700", (608, 704)),
     ],
 )
-def test_size_is_adjusted_to_the_nearest_multiple_of_16(
+def test_size_is_rounded_to_the_nearest_multiple_of_16(
     size: str, expected: tuple[int, int]
 ) -> None:
     assert plain(size=size).params().size == expected
@@ -69,20 +69,20 @@ def test_size_is_adjusted_to_the_nearest_multiple_of_16(
     assert fal(image_size={"width": width, "height": height}).params().size == expected
 
 
-def test_long_prompts_are_cut_not_refused() -> None:
+def test_long_prompt_is_truncated_not_rejected() -> None:
     params = plain(prompt="x" * 20_000, negative_prompt="y" * 501).params()
     assert len(params.prompt) == 10_000
     assert params.negative_prompt == "y" * 500
     assert plain(negative_prompt="y" * 500).params().negative_prompt == "y" * 500
 
 
-def test_null_and_empty_fields_count_as_absent_and_unknown_ones_are_tolerated() -> None:
+def test_null_and_empty_fields_count_as_absent_and_unknown_ones_are_ignored() -> None:
     blank = dict.fromkeys(("size", "seed", "n", "negative_prompt", "watermark"), None)
     assert plain(**blank, foo=[1], model="x").params().num_outputs == 1
     assert plain(negative_prompt="", size="").params().size is None
 
 
-def test_n_outputs_are_n_entries_in_order(server: LiveServer, body: dict[str, Any]) -> None:
+def test_n_outputs_are_returned_in_order(server: LiveServer, body: dict[str, Any]) -> None:
     found = result(server, PLAIN, body | {"n": 2, "size": "520*700"})
     assert [image["width"] for image in found["outputs"]] == [528, 528]
     assert [image["height"] for image in found["images"]] == [704, 704]
@@ -94,7 +94,7 @@ def test_n_outputs_are_n_entries_in_order(server: LiveServer, body: dict[str, An
     assert seeds == [1, 2]
 
 
-def test_without_a_size_the_last_images_aspect_counts(
+def test_size_follows_the_last_image_when_absent(
     server: LiveServer, body: dict[str, Any], image_base64: str
 ) -> None:
     tall = as_base64(encoded(gradient(width=64, height=128)))
@@ -103,7 +103,7 @@ def test_without_a_size_the_last_images_aspect_counts(
     assert (output["width"], output["height"]) == (512, 1024)
 
 
-def test_watermark_is_written_in_the_lower_right_corner(
+def test_watermark_is_drawn_in_the_lower_right_corner(
     server: LiveServer, body: dict[str, Any], done: dict[str, Any]
 ) -> None:
     def pixels(found: dict[str, Any]) -> PIL.Image.Image:
@@ -119,7 +119,7 @@ def test_watermark_is_written_in_the_lower_right_corner(
 
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF"])
-def test_every_listed_input_format_is_taken(
+def test_every_listed_input_format_is_accepted(
     server: LiveServer, running: dict[str, Any], body: dict[str, Any], image_format: str
 ) -> None:
     data = as_base64(encoded(gradient(), image_format))
@@ -140,11 +140,11 @@ def test_every_listed_input_format_is_taken(
         ("landscape_16_9", (1024, 576)),
     ],
 )
-def test_fals_named_sizes_are_fals(name: str, expected: tuple[int, int]) -> None:
+def test_named_sizes_match_fals(name: str, expected: tuple[int, int]) -> None:
     assert fal(image_size=name).params().size == expected
 
 
-def test_fals_defaults_leave_prompt_steps_and_cfg_to_the_model() -> None:
+def test_fal_defaults_leave_prompt_steps_and_cfg_to_the_model() -> None:
     params = fal().params()
     assert not params.extend_prompt
     assert (params.num_inference_steps, params.true_cfg_scale, params.size) == (None, None, None)
@@ -152,14 +152,14 @@ def test_fals_defaults_leave_prompt_steps_and_cfg_to_the_model() -> None:
     assert fal(prompt_extend=True).params().extend_prompt
 
 
-def test_fals_names_win_over_the_providers() -> None:
+def test_fal_names_override_the_providers() -> None:
     params = fal(num_images=3, n=2, image_size="square", size="1024*1024").params()
     assert (params.num_outputs, params.size) == (3, (512, 512))
     assert fal(n=2, size="1024*1024").params().num_outputs == 2
     assert fal(images=["y"]).references() == ["x"]
 
 
-def test_fals_engine_parameters_reach_the_engine() -> None:
+def test_fal_engine_parameters_reach_the_engine() -> None:
     loras = [{"path": "a", "scale": 0.5}, {"path": "b"}]
     params = fal(
         num_inference_steps=12, guidance_scale=3.5, negative_prompt="y" * 600, loras=loras
@@ -178,12 +178,14 @@ def test_fals_engine_parameters_reach_the_engine() -> None:
         ({"image_urls": None, "images": ["a"]}, ["a"]),
     ],
 )
-def test_images_come_under_each_of_their_names(fields: dict[str, Any], expected: list[str]) -> None:
+def test_images_are_read_under_each_of_their_names(
+    fields: dict[str, Any], expected: list[str]
+) -> None:
     assert fal(**fields).references() == expected
 
 
 @pytest.mark.parametrize("image_format", ["png", "jpeg", "webp"])
-def test_sync_mode_answers_with_data_uris_in_the_format_asked_for(
+def test_sync_mode_returns_data_uris_in_the_requested_format(
     server: LiveServer, body: dict[str, Any], image_base64: str, image_format: str
 ) -> None:
     found = post(

@@ -1,4 +1,4 @@
-"""The answers to bad input, to missing keys and to a full queue."""
+"""Responses to bad input, missing keys and a full queue."""
 
 import json
 import re
@@ -61,15 +61,15 @@ BAD_BODIES: list[tuple[str, dict[str, Any], list[str | int], str, str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("path", "change", "place", "kind", "sentence"), BAD_BODIES)
-def test_bad_value_is_422_that_names_its_place_and_queues_nothing(
+@pytest.mark.parametrize(("path", "change", "place", "kind", "message"), BAD_BODIES)
+def test_bad_value_returns_422_with_its_location_and_queues_nothing(
     server: LiveServer,
     body: dict[str, Any],
     path: str,
     change: dict[str, Any],
     place: list[str | int],
     kind: str,
-    sentence: str,
+    message: str,
 ) -> None:
     before = job_count(server)
 
@@ -81,14 +81,14 @@ def test_bad_value_is_422_that_names_its_place_and_queues_nothing(
     [detail] = found["detail"]
     assert set(detail) == {"loc", "msg", "type"}
     assert (detail["loc"], detail["type"]) == (["body", *place], kind)
-    assert sentence in detail["msg"]
+    assert message in detail["msg"]
     assert detail["msg"] in found["message"]
     assert str(place[0]) in found["message"]
     assert re.fullmatch(r"[0-9a-f]{32}", answer.headers["x-fal-request-id"])
     assert job_count(server) == before
 
 
-def test_missing_prompt_is_named_as_missing(server: LiveServer, body: dict[str, Any]) -> None:
+def test_missing_prompt_is_reported_as_missing(server: LiveServer, body: dict[str, Any]) -> None:
     without = {key: value for key, value in body.items() if key != "prompt"}
     assert post(server, PLAIN, without).json() == {
         "detail": [{"loc": ["body", "prompt"], "msg": "prompt is required", "type": "missing"}],
@@ -97,7 +97,7 @@ def test_missing_prompt_is_named_as_missing(server: LiveServer, body: dict[str, 
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b"null", b'"x"', b"", b"\xff"])
-def test_body_that_is_no_object_is_refused_in_this_shape(
+def test_body_is_rejected_in_this_shape_when_it_is_no_object(
     server: LiveServer, content: bytes
 ) -> None:
     headers = {"Content-Type": "application/json"}
@@ -106,7 +106,7 @@ def test_body_that_is_no_object_is_refused_in_this_shape(
     assert set(answer.json()) == {"detail", "message"}
 
 
-def test_image_over_ten_megabytes_is_refused(server: LiveServer, body: dict[str, Any]) -> None:
+def test_image_over_ten_megabytes_is_rejected(server: LiveServer, body: dict[str, Any]) -> None:
     large = as_base64(bytes(10_000_001))
     answer = post(server, PLAIN, body | {"images": [large]})
     assert answer.status_code == 422
@@ -126,7 +126,7 @@ def test_image_over_ten_megabytes_is_refused(server: LiveServer, body: dict[str,
         ("/v1/queue/fal-ai/qwen-image-edit-plus/stream", "fal-ai/qwen-image-edit-plus/stream"),
     ],
 )
-def test_unknown_app_is_404(server: LiveServer, path: str, app: str) -> None:
+def test_unknown_app_returns_404(server: LiveServer, path: str, app: str) -> None:
     for answer in (post(server, path, {"prompt": "a"}), server.http.get(server.url + path)):
         assert answer.status_code == 404
         assert answer.json()["detail"] == f"App not found: {app}"
@@ -135,7 +135,7 @@ def test_unknown_app_is_404(server: LiveServer, path: str, app: str) -> None:
 
 
 @pytest.mark.parametrize("end", ["", "/status", "/status/stream", "/response"])
-def test_unknown_request_is_404(server: LiveServer, end: str) -> None:
+def test_unknown_request_returns_404(server: LiveServer, end: str) -> None:
     answer = server.http.get(f"{server.url}{PLAIN}/requests/{'0' * 32}{end}")
     assert answer.status_code == 404
     assert answer.json()["detail"].startswith("There is no job")
@@ -143,19 +143,19 @@ def test_unknown_request_is_404(server: LiveServer, end: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
-def test_other_method_is_405(server: LiveServer, method: str) -> None:
+def test_other_method_returns_405(server: LiveServer, method: str) -> None:
     answer = server.http.request(method, server.url + PLAIN)
     assert answer.status_code == 405
     assert answer.headers["x-fal-request-id"]
 
 
-def test_other_routes_of_the_app_are_not_swallowed(server: LiveServer) -> None:
+def test_other_routes_stay_reachable(server: LiveServer) -> None:
     assert server.http.get(f"{server.url}/v1/capabilities").status_code == 200
     assert "error" in server.http.get(f"{server.url}/owner/app").json()
 
 
 @pytest.mark.parametrize("path", [PLAIN, RUN, ROOT])
-def test_webhook_is_refused_where_nobody_would_send_it(
+def test_webhook_is_rejected_outside_the_queue(
     server: LiveServer, body: dict[str, Any], path: str
 ) -> None:
     answer = post(server, f"{path}?fal_webhook=https://example.org/hook", body)
@@ -170,7 +170,7 @@ def test_webhook_is_refused_where_nobody_would_send_it(
 def strict_server(
     tiny_model: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LiveServer]:
-    """Wants a key, and lets one job wait."""
+    """A server that requires a key and queues a single job."""
     folder = tmp_path_factory.mktemp("strict")
     server = LiveServer(tiny_model, folder, API_KEYS="right", MAX_WAITING_JOBS=1)
     yield server.start()
@@ -178,7 +178,7 @@ def strict_server(
 
 
 @pytest.mark.parametrize("path", [*MOUNTED, ROOT, RUN, "/v1/queue/nothing"])
-def test_missing_key_is_401_in_the_gateways_shape(
+def test_missing_key_returns_401_in_the_gateways_shape(
     strict_server: LiveServer, body: dict[str, Any], path: str
 ) -> None:
     for headers in ({}, {"Authorization": "Key wrong"}, {"Authorization": "Bearer wrong"}):
@@ -193,7 +193,7 @@ def test_missing_key_is_401_in_the_gateways_shape(
         }
 
 
-def test_both_schemes_pass_and_a_full_queue_is_429(
+def test_both_key_schemes_pass_and_a_full_queue_returns_429(
     strict_server: LiveServer, body: dict[str, Any]
 ) -> None:
     answers = []
@@ -226,7 +226,7 @@ def test_both_schemes_pass_and_a_full_queue_is_429(
         (Problem(400, "invalid_parameter", "No."), 400, "No."),
     ],
 )
-def test_error_about_no_field_keeps_its_status(
+def test_error_without_a_field_keeps_its_status(
     problem: Problem, expected_status: int, detail: str
 ) -> None:
     answer = render(problem)

@@ -1,4 +1,4 @@
-"""The result of a request, and the answer for every way to fail."""
+"""The result of a request, and the response to each kind of failure."""
 
 from types import ModuleType
 from typing import Any
@@ -24,7 +24,7 @@ from tests.server.contracts.provider_queue.client import (
 )
 
 
-def test_result_has_the_providers_body_and_fals(
+def test_result_has_the_fields_of_the_provider_and_of_fal(
     server: LiveServer, done: dict[str, Any], body: dict[str, Any]
 ) -> None:
     answer = server.http.get(done["response_url"])
@@ -59,7 +59,7 @@ def test_result_is_the_same_at_every_address(server: LiveServer, done: dict[str,
             assert server.http.get(url).json() == expected
 
 
-def test_result_of_an_unfinished_request_is_202_with_its_status(
+def test_result_returns_202_with_the_status_while_unfinished(
     server: LiveServer, running: dict[str, Any], body: dict[str, Any]
 ) -> None:
     waiting = submit(server, PLAIN, body)
@@ -72,14 +72,16 @@ def test_result_of_an_unfinished_request_is_202_with_its_status(
     cancel(server, waiting)
 
 
-def test_result_of_a_refused_input_is_422(server: LiveServer, failed: dict[str, Any]) -> None:
+def test_result_returns_422_for_a_rejected_input(
+    server: LiveServer, failed: dict[str, Any]
+) -> None:
     answer = server.http.get(failed["response_url"])
-    sentence = status(server, failed)["error"]
+    message = status(server, failed)["error"]
     assert answer.status_code == 422
     assert answer.headers["x-fal-request-id"] == failed["request_id"]
     assert answer.json() == {
-        "detail": sentence,
-        "message": sentence,
+        "detail": message,
+        "message": message,
         "error_type": "REQUEST_INVALID",
     }
 
@@ -105,28 +107,28 @@ OUTCOMES = [
 
 
 @pytest.mark.parametrize(("code", "expected_status", "error_type"), OUTCOMES)
-async def test_failed_job_answers_by_what_failed_it(
+async def test_failed_job_returns_the_status_of_its_cause(
     code: str, expected_status: int, error_type: str
 ) -> None:
     service: Any = None
     found, answer = await outcome(service, a_job(JobStatus.FAILED, code), "http://a")
-    sentence = f"It failed: {code}."
+    message = f"It failed: {code}."
     assert found == expected_status
     assert answer.model_dump() == {
-        "detail": sentence,
-        "message": sentence,
+        "detail": message,
+        "message": message,
         "error_type": error_type,
     }
 
 
 @pytest.mark.parametrize("module", [errors, engine_errors])
-def test_every_code_that_a_job_can_keep_has_its_error_type(module: ModuleType) -> None:
+def test_every_stored_error_code_has_an_error_type(module: ModuleType) -> None:
     about_requests = {"unauthorized", "queue_full", "storage_full", "wrong_host"}
     codes = {kind.code for kind in vars(module).values() if hasattr(kind, "code")}
     assert codes
     assert codes - about_requests - set(ERROR_TYPES) == set()
 
 
-def test_nothing_final_answers_with_a_status_that_clients_ask_again() -> None:
+def test_final_results_never_use_a_status_that_clients_retry() -> None:
     assert set(STATUSES) == set(ErrorType)
     assert set(STATUSES.values()).isdisjoint({408, 409, 429})

@@ -1,4 +1,4 @@
-"""The status of a request, asked for and streamed."""
+"""The status of a request, polled and streamed."""
 
 import json
 from typing import Any
@@ -13,7 +13,7 @@ from tests.server.contracts.provider_queue.client import PLAIN, cancel, native, 
 def test_status_of_a_waiting_request_has_its_position_and_null_logs(
     server: LiveServer, running: dict[str, Any], body: dict[str, Any]
 ) -> None:
-    """The running request does not count; 0 is next."""
+    """Position 0 is next; the running request does not count."""
     waiting = [submit(server, PLAIN, body) for _ in range(2)]
     for position, answer in enumerate(waiting):
         assert answer["queue_position"] == position
@@ -77,7 +77,7 @@ def test_status_of_a_failed_request_is_completed_with_an_error(
 
 
 @pytest.mark.parametrize("logs", ["logs=1", "logs=0", "logs=true", "logs=false"])
-def test_status_takes_the_logs_parameter_of_every_client(
+def test_status_accepts_the_logs_parameter_of_every_client(
     server: LiveServer, done: dict[str, Any], logs: str
 ) -> None:
     answer = server.http.get(f"{done['status_url']}?{logs}")

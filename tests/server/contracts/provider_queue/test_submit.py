@@ -1,4 +1,4 @@
-"""Submits to the provider's queue and to fal's."""
+"""Submits to the queues of the provider and of fal."""
 
 import re
 from typing import Any
@@ -21,7 +21,7 @@ from tests.server.contracts.provider_queue.client import (
 
 
 @pytest.mark.parametrize("path", [*MOUNTED, ROOT, f"{ROOT}-lora"])
-def test_submit_answers_200_with_absolute_urls_under_the_address_it_came_to(
+def test_submit_returns_absolute_urls_under_the_requested_host(
     server: LiveServer, running: dict[str, Any], body: dict[str, Any], path: str
 ) -> None:
     answer = post(server, path, body, SUBMIT)
@@ -43,7 +43,7 @@ def test_submit_answers_200_with_absolute_urls_under_the_address_it_came_to(
     assert cancel(server, found).status_code == 202
 
 
-def test_urls_follow_the_proxy_in_front(
+def test_urls_follow_the_proxy(
     server: LiveServer, running: dict[str, Any], body: dict[str, Any]
 ) -> None:
     proxy = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "edit.example.org"}
@@ -59,7 +59,7 @@ def test_job_keeps_the_endpoint_it_was_submitted_to(
     assert (job["contract"], job["model"]) == ("provider_queue", "fal-ai/qwen-image-edit-plus")
 
 
-def test_openapi_document_shows_one_mount_and_every_field(server: LiveServer) -> None:
+def test_openapi_document_lists_one_mount_and_every_field(server: LiveServer) -> None:
     document = server.http.get(f"{server.url}/openapi.json").json()
     paths = [path for path in document["paths"] if "queue" in path or "fal-ai" in path]
 

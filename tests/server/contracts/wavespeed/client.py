@@ -1,4 +1,4 @@
-"""Requests to WaveSpeed's paths over a live server, without the SDK."""
+"""Requests to WaveSpeed's paths on a live server, without the SDK."""
 
 import base64
 import io
@@ -15,7 +15,7 @@ MODEL = "wavespeed-ai/qwen-image/edit-plus-lora"
 SUBMIT = f"/api/v3/{MODEL}"
 
 
-# seconds on any machine, for tasks whose end is waited for
+# Takes seconds on any machine: for tests that wait for the result.
 MEDIUM = {"num_inference_steps": 100, "size": "512*512"}
 
 
@@ -24,7 +24,7 @@ def submit(server: LiveServer, body: dict[str, Any], path: str = SUBMIT) -> http
 
 
 def finished(server: LiveServer, data: dict[str, Any]) -> dict[str, Any]:
-    """The prediction once it is completed or failed."""
+    """Wait until the prediction is completed or failed, and return it."""
 
     def ask() -> dict[str, Any] | None:
         found: dict[str, Any] = server.http.get(data["urls"]["get"]).json()["data"]
@@ -40,7 +40,7 @@ def run(server: LiveServer, body: dict[str, Any]) -> dict[str, Any]:
 
 
 def error_of(response: httpx2.Response) -> str:
-    """The sentence of an error; it stands under both keys that clients read (rule 17)."""
+    """Return the message of an error, which clients read under either of two keys (rule 17)."""
     found = response.json()
     assert found["code"] == response.status_code
     assert found["message"] == found["error"]

@@ -1,4 +1,4 @@
-"""A body, the SDK's client and a server with keys, shared by the tests of WaveSpeed's contract."""
+"""Fixtures of WaveSpeed's contract: a body, the SDK's client, a server with keys."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""WaveSpeed's history, deletion, balance, models and prices over a live server."""
+"""WaveSpeed's history, deletion, balance, models and prices on a live server."""
 
 import base64
 import stat
@@ -22,7 +22,7 @@ HISTORY = "/api/v3/predictions"
 
 @pytest.fixture(scope="module")
 def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """A server whose history is this module's alone."""
+    """A server whose history contains only the predictions of this module."""
     running = LiveServer(tiny_model, tmp_path_factory.mktemp("account"))
     yield running.start()
     running.close()
@@ -69,12 +69,9 @@ def delete(server: LiveServer, *wanted: str) -> int:
     return count
 
 
-# ── history ───────────────────────────────────────────────────────────────────────────────────
-
-
 @pytest.fixture(scope="module")
 def three(server: LiveServer, image_base64: str) -> list[dict[str, Any]]:
-    """A completed, a failed and a completed prediction, in this order."""
+    """Return a completed, a failed and a completed prediction, in this order."""
     body = {"prompt": "make it blue", "images": [image_base64], "seed": 1}
     return [
         run(server, body),
@@ -98,7 +95,7 @@ def test_history_item_is_the_prediction(server: LiveServer, three: list[dict[str
     assert items[three[1]["id"]] == three[1]
 
 
-def test_history_shows_outputs_as_urls_also_where_base64_was_asked_for(
+def test_history_lists_outputs_as_urls_when_base64_was_requested(
     server: LiveServer, three: list[dict[str, Any]]
 ) -> None:
     items = {item["id"]: item for item in history(server, page_size=100)["items"]}
@@ -106,7 +103,7 @@ def test_history_shows_outputs_as_urls_also_where_base64_was_asked_for(
     assert base64.b64encode(httpx2.get(url).content).decode() == three[2]["outputs"][0]
 
 
-def test_history_pages_show_each_prediction_once(
+def test_history_pages_list_each_prediction_once(
     server: LiveServer, three: list[dict[str, Any]]
 ) -> None:
     everything = ids(history(server, page_size=100))
@@ -130,7 +127,7 @@ def test_history_filters_by_status(server: LiveServer, three: list[dict[str, Any
     assert {item["status"] for item in completed["items"]} == {"completed"}
 
 
-def test_history_filters_by_moment(server: LiveServer, three: list[dict[str, Any]]) -> None:
+def test_history_filters_by_time(server: LiveServer, three: list[dict[str, Any]]) -> None:
     moments = [data["created_at"] for data in three]
     after = ids(history(server, created_after=moments[1], page_size=100))
     before = ids(history(server, created_before=moments[1], page_size=100))
@@ -139,11 +136,11 @@ def test_history_filters_by_moment(server: LiveServer, three: list[dict[str, Any
     assert three[2]["id"] in after
     assert three[0]["id"] in before
     assert three[2]["id"] not in before
-    # moments are shown in whole milliseconds, cut
+    # Times are truncated to whole milliseconds.
     assert three[1]["id"] in ids(between)
 
 
-def test_history_moment_without_a_zone_is_utc(
+def test_history_time_is_utc_without_a_zone(
     server: LiveServer, three: list[dict[str, Any]]
 ) -> None:
     with_zone = history(server, created_after=three[1]["created_at"])["total"]
@@ -151,18 +148,20 @@ def test_history_moment_without_a_zone_is_utc(
     assert with_zone == without
 
 
-def test_history_shows_inputs_when_asked(server: LiveServer, three: list[dict[str, Any]]) -> None:
+def test_history_includes_inputs_when_requested(
+    server: LiveServer, three: list[dict[str, Any]]
+) -> None:
     assert all("inputs" not in item for item in history(server)["items"])
     items = history(server, include_inputs=True, page_size=100)["items"]
     inputs = {item["id"]: item["inputs"] for item in items}
     assert inputs[three[1]["id"]]["prompt"] == "make it blue"
     assert inputs[three[1]["id"]]["images"] == ["http://127.0.0.1:9/cat.png"]
-    # an image that came in the request is not kept
+    # Inline images are not stored.
     assert inputs[three[2]["id"]]["images"] == ["(inline)"]
     assert inputs[three[2]["id"]]["size"] == "256*320"
 
 
-def test_history_shows_no_jobs_of_other_contracts(server: LiveServer, image_base64: str) -> None:
+def test_history_omits_jobs_of_other_contracts(server: LiveServer, image_base64: str) -> None:
     native = post(server, "/v1/edits", {"prompt": "a", "images": [image_base64]}).json()
     assert native["id"] not in ids(history(server, page_size=100))
     assert delete(server, native["id"]) == 0
@@ -181,17 +180,16 @@ def test_history_shows_no_jobs_of_other_contracts(server: LiveServer, image_base
         ({"created_before": []}, "/created_before"),
     ],
 )
-def test_bad_filter_is_400_and_named(server: LiveServer, body: dict[str, Any], place: str) -> None:
+def test_bad_filter_returns_400_and_is_named(
+    server: LiveServer, body: dict[str, Any], place: str
+) -> None:
     answer = post(server, HISTORY, body)
     assert answer.status_code == 400
     assert f'Error at "{place}"' in answer.json()["error"]
 
 
-# ── deletion ──────────────────────────────────────────────────────────────────────────────────
-
-
 def test_delete_removes_prediction_and_files(server: LiveServer, body: dict[str, Any]) -> None:
-    """Rule 7: a deleted id answers 404."""
+    """Rule 7: a deleted id returns 404."""
     first, second = run(server, body), run(server, body)
     names = [data["outputs"][0].rpartition("/")[2] for data in (first, second)]
 
@@ -205,7 +203,7 @@ def test_delete_removes_prediction_and_files(server: LiveServer, body: dict[str,
     assert delete(server, first["id"]) == 0
 
 
-def test_delete_of_unfinished_predictions_cancels_and_hides_them_at_once(
+def test_delete_cancels_and_hides_unfinished_predictions_at_once(
     server: LiveServer, body: dict[str, Any]
 ) -> None:
     running, waiting = (submit(server, body | LONG) for _ in range(2))
@@ -218,14 +216,14 @@ def test_delete_of_unfinished_predictions_cancels_and_hides_them_at_once(
     for data in (running, waiting):
         assert server.http.get(data["urls"]["get"]).status_code == 404
         assert data["id"] not in ids(history(server, page_size=100))
-    # the worker leaves at its next step, and then the files go
+    # The worker stops at its next step; only then are the files removed.
     until(lambda: not any(folder.exists() for folder in folders))
     until(lambda: server.http.get(f"{server.url}/v1/edits/{running['id']}").status_code == 404)
     assert run(server, body)["status"] == "completed"
 
 
 @pytest.mark.parametrize("body", [{}, {"ids": []}, {"ids": "x"}, {"ids": [1]}])
-def test_bad_deletion_is_400(server: LiveServer, body: dict[str, Any]) -> None:
+def test_bad_deletion_returns_400(server: LiveServer, body: dict[str, Any]) -> None:
     answer = post(server, f"{HISTORY}/delete", body)
     assert answer.status_code == 400
     assert 'Error at "/ids' in answer.json()["error"]
@@ -246,9 +244,6 @@ def test_predictions_expire_from_disk(
     assert server.http.get(f"{server.url}{HISTORY}/{data['id']}").status_code == 404
 
 
-# ── models and account ────────────────────────────────────────────────────────────────────────
-
-
 @pytest.mark.parametrize("model", MODELS)
 def test_every_model_id_is_served_and_echoed(
     server: LiveServer, body: dict[str, Any], model: str
@@ -264,7 +259,7 @@ def request_schema(server: LiveServer) -> dict[str, Any]:
     return schema
 
 
-def test_models_have_the_shape_that_clients_read(server: LiveServer) -> None:
+def test_models_have_the_fields_that_clients_read(server: LiveServer) -> None:
     answer = server.http.get(f"{server.url}/api/v3/models")
     assert answer.status_code == 200
     models = answer.json()["data"]
@@ -280,7 +275,7 @@ def test_models_have_the_shape_that_clients_read(server: LiveServer) -> None:
         assert run_schema["api_path"] == f"/api/v3/{model['model_id']}"
 
 
-def test_model_schema_lists_its_properties_in_order_and_needs_no_lookups(
+def test_model_schema_lists_its_properties_in_order_without_references(
     server: LiveServer,
 ) -> None:
     schema = request_schema(server)
@@ -315,7 +310,7 @@ CHANGES: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_model_schema_accepts_what_submit_accepts_and_nothing_else(
+def test_model_schema_accepts_exactly_the_bodies_that_submit_accepts(
     server: LiveServer, body: dict[str, Any], change: dict[str, Any]
 ) -> None:
     wanted = body | change
@@ -337,7 +332,7 @@ def test_price_is_zero_in_both_forms(server: LiveServer) -> None:
 
 
 @pytest.mark.parametrize("path", ["/api/v3/model/price", "/api/v3/model/pricing"])
-def test_price_of_an_unknown_model_is_400(server: LiveServer, path: str) -> None:
+def test_price_of_an_unknown_model_returns_400(server: LiveServer, path: str) -> None:
     answer = post(server, path, {"model_id": "nobody/else", "inputs": {}})
     assert answer.status_code == 400
     assert "there is no model 'nobody/else'" in answer.json()["error"]
@@ -349,7 +344,7 @@ def test_balance_is_a_number(server: LiveServer) -> None:
     assert answer.json()["data"] == {"balance": 0}
 
 
-def test_webhook_secret_is_drawn_once_and_readable_by_its_owner_alone(
+def test_webhook_secret_is_generated_once_and_readable_only_by_its_owner(
     start_server: Callable[..., LiveServer],
 ) -> None:
     server = start_server(wait_ready=False)

@@ -1,4 +1,4 @@
-"""WaveSpeed's uploads over a live server: the provider's own SDK, tickets, multipart, expiry."""
+"""WaveSpeed's uploads to a live server: the SDK, tickets, multipart, expiry."""
 
 import io
 import time
@@ -22,7 +22,7 @@ KEY = {"Authorization": "Bearer right"}
 
 @pytest.fixture(scope="module")
 def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """With a key, so that what needs none is seen."""
+    """A server with a key, which shows the paths that need none."""
     running = LiveServer(tiny_model, tmp_path_factory.mktemp("media"), API_KEYS="right")
     yield running.start()
     running.close()
@@ -35,7 +35,7 @@ def ticket(server: LiveServer, **body: Any) -> httpx2.Response:
 
 
 def put(data: dict[str, Any], content: Any = IMAGE, **headers: str) -> httpx2.Response:
-    """The PUT that a ticket asks for, without a key."""
+    """Send the PUT request of a ticket, without a key."""
     instruction = data["upload"]
     return httpx2.put(
         instruction["url"], content=content, headers={**instruction["headers"], **headers}
@@ -59,7 +59,7 @@ def files(server: LiveServer) -> list[str]:
     return sorted(path.name for path in (server.data_dir / "uploads").iterdir())
 
 
-def test_sdk_uploads_a_file_by_its_path(server: LiveServer, tmp_path: Path) -> None:
+def test_sdk_uploads_a_file_by_path(server: LiveServer, tmp_path: Path) -> None:
     path = tmp_path / "cat.jpg"
     path.write_bytes(encoded(gradient(), "JPEG"))
     client = wavespeed.Client(api_key="right", base_url=server.url)
@@ -80,7 +80,7 @@ def test_sdk_uploads_a_stream_without_name_or_type(server: LiveServer) -> None:
     assert run(server, url)["status"] == "completed"
 
 
-def test_ticket_has_the_shape_that_clients_read(server: LiveServer) -> None:
+def test_ticket_has_the_fields_that_clients_read(server: LiveServer) -> None:
     """Rules 1 to 4."""
     answer = ticket(server)
     found = answer.json()
@@ -97,7 +97,7 @@ def test_ticket_has_the_shape_that_clients_read(server: LiveServer) -> None:
     assert data["upload"]["expires_at"].endswith("Z")
 
 
-def test_ticket_follows_the_proxy_in_front(server: LiveServer) -> None:
+def test_ticket_follows_the_proxy(server: LiveServer) -> None:
     headers = {**KEY, "X-Forwarded-Proto": "https", "X-Forwarded-Host": "edit.example.org"}
     body = {"filename": "a.png", "size": 1}
     data = server.http.post(server.url + TICKETS, json=body, headers=headers).json()["data"]
@@ -105,7 +105,7 @@ def test_ticket_follows_the_proxy_in_front(server: LiveServer) -> None:
     assert data["download_url"].startswith("https://edit.example.org/uploads/")
 
 
-def test_put_needs_no_key_and_the_download_neither(server: LiveServer) -> None:
+def test_put_and_download_need_no_key(server: LiveServer) -> None:
     """Rule 8."""
     data = ticket(server).json()["data"]
     assert httpx2.get(data["download_url"]).status_code == 404
@@ -117,7 +117,7 @@ def test_put_needs_no_key_and_the_download_neither(server: LiveServer) -> None:
     assert httpx2.get(data["download_url"]).content == IMAGE
 
 
-def test_addresses_are_unguessable_and_tell_nothing_of_each_other(server: LiveServer) -> None:
+def test_urls_are_unguessable_and_unrelated(server: LiveServer) -> None:
     """Rule 8."""
     data = ticket(server).json()["data"]
     token = data["upload"]["url"].rpartition("/")[2]
@@ -137,7 +137,7 @@ def test_ticket_and_multipart_need_the_key(server: LiveServer) -> None:
 
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("change", [-1, 1])
-def test_put_of_another_size_is_refused_and_leaves_nothing(
+def test_put_of_another_size_is_rejected_and_leaves_no_file(
     server: LiveServer, change: int, chunked: bool
 ) -> None:
     before = files(server)
@@ -152,21 +152,21 @@ def test_put_of_another_size_is_refused_and_leaves_nothing(
     assert put(data).status_code == 200
 
 
-def test_put_with_another_type_is_refused(server: LiveServer) -> None:
+def test_put_with_another_type_is_rejected(server: LiveServer) -> None:
     data = ticket(server).json()["data"]
     answer = put(data, **{"Content-Type": "text/html"})
     assert answer.status_code == 400
     assert "'image/png', got 'text/html'" in answer.json()["error"]
 
 
-def test_put_with_an_unknown_token_is_404(server: LiveServer) -> None:
+def test_put_with_an_unknown_token_returns_404(server: LiveServer) -> None:
     answer = httpx2.put(f"{server.url}{TICKETS}/{'0' * 64}", content=b"x")
     assert answer.status_code == 404
     assert answer.json()["code"] == 404
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "sentence"),
+    ("body", "status", "message"),
     [
         ({"size": 21 * 2**20}, 413, "size has 21.0 MiB; at most 20 MiB are allowed"),
         ({"size": 0}, 400, 'Error at "/size"'),
@@ -175,16 +175,16 @@ def test_put_with_an_unknown_token_is_404(server: LiveServer) -> None:
         ({"content_type": "image/png\r\nX: y"}, 400, 'Error at "/content_type"'),
     ],
 )
-def test_bad_ticket_is_refused_with_a_sentence(
-    server: LiveServer, body: dict[str, Any], status: int, sentence: str
+def test_bad_ticket_request_is_rejected_with_a_message(
+    server: LiveServer, body: dict[str, Any], status: int, message: str
 ) -> None:
     answer = ticket(server, **body)
     assert answer.status_code == status
-    assert sentence in answer.json()["error"]
+    assert message in answer.json()["error"]
 
 
 @pytest.mark.parametrize("version", ["v3", "v2"])
-def test_multipart_upload_is_taken(server: LiveServer, version: str) -> None:
+def test_multipart_upload_is_accepted(server: LiveServer, version: str) -> None:
     path = f"/api/{version}/media/upload/binary"
     files = {"file": ("größe 1.webp", encoded(gradient(), "WEBP"), "image/webp")}
 
@@ -208,7 +208,7 @@ def test_multipart_part_may_lack_a_content_type(server: LiveServer) -> None:
     assert httpx2.get(answer.json()["data"]["download_url"]).content == IMAGE
 
 
-def test_multipart_without_a_file_is_400(server: LiveServer) -> None:
+def test_multipart_without_a_file_returns_400(server: LiveServer) -> None:
     answer = server.http.post(
         f"{server.url}/api/v3/media/upload/binary", data={"other": "x"}, headers=KEY
     )
@@ -216,20 +216,20 @@ def test_multipart_without_a_file_is_400(server: LiveServer) -> None:
     assert "file is required" in answer.json()["error"]
 
 
-def test_multipart_over_the_limit_is_413(server: LiveServer) -> None:
+def test_multipart_over_the_limit_returns_413(server: LiveServer) -> None:
     files = {"file": ("a.png", b"\0" * (21 * 2**20))}
     path = "/api/v3/media/upload/binary"
     assert server.http.post(server.url + path, files=files, headers=KEY).status_code == 413
 
 
-def test_upload_is_read_from_disk_whatever_host_its_url_names(server: LiveServer) -> None:
+def test_upload_is_read_from_disk_under_any_host(server: LiveServer) -> None:
     data = ticket(server).json()["data"]
     put(data)
     elsewhere = data["download_url"].replace(server.url, "https://edit.example.org/base")
     assert run(server, elsewhere)["status"] == "completed"
 
 
-def test_upload_that_is_no_image_is_taken_and_fails_when_used(server: LiveServer) -> None:
+def test_upload_fails_when_used_if_it_is_no_image(server: LiveServer) -> None:
     page = b"<script>alert(1)</script>"
     data = ticket(server, filename="a.html", size=len(page), content_type="text/html").json()
     assert put(data["data"], page).status_code == 200
@@ -239,14 +239,14 @@ def test_upload_that_is_no_image_is_taken_and_fails_when_used(server: LiveServer
     failed = run(server, url)
 
     assert data["data"]["type"] == "file"
-    # never a page of this server's origin
+    # Never HTML, which would run on this server's origin.
     assert answer.headers["content-type"] == "application/octet-stream"
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert failed["status"] == "failed"
     assert "images/0 is not an image" in failed["error"]
 
 
-def test_lying_type_is_served_as_what_the_bytes_are(server: LiveServer) -> None:
+def test_upload_is_served_with_the_type_of_its_bytes(server: LiveServer) -> None:
     """Rule 11."""
     data = ticket(server, filename="a.png", size=len(IMAGE), content_type="image/gif").json()
     put(data["data"])
@@ -255,7 +255,7 @@ def test_lying_type_is_served_as_what_the_bytes_are(server: LiveServer) -> None:
     assert PIL.Image.open(io.BytesIO(httpx2.get(url).content)).format == "PNG"
 
 
-def test_upload_outlives_a_kill_and_expires_from_disk(
+def test_upload_survives_a_kill_and_expires_from_disk(
     start_server: Callable[..., LiveServer],
 ) -> None:
     server = start_server(KEEP_UPLOADS_H=2 / 3600, API_KEYS="right")
@@ -278,7 +278,7 @@ def _is_expired(server: LiveServer, name: str) -> bool:
     return (server.data_dir / "uploads" / name).stat().st_mtime + 2.5 < time.time()
 
 
-def test_upload_is_kept_over_a_restart_while_its_time_lasts(
+def test_upload_survives_a_restart_until_it_expires(
     start_server: Callable[..., LiveServer],
 ) -> None:
     server = start_server(wait_ready=False, API_KEYS="right")

@@ -1,4 +1,4 @@
-"""The parameters, their bounds, and the limits of the server."""
+"""Parameters, their bounds, and the limits of the server."""
 
 import io
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from tests.server.contracts.wavespeed.client import (
 )
 
 
-def test_seed_gives_the_same_image_and_minus_one_another(
+def test_seed_reproduces_the_image_unless_it_is_minus_one(
     server: LiveServer, body: dict[str, Any]
 ) -> None:
     body |= {"output_format": "png", "enable_base64_output": True}
@@ -32,14 +32,14 @@ def test_seed_gives_the_same_image_and_minus_one_another(
 
 
 @pytest.mark.parametrize(("size", "expected"), [("256*320", (256, 320)), ("301x257", (301, 257))])
-def test_size_is_met_to_the_pixel(
+def test_output_has_exactly_the_requested_size(
     server: LiveServer, body: dict[str, Any], size: str, expected: tuple[int, int]
 ) -> None:
     output = run(server, body | {"size": size})["outputs"][0]
     assert PIL.Image.open(io.BytesIO(httpx2.get(output).content)).size == expected
 
 
-def test_one_two_and_three_images_are_taken(server: LiveServer, body: dict[str, Any]) -> None:
+def test_one_to_three_images_are_accepted(server: LiveServer, body: dict[str, Any]) -> None:
     images = [as_base64(encoded(gradient(shift=40 * index))) for index in range(3)]
     outputs = set()
     for count in (1, 2, 3):
@@ -81,9 +81,9 @@ BAD_BODIES: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("change", "place", "sentence"), BAD_BODIES)
-def test_bad_value_is_400_with_a_sentence_and_queues_nothing(
-    server: LiveServer, body: dict[str, Any], change: dict[str, Any], place: str, sentence: str
+@pytest.mark.parametrize(("change", "place", "message"), BAD_BODIES)
+def test_bad_value_returns_400_with_a_message_and_queues_nothing(
+    server: LiveServer, body: dict[str, Any], change: dict[str, Any], place: str, message: str
 ) -> None:
     """Rules 4 and 17."""
     before = server.http.get(f"{server.url}/v1/edits").json()["total"]
@@ -91,7 +91,7 @@ def test_bad_value_is_400_with_a_sentence_and_queues_nothing(
     answer = submit(server, body | change)
 
     assert answer.status_code == 400
-    assert sentence in error_of(answer)
+    assert message in error_of(answer)
     assert f'invalid request body, Error at "{place}":' in error_of(answer)
     assert server.http.get(f"{server.url}/v1/edits").json()["total"] == before
 
@@ -103,14 +103,14 @@ def test_missing_prompt_has_its_own_business_code(server: LiveServer, image_base
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b"null", b'"x"', b"\xff"])
-def test_body_that_is_no_object_is_400(server: LiveServer, content: bytes) -> None:
+def test_body_returns_400_when_it_is_no_object(server: LiveServer, content: bytes) -> None:
     headers = {"Content-Type": "application/json"}
     answer = server.http.post(server.url + SUBMIT, content=content, headers=headers)
     assert answer.status_code == 400
     assert error_of(answer)
 
 
-def test_lora_file_that_is_no_safetensors_is_refused(
+def test_lora_is_rejected_when_it_is_not_safetensors(
     server: LiveServer, body: dict[str, Any]
 ) -> None:
     (server.weights_dir / "loras" / "pickle.safetensors").write_bytes(b"PK\x03\x04" + b"\0" * 60)
@@ -120,13 +120,13 @@ def test_lora_file_that_is_no_safetensors_is_refused(
     assert "pickle.safetensors is not a safetensors file (it looks like a pickle" in message
 
 
-def test_image_over_the_size_limit_is_413(server: LiveServer, body: dict[str, Any]) -> None:
+def test_image_over_the_size_limit_returns_413(server: LiveServer, body: dict[str, Any]) -> None:
     answer = submit(server, body | {"images": ["A" * (28 * 2**20)]})
     assert answer.status_code == 413
     assert "images/0 has 21.0 MiB; at most 20 MiB are allowed" in error_of(answer)
 
 
-def test_image_over_the_pixel_limit_is_400(server: LiveServer, body: dict[str, Any]) -> None:
+def test_image_over_the_pixel_limit_returns_400(server: LiveServer, body: dict[str, Any]) -> None:
     large = PIL.Image.new("1", (9000, 8000))
     answer = submit(server, body | {"images": [as_base64(encoded(large))]})
     assert answer.status_code == 400
@@ -134,7 +134,7 @@ def test_image_over_the_pixel_limit_is_400(server: LiveServer, body: dict[str, A
 
 
 @pytest.mark.parametrize("declared", [True, False])
-def test_body_over_the_limit_is_413(server: LiveServer, declared: bool) -> None:
+def test_body_over_the_limit_returns_413(server: LiveServer, declared: bool) -> None:
     content = b'{"prompt": "' + b"x" * (91 * 2**20) + b'"}'
     chunks = (content[start : start + 2**20] for start in range(0, len(content), 2**20))
     answer = server.http.post(
@@ -146,7 +146,7 @@ def test_body_over_the_limit_is_413(server: LiveServer, declared: bool) -> None:
     assert "at most 90 MiB are allowed" in error_of(answer)
 
 
-def test_queue_beyond_its_bound_is_429_with_retry_after(
+def test_full_queue_returns_429_with_retry_after(
     start_server: Callable[..., LiveServer], body: dict[str, Any]
 ) -> None:
     server = start_server(MAX_WAITING_JOBS=2)
@@ -169,7 +169,7 @@ def test_queue_beyond_its_bound_is_429_with_retry_after(
         ({"X-API-Key": "second"}, 200),
     ],
 )
-def test_key_is_required_where_keys_are_set(
+def test_key_is_required_when_keys_are_set(
     keyed_server: LiveServer, body: dict[str, Any], headers: dict[str, str], status: int
 ) -> None:
     answer = keyed_server.http.post(keyed_server.url + SUBMIT, json=body, headers=headers)

@@ -21,7 +21,7 @@ from tests.server.contracts.wavespeed.client import (
 )
 
 
-def test_submit_answers_200_in_the_envelope_with_an_absolute_result_url(
+def test_submit_returns_the_envelope_with_an_absolute_result_url(
     server: LiveServer, body: dict[str, Any]
 ) -> None:
     """Rules 1, 2, 3, 6, 16."""
@@ -43,7 +43,7 @@ def test_submit_answers_200_in_the_envelope_with_an_absolute_result_url(
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", found["data"]["created_at"])
 
 
-def test_result_url_follows_the_proxy_in_front(server: LiveServer, body: dict[str, Any]) -> None:
+def test_result_url_follows_the_proxy(server: LiveServer, body: dict[str, Any]) -> None:
     """Rule 6."""
     headers = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "edit.example.org"}
     answer = server.http.post(server.url + SUBMIT, json=body, headers=headers)
@@ -52,7 +52,7 @@ def test_result_url_follows_the_proxy_in_front(server: LiveServer, body: dict[st
 
 
 @pytest.mark.parametrize("model", ["edit-plus-lora", "edit-plus"])
-def test_prediction_names_the_model_asked_for_and_a_header_the_real_one(
+def test_prediction_names_the_requested_model_and_a_header_the_loaded_one(
     server: LiveServer, body: dict[str, Any], model: str
 ) -> None:
     answer = submit(server, body, f"/api/v3/wavespeed-ai/qwen-image/{model}")
@@ -80,20 +80,20 @@ def test_finished_prediction_has_outputs_flags_and_milliseconds(
         "/api/v2/predictions/{id}/result",
     ],
 )
-def test_result_is_the_same_under_all_its_addresses(
+def test_result_is_the_same_at_every_address(
     server: LiveServer, body: dict[str, Any], path: str
 ) -> None:
     data = run(server, body)
     assert server.http.get(server.url + path.format(id=data["id"])).json()["data"] == data
 
 
-def test_unknown_prediction_is_404(server: LiveServer) -> None:
+def test_unknown_prediction_returns_404(server: LiveServer) -> None:
     answer = server.http.get(f"{server.url}/api/v3/predictions/{'0' * 32}/result")
     assert answer.status_code == 404
     assert "There is no job" in error_of(answer)
 
 
-def test_failed_task_is_200_with_a_sentence_and_a_business_code(
+def test_failed_task_returns_200_with_a_message_and_a_business_code(
     server: LiveServer, body: dict[str, Any]
 ) -> None:
     """Rule 5."""
@@ -104,7 +104,7 @@ def test_failed_task_is_200_with_a_sentence_and_a_business_code(
     assert data["code"] == 1402
 
 
-def test_unfinished_status_is_created_or_processing_and_a_canceled_task_failed(
+def test_status_is_created_or_processing_until_done_and_failed_when_canceled(
     server: LiveServer, body: dict[str, Any]
 ) -> None:
     """Rule 7."""
@@ -119,7 +119,7 @@ def test_unfinished_status_is_created_or_processing_and_a_canceled_task_failed(
         assert (canceled["status"], canceled["error"]) == ("failed", "The task was canceled.")
 
 
-def test_deleted_prediction_is_404(server: LiveServer, body: dict[str, Any]) -> None:
+def test_deleted_prediction_returns_404(server: LiveServer, body: dict[str, Any]) -> None:
     """Rule 7."""
     data = run(server, body)
     assert server.http.delete(f"{server.url}/v1/edits/{data['id']}").status_code == 204
@@ -127,7 +127,7 @@ def test_deleted_prediction_is_404(server: LiveServer, body: dict[str, Any]) -> 
     assert server.http.get(data["outputs"][0]).status_code == 404
 
 
-def test_unknown_fields_are_tolerated_and_known_ones_honoured(
+def test_unknown_fields_are_ignored_and_known_ones_honoured(
     server: LiveServer, body: dict[str, Any]
 ) -> None:
     """Rule 10."""
@@ -164,7 +164,7 @@ def test_lone_image_is_accepted(server: LiveServer, image_base64: str) -> None:
     assert data["status"] == "completed"
 
 
-def test_path_in_images_is_never_opened_and_image_used_instead(
+def test_path_in_images_is_never_opened_and_image_is_used_instead(
     server: LiveServer, image_base64: str
 ) -> None:
     """Rule 12."""
@@ -179,7 +179,7 @@ def test_path_in_images_is_never_opened_and_image_used_instead(
     assert both["status"] == "completed"
 
 
-def test_accept_header_is_not_looked_at(server: LiveServer, body: dict[str, Any]) -> None:
+def test_accept_header_is_ignored(server: LiveServer, body: dict[str, Any]) -> None:
     """Rule 13."""
     headers = {"Accept": "image/png"}
     answer = server.http.post(server.url + SUBMIT, json=body, headers=headers)
@@ -187,7 +187,7 @@ def test_accept_header_is_not_looked_at(server: LiveServer, body: dict[str, Any]
 
 
 class SlowHandler(http.server.BaseHTTPRequestHandler):
-    """Answers with an image once `release` is set."""
+    """Sends an image once `release` is set."""
 
     release: threading.Event
 
@@ -215,7 +215,7 @@ def slow_host() -> Iterator[tuple[str, threading.Event]]:
     host.server_close()
 
 
-def test_submit_answers_before_its_images_are_fetched_and_holds_nobody_up(
+def test_submit_returns_before_its_images_are_downloaded_and_blocks_no_other(
     fetching_server: LiveServer,
     body: dict[str, Any],
     slow_host: tuple[str, threading.Event],
@@ -233,7 +233,7 @@ def test_submit_answers_before_its_images_are_fetched_and_holds_nobody_up(
     assert finished(server, slow)["status"] == "completed"
 
 
-def test_sync_mode_past_its_limit_says_so_and_the_task_goes_on(
+def test_sync_mode_times_out_while_the_task_continues(
     start_server: Callable[..., LiveServer], body: dict[str, Any]
 ) -> None:
     """Rule 15."""
@@ -249,7 +249,7 @@ def test_sync_mode_past_its_limit_says_so_and_the_task_goes_on(
     assert finished(server, data)["status"] == "completed"
 
 
-def test_client_that_hangs_up_in_sync_mode_does_not_cancel_the_task(
+def test_disconnect_in_sync_mode_does_not_cancel_the_task(
     server: LiveServer, body: dict[str, Any]
 ) -> None:
     """Rule 15."""
@@ -258,20 +258,20 @@ def test_client_that_hangs_up_in_sync_mode_does_not_cancel_the_task(
     assert finished(server, {"urls": {"get": url}})["status"] == "completed"
 
 
-def test_output_of_an_edit_can_be_the_input_of_the_next(
+def test_output_of_an_edit_is_accepted_as_input_of_the_next(
     server: LiveServer, body: dict[str, Any]
 ) -> None:
-    """The server's own URLs are read from disk, under whatever host the client knows it."""
+    """The server reads its own URLs from disk, under any host name."""
     output = run(server, body)["outputs"][0]
     elsewhere = output.replace(server.url, "https://edit.example.org/base")
     for url in (output, elsewhere):
         assert run(server, body | {"images": [url]})["status"] == "completed"
 
 
-def test_submit_answers_at_once_while_the_worker_is_busy(
+def test_submit_returns_at_once_while_the_worker_is_busy(
     server: LiveServer, body: dict[str, Any]
 ) -> None:
-    """Rule 14: clients give up after ten seconds, and the first task takes longer than that."""
+    """Rule 14: clients time out after ten seconds, and the first task takes longer."""
     running = submit(server, body | LONG).json()["data"]
     until(lambda: status_of(server, running) == "processing")
 

@@ -13,10 +13,12 @@ import wavespeed
 from tests.server.contracts.wavespeed.client import MODEL
 
 
-def test_sdk_runs_an_edit_and_fetches_it(client: wavespeed.Client, body: dict[str, Any]) -> None:
+def test_sdk_runs_an_edit_and_downloads_its_output(
+    client: wavespeed.Client, body: dict[str, Any]
+) -> None:
     outputs = client.run(MODEL, body, poll_interval=0.05)["outputs"]
 
-    # rules 8 and 9: no key, an image's extension, an image's type
+    # Rules 8 and 9: no key, the extension and the media type of an image.
     answer = httpx2.get(outputs[0])
     assert outputs[0].endswith(".jpeg")
     assert answer.headers["content-type"] == "image/jpeg"
@@ -30,7 +32,7 @@ def test_sdk_runs_an_edit_in_sync_mode(client: wavespeed.Client, body: dict[str,
 
 @pytest.mark.parametrize("sync", [True, False])
 @pytest.mark.parametrize("image_format", ["jpeg", "png", "webp"])
-def test_sdk_gets_naked_base64(
+def test_sdk_gets_bare_base64(
     client: wavespeed.Client, body: dict[str, Any], image_format: str, sync: bool
 ) -> None:
     body |= {"enable_base64_output": True, "output_format": image_format}
@@ -41,7 +43,7 @@ def test_sdk_gets_naked_base64(
     assert image.format == image_format.upper()
 
 
-def test_sdk_raises_the_sentence_of_a_failed_task(
+def test_sdk_raises_the_message_of_a_failed_task(
     client: wavespeed.Client, body: dict[str, Any]
 ) -> None:
     body["images"] = ["http://127.0.0.1:9/cat.png"]
@@ -49,7 +51,7 @@ def test_sdk_raises_the_sentence_of_a_failed_task(
         client.run(MODEL, body, poll_interval=0.05)
 
 
-def test_sdk_raises_the_sentence_of_a_refused_request(
+def test_sdk_raises_the_message_of_a_rejected_request(
     client: wavespeed.Client, body: dict[str, Any]
 ) -> None:
     with pytest.raises(RuntimeError, match=r"HTTP 400: .*256–1536 pixels, got '255\*256'"):

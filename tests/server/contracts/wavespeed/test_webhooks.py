@@ -1,4 +1,4 @@
-"""WaveSpeed's webhooks over a live server, told to a receiver that verifies them on its own."""
+"""WaveSpeed's webhooks from a live server to a receiver with its own verification."""
 
 import http.server
 import re
@@ -21,7 +21,7 @@ LOOPBACK = "127.0.0.0/8"
 
 @pytest.fixture(scope="module")
 def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """A server that may tell receivers on loopback."""
+    """A server that delivers to loopback addresses too."""
     folder = tmp_path_factory.mktemp("webhooks")
     running = LiveServer(tiny_model, folder, ALLOW_NETWORKS=LOOPBACK, WEBHOOK_SECRET=SECRET)
     yield running.start()
@@ -32,7 +32,7 @@ def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def strict_server(
     tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LiveServer]:
-    """A server that may tell public addresses only."""
+    """A server that delivers to public addresses only."""
     running = LiveServer(tiny_model, tmp_path_factory.mktemp("strict"))
     yield running.start()
     running.close()
@@ -63,20 +63,17 @@ def result(server: LiveServer, data: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def told(receiver: Receiver, count: int = 1) -> list[Received]:
+def deliveries(receiver: Receiver, count: int = 1) -> list[Received]:
     until(lambda: len(receiver.received) >= count)
     return receiver.received
 
 
-# ── what is told ──────────────────────────────────────────────────────────────────────────────
-
-
-def test_completed_prediction_is_told_bare_and_signed(
+def test_completed_prediction_is_delivered_bare_and_signed(
     server: LiveServer, receiver: Receiver, body: dict[str, Any]
 ) -> None:
     data = accepted(submit(server, body, f"{receiver.url}?a=1&b=c%20d"))
 
-    (received,) = told(receiver)
+    (received,) = deliveries(receiver)
 
     assert received.path == "/hook?a=1&b=c%20d"
     assert received.json == result(server, data)
@@ -90,16 +87,16 @@ def test_completed_prediction_is_told_bare_and_signed(
     assert httpx2.get(received.json["outputs"][0]).status_code == 200
 
 
-def test_secret_of_the_operator_is_shown_to_clients(server: LiveServer) -> None:
+def test_webhook_secret_of_the_operator_is_returned_to_clients(server: LiveServer) -> None:
     answer = server.http.get(f"{server.url}/api/v3/webhook/secret")
     assert answer.json()["data"] == {"secret": SECRET}
 
 
-def test_failed_prediction_is_told(
+def test_failed_prediction_is_delivered(
     server: LiveServer, receiver: Receiver, body: dict[str, Any]
 ) -> None:
     data = accepted(submit(server, body | {"images": ["http://127.0.0.1:9/a.png"]}, receiver.url))
-    (received,) = told(receiver)
+    (received,) = deliveries(receiver)
     assert received.json == result(server, data)
     assert received.json["status"] == "failed"
     assert received.json["outputs"] == []
@@ -107,7 +104,7 @@ def test_failed_prediction_is_told(
     assert received.is_signed_with(SECRET)
 
 
-def test_canceled_prediction_is_told_as_failed(
+def test_canceled_prediction_is_delivered_as_failed(
     server: LiveServer, receiver: Receiver, body: dict[str, Any]
 ) -> None:
     running, waiting = (accepted(submit(server, body | LONG, receiver.url)) for _ in range(2))
@@ -115,7 +112,7 @@ def test_canceled_prediction_is_told_as_failed(
     for data in (waiting, running):
         server.http.delete(f"{server.url}/v1/edits/{data['id']}")
 
-    received = told(receiver, 2)
+    received = deliveries(receiver, 2)
 
     assert {entry.json["id"] for entry in received} == {running["id"], waiting["id"]}
     for entry in received:
@@ -123,53 +120,50 @@ def test_canceled_prediction_is_told_as_failed(
         assert entry.is_signed_with(SECRET)
 
 
-def test_webhook_url_in_the_body_is_told_too(
+def test_webhook_url_in_the_body_receives_the_delivery(
     server: LiveServer, receiver: Receiver, body: dict[str, Any]
 ) -> None:
     data = accepted(submit(server, body | {"webhook_url": receiver.url}))
-    (received,) = told(receiver)
+    (received,) = deliveries(receiver)
     assert received.json["id"] == data["id"]
 
 
-def test_query_wins_over_the_body(
+def test_query_overrides_the_body(
     server: LiveServer, receiver: Receiver, body: dict[str, Any]
 ) -> None:
     other = f"{receiver.url}/other"
     accepted(submit(server, body | {"webhook_url": other}, receiver.url))
-    (received,) = told(receiver)
+    (received,) = deliveries(receiver)
     assert received.path == "/hook"
 
 
-def test_urls_in_what_is_told_are_as_the_client_knew_the_server(
+def test_delivered_urls_use_the_host_of_the_submit(
     server: LiveServer, receiver: Receiver, body: dict[str, Any]
 ) -> None:
     headers = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "edit.example.org"}
     accepted(submit(server, body, receiver.url, **headers))
-    (received,) = told(receiver)
+    (received,) = deliveries(receiver)
     assert received.json["urls"]["get"].startswith("https://edit.example.org/api/v3/")
     assert received.json["outputs"][0].startswith("https://edit.example.org/outputs/")
 
 
-def test_submission_without_webhook_tells_nobody(
+def test_prediction_without_a_webhook_delivers_nothing(
     server: LiveServer, receiver: Receiver, body: dict[str, Any]
 ) -> None:
     for webhook in (None, ""):
         data = accepted(submit(server, body, webhook))
         until(lambda data=data: result(server, data)["status"] == "completed")
     accepted(submit(server, body, receiver.url))
-    assert len(told(receiver)) == 1
+    assert len(deliveries(receiver)) == 1
 
 
-# ── again and again ───────────────────────────────────────────────────────────────────────────
-
-
-def test_receiver_that_fails_is_told_again_later(
+def test_delivery_is_retried_when_the_receiver_fails(
     server: LiveServer, receiver: Receiver, body: dict[str, Any]
 ) -> None:
     receiver.statuses = [500]
     accepted(submit(server, body, receiver.url))
 
-    first, second = told(receiver, 2)
+    first, second = deliveries(receiver, 2)
 
     assert first.body == second.body
     waited = int(second.headers["webhook-timestamp"]) - int(first.headers["webhook-timestamp"])
@@ -184,7 +178,7 @@ def test_redirect_is_not_followed(
         receiver.statuses = [307]
         receiver.location = elsewhere.url
         accepted(submit(server, body, receiver.url))
-        told(receiver, 2)
+        deliveries(receiver, 2)
         assert elsewhere.received == []
 
 
@@ -192,7 +186,7 @@ def test_retry_survives_a_kill_of_the_server(
     start_server: Callable[..., LiveServer], receiver: Receiver, body: dict[str, Any]
 ) -> None:
     server = start_server(ALLOW_NETWORKS=LOOPBACK, WEBHOOK_SECRET=SECRET)
-    # until the kill, which may come after a second attempt
+    # Fails until the kill, which may come after a second attempt.
     receiver.statuses = [500] * 10
     data = accepted(submit(server, body, receiver.url))
     until(lambda: "attempt 1" in server.log())
@@ -202,17 +196,17 @@ def test_retry_survives_a_kill_of_the_server(
 
     server.start(wait_ready=False)
 
-    received = told(receiver, before + 1)
+    received = deliveries(receiver, before + 1)
     assert received[-1].json["id"] == data["id"]
-    # the address of the submit, though the server has another port by now
+    # The URLs keep the host of the submit, although the restarted server has another port.
     assert received[-1].body == received[0].body
     assert received[-1].is_signed_with(SECRET)
 
 
-def test_end_that_no_attempt_followed_is_told_after_a_kill(
+def test_interrupted_delivery_is_repeated_after_a_kill(
     start_server: Callable[..., LiveServer], body: dict[str, Any]
 ) -> None:
-    """The receiver takes the first connection and never answers, until the server is killed."""
+    """The receiver accepts the first request but never responds to it."""
     server = start_server(ALLOW_NETWORKS=LOOPBACK, WEBHOOK_SECRET=SECRET)
     with silent_then_fine() as (url, arrived, bodies):
         data = accepted(submit(server, body, url))
@@ -224,7 +218,7 @@ def test_end_that_no_attempt_followed_is_told_after_a_kill(
 
 
 class silent_then_fine:  # noqa: N801 - used as a function
-    """A receiver whose first POST is never answered."""
+    """A receiver that never responds to the first POST."""
 
     def __enter__(self) -> tuple[str, threading.Event, list[bytes]]:
         arrived, released, bodies = threading.Event(), threading.Event(), []
@@ -254,7 +248,7 @@ class silent_then_fine:  # noqa: N801 - used as a function
         self._host.server_close()
 
 
-def test_deleted_prediction_is_told_to_nobody(
+def test_deleted_prediction_is_not_delivered(
     server: LiveServer, receiver: Receiver, body: dict[str, Any]
 ) -> None:
     running, waiting = (accepted(submit(server, body | LONG, receiver.url)) for _ in range(2))
@@ -265,11 +259,9 @@ def test_deleted_prediction_is_told_to_nobody(
 
     last = accepted(submit(server, body, receiver.url))
 
-    assert told(receiver)[0].json["id"] == last["id"]
+    assert deliveries(receiver)[0].json["id"] == last["id"]
     assert len(receiver.received) == 1
 
-
-# ── what is refused ───────────────────────────────────────────────────────────────────────────
 
 BAD_ADDRESSES = [
     ("http://127.0.0.1/hook", "127.0.0.1 is not a public address"),
@@ -299,9 +291,9 @@ BAD_ADDRESSES = [
 
 
 @pytest.mark.parametrize("place", ["webhook", "webhook_url"])
-@pytest.mark.parametrize(("url", "sentence"), BAD_ADDRESSES)
-def test_bad_address_is_refused_at_submit(
-    strict_server: LiveServer, body: dict[str, Any], url: str, sentence: str, place: str
+@pytest.mark.parametrize(("url", "message"), BAD_ADDRESSES)
+def test_bad_webhook_url_is_rejected_at_submit(
+    strict_server: LiveServer, body: dict[str, Any], url: str, message: str, place: str
 ) -> None:
     before = strict_server.http.get(f"{strict_server.url}/v1/edits").json()["total"]
 
@@ -312,17 +304,17 @@ def test_bad_address_is_refused_at_submit(
 
     assert answer.status_code == 400
     assert f'Error at "/{place}"' in answer.json()["error"]
-    assert sentence in answer.json()["error"]
+    assert message in answer.json()["error"]
     assert strict_server.http.get(f"{strict_server.url}/v1/edits").json()["total"] == before
 
 
-def test_network_that_the_operator_did_not_allow_is_refused(
+def test_webhook_url_is_rejected_when_its_network_is_not_allowed(
     server: LiveServer, body: dict[str, Any]
 ) -> None:
     assert submit(server, body, "http://10.1.2.3/").status_code == 400
 
 
-def test_webhook_with_base64_output_is_refused(
+def test_webhook_with_base64_output_is_rejected(
     server: LiveServer, receiver: Receiver, body: dict[str, Any]
 ) -> None:
     body |= {"enable_base64_output": True}
@@ -334,7 +326,7 @@ def test_webhook_with_base64_output_is_refused(
         assert 'Error at "/enable_base64_output"' in answer.json()["error"]
 
 
-def test_offline_server_refuses_a_webhook(
+def test_offline_server_rejects_webhooks(
     start_server: Callable[..., LiveServer], body: dict[str, Any]
 ) -> None:
     server = start_server(OFFLINE="true", wait_ready=False)
@@ -343,12 +335,12 @@ def test_offline_server_refuses_a_webhook(
     assert "webhook: this server runs offline" in answer.json()["error"]
 
 
-def test_address_is_checked_again_when_it_is_told(
+def test_webhook_url_is_checked_again_before_delivery(
     start_server: Callable[..., LiveServer], receiver: Receiver
 ) -> None:
-    """What was allowed at submit may lie elsewhere, or be forbidden, by the time of the end."""
+    """By the end of the job, a host may have moved or its network may be forbidden."""
     server = start_server(ALLOW_NETWORKS=LOOPBACK)
-    # until the kill, which may come after a second attempt
+    # Fails until the kill, which may come after a second attempt.
     receiver.statuses = [500] * 10
     body = {"prompt": "a", "image": f"data:,{_percent(encoded(gradient()))}"}
     accepted(submit(server, body, receiver.url))
