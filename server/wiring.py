@@ -16,6 +16,7 @@ from server.jobs.service import EditService
 from server.jobs.webhook_sender import WebhookSender, read_or_create_secret
 from server.loras.library import LoraLibrary
 from server.loras.store import LoraStore
+from server.media.decoder_pool import DecoderPool
 from server.media.inputs import InputStore
 from server.media.outputs import OutputStore
 from server.media.uploads import UploadStore
@@ -39,6 +40,7 @@ class Components:
     services: Services
     database: Database
     fetcher: Fetcher
+    decoders: DecoderPool
     inputs: InputStore
     executor: Executor
     preparer: Preparer
@@ -48,8 +50,9 @@ class Components:
     playground: Playground | None
 
     def end_streams(self) -> None:
-        """End the streams that would delay a stop for as long as a client listens."""
+        """End the streams and decodes that a stop would otherwise wait for."""
         self.services.queue.close()
+        self.decoders.close()
         if self.playground is not None:
             self.playground.close()
 
@@ -79,7 +82,8 @@ def build_components(
     fetcher = Fetcher(settings.allow_networks, offline=settings.offline)
     outputs = OutputStore(data / "outputs")
     uploads = _build_uploads(settings, database)
-    inputs = _build_inputs(settings, fetcher, outputs, uploads)
+    decoders = DecoderPool()
+    inputs = _build_inputs(settings, fetcher, decoders, outputs, uploads)
     executor = LocalPool(_worker_options(settings, choice, worker_command))
     library = _build_library(settings, catalog, fetcher, executor, queue)
     job_inputs = JobInputs(inputs, library, keep_images=settings.keep_inputs)
@@ -99,11 +103,13 @@ def build_components(
     )  # fmt: skip
     webhooks = _build_webhooks(services, database, fetcher)
     keys = KeyCheck(settings.all_api_keys())
-    page = PageContext(settings, choice, catalog, edits, executor, outputs, uploads, fetcher)
+    page = PageContext(
+        settings, choice, catalog, edits, executor, outputs, uploads, fetcher, decoders
+    )
     playground = Playground(page, keys) if settings.page else None
     return Components(
-        services, database, fetcher, inputs, executor, preparer, dispatcher, webhooks, keys,
-        playground,
+        services, database, fetcher, decoders, inputs, executor, preparer, dispatcher, webhooks,
+        keys, playground,
     )  # fmt: skip
 
 
@@ -113,11 +119,16 @@ def _build_uploads(settings: Settings, database: Database) -> UploadStore:
 
 
 def _build_inputs(
-    settings: Settings, fetcher: Fetcher, outputs: OutputStore, uploads: UploadStore
+    settings: Settings,
+    fetcher: Fetcher,
+    decoders: DecoderPool,
+    outputs: OutputStore,
+    uploads: UploadStore,
 ) -> InputStore:
     return InputStore(
         settings.data_dir / "inputs",
         fetcher,
+        decoders,
         own_file=lambda url: outputs.path_of_url(url) or uploads.path_of_url(url),
         fetch_timeout_s=settings.fetch_timeout_s,
     )

@@ -126,6 +126,10 @@ class LiveServer:
         """Return the process ids of the current workers."""
         return [int(pid) for pid in self._children() if "--fd=" in _command(int(pid))]
 
+    def decoder_pids(self) -> list[int]:
+        """The current decoders of this server."""
+        return [int(pid) for pid in self._children() if "media.decoder" in _command(int(pid))]
+
     @property
     def process(self) -> subprocess.Popen[bytes]:
         """Return the process of the server."""

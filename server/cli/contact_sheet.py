@@ -11,7 +11,7 @@ import PIL.ImageDraw
 import PIL.ImageFont
 import PIL.ImageOps
 
-from server.media.images import to_rgb
+from server.media.rgb import to_rgb
 
 BACKGROUND = "#faf9f7"
 INK = "#1d1d1f"

@@ -4,7 +4,7 @@ import asyncio
 import logging
 
 from pipelines.api.errors import EngineError
-from server.errors import NotFound, ServerError
+from server.errors import NotFound, ServerError, Unavailable
 from server.job import Job, JobStatus, Outcome
 from server.jobs.job_inputs import JobInputs
 from server.jobs.job_queue import JobQueue
@@ -40,6 +40,9 @@ class Preparer:
             except NotFound:
                 # canceled and deleted while it waited here, or while its images were fetched
                 await self._inputs.delete(job.id)
+            except Unavailable:
+                # the server is stopping: the next one prepares the job
+                logger.info("job %s is prepared at the next start", job.id)
             except (EngineError, ServerError) as exc:
                 await self._fail(job, exc)
             except Exception:

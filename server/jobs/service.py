@@ -67,16 +67,8 @@ class EditService:
         urls, is_prepared = await self._inputs.store(job_id, request, images)
         now = self._clock()
         job = Job(request, urls, now, id=job_id, prepared_at=now if is_prepared else None)
-        try:
-            await self.queue.submit(job)
-        except BaseException:
-            await self._inputs.delete(job_id)
-            raise
-        if self._log_prompts:
-            logger.info("job %s prompt: %r", job.id, request.params.prompt)
-        if not is_prepared:
-            self._preparer.add(job)
-        return job
+        # shielded: a client that hangs up now leaves a whole job, not a row without its images
+        return await asyncio.shield(self._queue(job))
 
     async def cancel(self, job_id: str) -> Job:
         """Cancel a job: at once while it waits, at its next step while it runs.
@@ -135,6 +127,18 @@ class EditService:
             else:
                 if job.status.is_final:
                     await self._inputs.release(job_id)
+
+    async def _queue(self, job: Job) -> Job:
+        try:
+            await self.queue.submit(job)
+        except BaseException:
+            await self._inputs.delete(job.id)
+            raise
+        if self._log_prompts:
+            logger.info("job %s prompt: %r", job.id, job.request.params.prompt)
+        if job.prepared_at is None:
+            self._preparer.add(job)
+        return job
 
     async def _delete_when_ended(self, job_id: str) -> None:
         try:

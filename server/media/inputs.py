@@ -15,11 +15,12 @@ from pathlib import Path
 
 from server.errors import InvalidImage, NotFound
 from server.limits import MAX_IMAGE_BYTES
-from server.media.images import check_bytes, to_rgb_png
+from server.media.decoder_pool import DecoderPool
+from server.media.images import check_bytes
 from server.net.fetch import Fetcher
 
-# Decoding a large image takes a core for a second; more threads would starve the event loop.
-DECODING_THREADS = 2
+# Decoding base64 of 28 MB takes a core for 0.1 s; more threads would starve the event loop.
+BASE64_THREADS = 2
 _URL = re.compile(r"https?://", re.IGNORECASE)
 _BASE64_START = re.compile(r"[A-Za-z0-9+/_\-\s=]+")
 
@@ -31,6 +32,7 @@ class InputStore:
         self,
         folder: Path,
         fetcher: Fetcher,
+        decoders: DecoderPool,
         *,
         own_file: Callable[[str], Path | None],
         fetch_timeout_s: float,
@@ -38,12 +40,13 @@ class InputStore:
         """`own_file` maps a URL of this server to its file, and any other URL to None."""
         self._folder = folder
         self._fetcher = fetcher
+        self._decoders = decoders
         self._own_file = own_file
         self._fetch_timeout_s = fetch_timeout_s
-        self._threads = ThreadPoolExecutor(DECODING_THREADS, thread_name_prefix="images")
+        self._threads = ThreadPoolExecutor(BASE64_THREADS, thread_name_prefix="base64")
 
     def close(self) -> None:
-        """Wait until running decodes have finished."""
+        """Wait until running decodes of base64 have finished."""
         self._threads.shutdown(wait=True)
 
     async def store_inline(
@@ -52,7 +55,8 @@ class InputStore:
         """Validate and store the images that the request carries.
 
         Returns one entry per image: its URL, still to be fetched, or None if it is stored.
-        Raises InvalidImage, PayloadTooLarge, FetchFailed (offline); then nothing is left on disk.
+        Raises InvalidImage, PayloadTooLarge, FetchFailed (offline), Unavailable; then nothing is
+        left on disk.
         """
         sources = []
         try:
@@ -66,7 +70,7 @@ class InputStore:
     async def fetch(self, job_id: str, index: int, url: str, max_bytes: int) -> None:
         """Fetch, validate and store an image; a URL of this server is read from disk.
 
-        Raises FetchFailed, InvalidImage, PayloadTooLarge.
+        Raises FetchFailed, InvalidImage, PayloadTooLarge, Unavailable.
         """
         field = f"images/{index}"
         own = self._own_file(url)
@@ -114,12 +118,9 @@ class InputStore:
         return None
 
     async def _store(self, job_id: str, index: int, data: bytes, field: str) -> None:
-        def write() -> None:
-            path = self._path(job_id, index)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(to_rgb_png(data, field))
-
-        await asyncio.get_running_loop().run_in_executor(self._threads, write)
+        path = self._path(job_id, index)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        await self._decoders.write_png(data, path, field)
 
     def _path(self, job_id: str, index: int) -> Path:
         return self._folder / job_id / f"{index}.png"

@@ -55,6 +55,7 @@ def _build_blocks(context: PageContext) -> Any:
         context.uploads,
         context.outputs,
         context.fetcher,
+        context.decoders,
         context.cache,
         fetch_timeout_s=context.settings.fetch_timeout_s,
         keep_s=context.settings.keep_outputs_h * 3600,

@@ -34,3 +34,9 @@ class Layout:
     def lora_menus(self) -> Sequence[Any]:
         """The three LoRA menus."""
         return [self.components[f"lora_{number}"] for number in (1, 2, 3)]
+
+
+def uploaded_path(image: Any) -> str | None:
+    """Return the path of the image in a slot, or None when the slot is empty."""
+    path: str | None = image.path if image is not None else None
+    return path

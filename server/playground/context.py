@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pipelines.files.catalog import Catalog, ModelChoice
 from server.jobs.service import EditService
+from server.media.decoder_pool import DecoderPool
 from server.media.outputs import OutputStore
 from server.media.uploads import UploadStore
 from server.net.fetch import Fetcher
@@ -29,6 +30,7 @@ class PageContext:
     outputs: OutputStore
     uploads: UploadStore
     fetcher: Fetcher
+    decoders: DecoderPool
 
     @property
     def cache(self) -> Path:

@@ -17,7 +17,8 @@ from typing import TypeVar
 
 from server.errors import InvalidImage
 from server.limits import MAX_IMAGE_BYTES
-from server.media.images import check_bytes, to_rgb_png
+from server.media.decoder_pool import DecoderPool
+from server.media.images import check_bytes
 from server.media.inputs import is_url
 from server.media.outputs import OutputStore
 from server.media.served_folder import ServedFolder
@@ -63,6 +64,7 @@ class ImageStore:
         uploads: UploadStore,
         outputs: OutputStore,
         fetcher: Fetcher,
+        decoders: DecoderPool,
         folder: Path,
         *,
         fetch_timeout_s: float,
@@ -72,6 +74,7 @@ class ImageStore:
         self._uploads = uploads
         self._folders: Sequence[ServedFolder] = (outputs, uploads)
         self._fetcher = fetcher
+        self._decoders = decoders
         self._folder = folder.resolve()
         self._fetch_timeout_s = fetch_timeout_s
         self._keep_s = keep_s
@@ -121,7 +124,7 @@ class ImageStore:
             data = await self._fetcher.read(
                 url, max_bytes=MAX_IMAGE_BYTES, timeout_s=self._fetch_timeout_s, field="images"
             )
-        await asyncio.to_thread(to_rgb_png, data, "images")
+        await self._decoders.check(data, "images")
         path = self._folder / "fetched" / secrets.token_hex(16)
         _remember(self._urls, path.name, url)
         await asyncio.to_thread(_write_and_sweep, path, data)
@@ -154,7 +157,7 @@ class ImageStore:
             return Path(image.path).read_bytes()
 
     async def _upload(self, name: str, data: bytes, field: str) -> str:
-        await asyncio.to_thread(to_rgb_png, data, field)
+        await self._decoders.check(data, field)
         ticket = await self._uploads.create(name, len(data), None)
         stored = await self._uploads.write(ticket, _once(data), keep_s=self._keep_s)
         return self._uploads.route(stored.name)

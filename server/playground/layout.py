@@ -11,7 +11,7 @@ from pipelines.api.params import CFG_RANGE, LORA_SCALE_RANGE, MAX_OUTPUTS, STEPS
 from pipelines.api.sizes import SizeBounds
 from server.job import OutputFormat
 from server.playground import views
-from server.playground.components import Layout
+from server.playground.components import Layout, uploaded_path
 from server.playground.examples import EXAMPLES, Example
 from server.playground.form import AUTO_SIZE, DEFAULT_SIDE, presets_within
 from server.playground.grid import DEFAULT_SCALES, MAX_CELLS, Vary
@@ -88,6 +88,8 @@ def _add_images(page: Layout) -> None:
                 placeholder="Drop, paste or choose" if number == 1 else "Add another",
                 elem_id=f"image-{number}",
             )
+            # Gradio's own opens the file with Pillow, in this process
+            page.components[f"image_{number}"].preprocess = uploaded_path
     with gr.Row(elem_id="url-row"):
         page.components["url"] = gr.Textbox(
             show_label=False,

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from fastapi import Request
 
+from server.errors import InvalidRequest
 from server.web.middleware import BASE_URL
 
 T = TypeVar("T")
@@ -33,6 +34,17 @@ async def unless_disconnected(request: Request, result: Awaitable[T]) -> T | Non
     finally:
         for task in (waiting, leaving):
             task.cancel()
+
+
+async def while_connected(request: Request, result: Awaitable[T]) -> T:
+    """Wait for `result`, and cancel it as soon as the client closes its connection.
+
+    Raises InvalidRequest then, which no client reads. The request's body must have been read.
+    """
+    found = await unless_disconnected(request, result)
+    if found is None:
+        raise InvalidRequest("the client closed the connection before its edit was queued")
+    return found
 
 
 async def _disconnected(request: Request) -> None:

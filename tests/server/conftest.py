@@ -1,8 +1,19 @@
-"""The body of a request, shared by the tests of the server."""
+"""The body of a request and a pool of decoders, shared by the tests of the server."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+
+from server.media.decoder_pool import DecoderPool
+
+
+@pytest.fixture
+def decoders() -> Iterator[DecoderPool]:
+    """Decoders as the server has them."""
+    pool = DecoderPool()
+    yield pool
+    pool.close()
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from server.jobs.job_queue import JobState
 from server.jobs.service import EditService
 from server.store.jobs import JobFilter
 from server.web.contract import Services
-from server.web.request import base_url, unless_disconnected
+from server.web.request import base_url, unless_disconnected, while_connected
 
 NAME = "native"
 ENDPOINT = "edits"
@@ -43,16 +43,15 @@ def _add_submit_and_list(routes: APIRouter, service: EditService) -> None:
         A client that disconnects while waiting cancels the job.
         """
         body, files = await read_body(request)
-        job = await service.submit(
-            Submission(
-                NAME,
-                ENDPOINT,
-                body.params(),
-                body.output_format,
-                watermark=body.watermark,
-            ),
-            [*body.images, *files],
+        submission = Submission(
+            NAME,
+            ENDPOINT,
+            body.params(),
+            body.output_format,
+            watermark=body.watermark,
         )
+        images: list[str | bytes] = [*body.images, *files]
+        job = await while_connected(request, service.submit(submission, images))
         if wait:
             waited = await unless_disconnected(request, service.queue.wait(job.id, wait))
             job = waited or await service.cancel(job.id)

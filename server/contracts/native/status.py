@@ -17,7 +17,7 @@ from pipelines.api.params import (
 from pipelines.api.sizes import SizeBounds
 from server.job import JobStatus, OutputFormat
 from server.limits import MAX_IMAGE_BYTES
-from server.media.images import FORMATS, MAX_ASPECT, MAX_PIXELS, MIN_SIDE
+from server.media.images import FORMATS, MAX_ASPECT, MAX_PIXELS, MAX_PIXELS_BY_FORMAT, MIN_SIDE
 from server.version import VERSION
 from server.web.contract import Services
 from server.workers.executor import ExecutorState
@@ -77,6 +77,7 @@ class Bounds(BaseModel):
     image_side_min: int
     image_aspect_max: int
     image_pixels_max: int
+    image_pixels_max_by_format: dict[str, int]
     image_bytes_max: int
     image_formats: list[str]
     loras_max: int
@@ -178,6 +179,7 @@ def _bounds() -> Bounds:
         image_side_min=MIN_SIDE,
         image_aspect_max=MAX_ASPECT,
         image_pixels_max=MAX_PIXELS,
+        image_pixels_max_by_format=MAX_PIXELS_BY_FORMAT,
         image_bytes_max=MAX_IMAGE_BYTES,
         image_formats=list(FORMATS),
         loras_max=MAX_LORAS,

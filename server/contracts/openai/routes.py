@@ -20,7 +20,7 @@ from server.job import Job, JobStatus, Submission
 from server.jobs.service import EditService
 from server.web.contract import Services
 from server.web.problem import Problem
-from server.web.request import base_url, unless_disconnected
+from server.web.request import base_url, unless_disconnected, while_connected
 
 NAME = "openai"
 SHOWN_MODEL_CHARS = 200
@@ -48,17 +48,15 @@ def router(services: Services) -> APIRouter:
         A client that disconnects cancels the job; otherwise its retry would run a second one.
         """
         body, images = await read_body(request)
-        job = await service.submit(
-            Submission(
-                contract=NAME,
-                endpoint=_endpoint(body),
-                params=body.params(shows_previews=shows_previews),
-                output_format=body.output_format,
-                base64_output=body.stream or body.response_format == "b64_json",
-                quality=body.output_compression,
-            ),
-            images,
+        submission = Submission(
+            contract=NAME,
+            endpoint=_endpoint(body),
+            params=body.params(shows_previews=shows_previews),
+            output_format=body.output_format,
+            base64_output=body.stream or body.response_format == "b64_json",
+            quality=body.output_compression,
         )
+        job = await while_connected(request, service.submit(submission, images))
         if body.stream:
             return EditStream(service, job, services.clock)
         ended = await unless_disconnected(request, service.queue.wait(job.id))

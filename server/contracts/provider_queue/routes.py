@@ -25,7 +25,7 @@ from server.errors import InvalidRequest, NotFound, ServerError
 from server.job import Job, JobStatus, OutputFormat, Submission
 from server.jobs.service import EditService
 from server.web.contract import Services
-from server.web.request import base_url, unless_disconnected
+from server.web.request import base_url, unless_disconnected, while_connected
 
 MOUNTS = ("/v1/queue", "/model/v1/queue")
 PLAIN = "qwen_image_edit_plus"
@@ -165,7 +165,8 @@ class Endpoint:
             base_url=base_url(request),
         )
         try:
-            return await self._service.submit(submission, body.references())
+            submitted = self._service.submit(submission, body.references())
+            return await while_connected(request, submitted)
         except ServerError as exc:
             if exc.field and exc.field.startswith("images"):
                 exc.field = exc.field.replace("images", body.images_field, 1)

@@ -8,7 +8,7 @@ from server.contracts.wavespeed.views import prediction
 from server.errors import InvalidRequest
 from server.job import Job, Submission
 from server.web.contract import Services
-from server.web.request import base_url
+from server.web.request import base_url, while_connected
 
 
 def router(services: Services) -> APIRouter:
@@ -23,7 +23,7 @@ def router(services: Services) -> APIRouter:
         base = base_url(request)
         endpoint = request.url.path.partition("/api/v3/")[2]
         submission = _submission(body, endpoint, webhook, base)
-        job = await service.submit(submission, body.references())
+        job = await while_connected(request, service.submit(submission, body.references()))
         if not body.enable_sync_mode:
             return await envelope(request, job)
         # A client that disconnects does not cancel the task, only the wait.

@@ -291,6 +291,12 @@ def test_image_is_downloaded_from_a_url(
 
 def test_capabilities_describe_the_model_and_its_bounds(server: LiveServer) -> None:
     found = _capabilities(server)
+    by_format = found["bounds"]["image_pixels_max_by_format"]
+    assert by_format == {
+        "WEBP": 14_000_000,
+        "AVIF": 12_500_000,
+        "JPEG progressive 4:4:4": 46_000_000,
+    }
     assert found["model"]["name"] == "tiny"
     assert found["profile"] == {"name": "quality", "num_inference_steps": 3, "true_cfg_scale": 4.0}
     assert found["bounds"]["size"] == {"min": 256, "max": 1536}

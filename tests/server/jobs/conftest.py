@@ -18,6 +18,7 @@ from server.jobs.job_queue import JobQueue
 from server.jobs.preparer import Preparer
 from server.jobs.service import EditService
 from server.loras.library import LoraLibrary
+from server.media.decoder_pool import DecoderPool
 from server.media.inputs import InputStore
 from server.media.outputs import OutputStore
 from server.net.fetch import Fetcher
@@ -133,7 +134,9 @@ async def queue(database: Database, clock: FakeTime) -> JobQueue:
 
 
 @pytest.fixture
-def make_scene(tmp_path: Path, database: Database) -> Iterator[Callable[..., Awaitable[Scene]]]:
+def make_scene(
+    tmp_path: Path, database: Database, decoders: DecoderPool
+) -> Iterator[Callable[..., Awaitable[Scene]]]:
     """Starts a scene on the test's folder; each one is the next server on the same data."""
     scenes: list[Scene] = []
 
@@ -144,7 +147,9 @@ def make_scene(tmp_path: Path, database: Database) -> Iterator[Callable[..., Awa
         blocks_unsafe: bool = False,
         step_timeout_s: float | None = None,
     ) -> Scene:
-        scene = _build(tmp_path, database, keep_images, embed_prompt, blocks_unsafe, step_timeout_s)
+        scene = _build(
+            tmp_path, database, decoders, keep_images, embed_prompt, blocks_unsafe, step_timeout_s
+        )
         for job in await scene.queue.open():
             scene.preparer.add(job)
         scenes.append(scene)
@@ -164,6 +169,7 @@ async def scene(make_scene: Callable[..., Awaitable[Scene]]) -> Scene:
 def _build(
     folder: Path,
     database: Database,
+    decoders: DecoderPool,
     keep_images: bool,
     embed_prompt: bool,
     blocks_unsafe: bool,
@@ -173,7 +179,7 @@ def _build(
     queue = JobQueue(database, max_waiting=3, clock=time)
     fetcher = Fetcher(LOOPBACK)
     images = InputStore(
-        folder / "inputs", fetcher, own_file=lambda url: None, fetch_timeout_s=PATIENCE_S
+        folder / "inputs", fetcher, decoders, own_file=lambda url: None, fetch_timeout_s=PATIENCE_S
     )
     library = make_library(folder)
     inputs = WatchedInputs(images, library, keep_images=keep_images)

@@ -7,7 +7,9 @@ import pytest
 
 from server.errors import ServerError
 from server.job import Job, JobStatus
+from server.jobs import preparer
 from server.jobs.preparer import CONCURRENT_JOBS
+from server.media.decoder_pool import DecoderPool
 from tests.far_side import Answer, FarSide, far_side
 from tests.server.jobs.conftest import IMAGE, Scene, soon
 from tests.server.loras.conftest import lora_bytes
@@ -180,3 +182,21 @@ async def test_restart_prepares_what_was_not_prepared(make_scene: MakeScene, hos
 
     async with following.serving():
         assert (await following.started()).job_id == job.id
+
+
+async def test_job_stays_queued_when_the_server_stops_while_its_image_is_decoded(
+    scene: Scene, decoders: DecoderPool, host: FarSide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await scene.submit(images=[host.url("/a.png")])
+    decoders.close()
+    logged: asyncio.Queue[str] = asyncio.Queue()
+    for level in ("info", "warning"):
+        monkeypatch.setattr(
+            preparer.logger, level, lambda text, *args: logged.put_nowait(text % args)
+        )
+
+    async with scene.serving("preparer"):
+        assert await soon(logged.get()) == f"job {job.id} is prepared at the next start"
+
+    left = await scene.queue.get(job.id)
+    assert (left.status, left.prepared_at) == (JobStatus.QUEUED, None)

@@ -15,7 +15,7 @@ from server.errors import (
     ServerError,
     Unavailable,
 )
-from server.job import JobStatus, Outcome
+from server.job import Job, JobStatus, Outcome
 from server.store.jobs import JobFilter
 from tests.conftest import as_base64
 from tests.server.jobs.conftest import IMAGE, Scene, soon
@@ -318,3 +318,27 @@ async def test_prompt_is_logged_only_if_the_operator_asks(
     await scene.submit()
 
     assert ("make it blue" in caplog.text) is log_prompts
+
+
+async def test_client_that_hangs_up_during_the_write_leaves_a_whole_job(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, entered, released = scene.queue.submit, asyncio.Event(), asyncio.Event()
+
+    async def slow_write(job: Job) -> Job:
+        entered.set()
+        await released.wait()
+        return await write(job)
+
+    monkeypatch.setattr(scene.queue, "submit", slow_write)
+    submitting = asyncio.create_task(scene.submit())
+    await soon(entered.wait())
+
+    submitting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await submitting
+    released.set()
+
+    async with scene.serving():
+        run = await scene.started()
+    assert len(run.references) == 1

@@ -1,15 +1,17 @@
 """Image references: how a request may carry an image, and what is left when it must not."""
 
 import base64
+import io
 import urllib.parse
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import PIL.Image
 import pytest
 
 from server.errors import FetchFailed, InvalidImage, NotFound, PayloadTooLarge
 from server.limits import MAX_IMAGE_BYTES
-from server.media.images import to_rgb_png
+from server.media.decoder_pool import DecoderPool
 from server.media.inputs import InputStore, decode_text, is_inline, is_url
 from server.net.fetch import Fetcher
 from server.settings import Settings
@@ -17,7 +19,6 @@ from tests.conftest import as_base64, encoded, gradient
 from tests.far_side import Answer, FarSide, far_side
 
 IMAGE = encoded(gradient())
-STORED = to_rgb_png(IMAGE, "")
 LIMITS = MAX_IMAGE_BYTES
 # In base64 these bytes need every sign in which the two alphabets differ, and padding.
 AWKWARD = bytes(range(256)) + b"\xfb\xef\xbe\xff"
@@ -30,13 +31,14 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def store(folder: Path, tmp_path: Path) -> AsyncIterator[InputStore]:
+async def store(folder: Path, tmp_path: Path, decoders: DecoderPool) -> AsyncIterator[InputStore]:
     fetcher = Fetcher(Settings(allow_networks="127.0.0.0/8").allow_networks)
     own = tmp_path / "own.png"
     own.write_bytes(IMAGE)
     store = InputStore(
         folder,
         fetcher,
+        decoders,
         own_file=lambda url: own if url.endswith("/outputs/own.png") else None,
         fetch_timeout_s=30,
     )
@@ -49,6 +51,13 @@ async def store(folder: Path, tmp_path: Path) -> AsyncIterator[InputStore]:
 def far() -> Iterator[FarSide]:
     with far_side() as server:
         yield server
+
+
+def pixels(data: bytes) -> bytes:
+    """The pixels of an image as a job's worker gets it."""
+    with PIL.Image.open(io.BytesIO(data)) as image:
+        assert (image.format, image.mode, image.info) == ("PNG", "RGB", {})
+        return image.tobytes()
 
 
 def lines(text: str) -> str:
@@ -162,9 +171,9 @@ async def test_store_inline_stores_images_and_returns_urls(
     assert await store.store_inline("job", images, LIMITS) == (None, "https://host/a.png", None)
 
 
-async def test_offline_server_refuses_a_url_at_once(folder: Path) -> None:
+async def test_offline_server_refuses_a_url_at_once(folder: Path, decoders: DecoderPool) -> None:
     fetcher = Fetcher([], offline=True)
-    store = InputStore(folder, fetcher, own_file=lambda _: None, fetch_timeout_s=30)
+    store = InputStore(folder, fetcher, decoders, own_file=lambda _: None, fetch_timeout_s=30)
 
     with pytest.raises(FetchFailed, match=r"^images/1: this server runs offline"):
         await store.store_inline("job", [IMAGE, "https://host/a.png"], LIMITS)
@@ -178,7 +187,10 @@ async def test_stored_images_are_read_in_their_order(store: InputStore) -> None:
     other = encoded(gradient(shift=50))
     await store.store_inline("job", [IMAGE, as_base64(other)], LIMITS)
 
-    assert await store.read("job", 2) == (STORED, to_rgb_png(other, ""))
+    assert [pixels(data) for data in await store.read("job", 2)] == [
+        gradient().tobytes(),
+        gradient(shift=50).tobytes(),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -227,7 +239,8 @@ async def test_fetch_stores_the_image_at_a_url(store: InputStore, far: FarSide) 
 
     await store.fetch("job", 0, far.url("/a.jpg"), LIMITS)
 
-    assert await store.read("job", 1) == (STORED,)
+    (stored,) = await store.read("job", 1)
+    assert pixels(stored) == gradient().tobytes()
 
 
 async def test_fetch_refuses_a_file_of_this_servers_own_over_the_limit(store: InputStore) -> None:
@@ -238,7 +251,8 @@ async def test_fetch_refuses_a_file_of_this_servers_own_over_the_limit(store: In
 async def test_fetch_reads_a_file_of_this_servers_own_from_disk(store: InputStore) -> None:
     await store.fetch("job", 0, "https://nowhere.invalid/outputs/own.png", LIMITS)
 
-    assert await store.read("job", 1) == (STORED,)
+    (stored,) = await store.read("job", 1)
+    assert pixels(stored) == gradient().tobytes()
 
 
 async def test_fetch_refuses_an_image_over_the_limit(store: InputStore, far: FarSide) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from server.errors import FetchFailed, InvalidImage, PayloadTooLarge
+from server.media.decoder_pool import DecoderPool
 from server.media.outputs import OutputStore
 from server.media.uploads import UploadStore
 from server.net.fetch import Fetcher
@@ -20,14 +21,14 @@ from tests.conftest import encoded, gradient
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[ImageStore]:
+async def store(tmp_path: Path, decoders: DecoderPool) -> AsyncIterator[ImageStore]:
     database = Database(tmp_path / "jobs.sqlite3")
     uploads = UploadStore(tmp_path / "uploads", database, keep_s=60, clock=lambda: 0.0)
     await uploads.open()
     fetcher = Fetcher((), offline=True)
     outputs = OutputStore(tmp_path / "outputs")
     cache = tmp_path / "cache"
-    yield ImageStore(uploads, outputs, fetcher, cache, fetch_timeout_s=1, keep_s=0)
+    yield ImageStore(uploads, outputs, fetcher, decoders, cache, fetch_timeout_s=1, keep_s=0)
     await fetcher.close()
     outputs.close()
     database.close()

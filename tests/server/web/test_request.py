@@ -6,8 +6,9 @@ import pytest
 from fastapi import Request
 from starlette.types import Message
 
+from server.errors import InvalidRequest
 from server.web.middleware import BASE_URL
-from server.web.request import base_url, unless_disconnected
+from server.web.request import base_url, unless_disconnected, while_connected
 
 
 class Client:
@@ -64,3 +65,22 @@ async def test_error_of_the_result_is_raised() -> None:
 
     with pytest.raises(ValueError, match="broken"):
         await unless_disconnected(Client().request, result)
+
+
+async def test_disconnect_cancels_what_runs_while_connected() -> None:
+    client = Client()
+    result: asyncio.Future[str] = asyncio.Future()
+    waiting = asyncio.create_task(while_connected(client.request, result))
+
+    client.disconnect()
+
+    with pytest.raises(InvalidRequest, match="closed the connection"):
+        await waiting
+    assert result.cancelled()
+
+
+async def test_result_is_returned_while_connected() -> None:
+    result: asyncio.Future[str] = asyncio.Future()
+    result.set_result("done")
+
+    assert await while_connected(Client().request, result) == "done"
