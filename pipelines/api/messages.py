@@ -22,9 +22,6 @@ class Stage(StrEnum):
     DECODE = "decode"
 
 
-# ── server to worker ──────────────────────────────────────────────────────────────────────────
-
-
 @dataclass(frozen=True, slots=True)
 class LoraFile:
     """A LoRA that a reference was resolved to.
@@ -72,9 +69,6 @@ class Stop:
 
 
 ToWorker = Run | Preload | Cancel | Stop
-
-
-# ── worker to server ──────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, slots=True)

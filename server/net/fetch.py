@@ -153,7 +153,7 @@ class Fetcher:
             return response.status_code
 
     def check_online(self, url: str, field: str) -> None:
-        """Raise FetchFailed when the server was told to fetch nothing."""
+        """Raise FetchFailed when the server runs offline."""
         if self._offline:
             raise FetchFailed(
                 f"{field}: this server runs offline and fetches nothing; {url} was not tried.",

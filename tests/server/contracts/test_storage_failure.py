@@ -1,4 +1,4 @@
-"""What clients see while the end of a job cannot be written."""
+"""Responses to clients while the end of a job cannot be written."""
 
 import asyncio
 from collections.abc import AsyncIterator

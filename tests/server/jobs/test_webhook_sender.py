@@ -44,7 +44,7 @@ class FakeTime:
 
 
 class FakePoster:
-    """Answers with what it was told to, then with 200."""
+    """Gives the answers in order, then 200."""
 
     def __init__(self, *answers: int | Exception) -> None:
         self.answers = list(answers)

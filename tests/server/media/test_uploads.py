@@ -14,7 +14,7 @@ DATA = b"0123456789"
 
 
 class FakeClock:
-    """A time that moves when it is told to."""
+    """A clock that the test sets."""
 
     def __init__(self) -> None:
         self.now = 1000.0

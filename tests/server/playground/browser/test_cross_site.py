@@ -118,7 +118,7 @@ class _QuietHandler(http.server.SimpleHTTPRequestHandler):
 
 
 class Target:
-    """What a request could change: an edit, a LoRA, an upload that waits for its bytes."""
+    """All that a request could change: an edit, a LoRA, an upload that waits for its bytes."""
 
     def __init__(self, server: LiveServer) -> None:
         self._server = server
