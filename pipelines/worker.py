@@ -135,7 +135,9 @@ class Worker:
         """Report the failure of a job; exit if this process can run no other."""
         if is_device_failure(exc):
             logger.critical("job %s: the device failed, exiting", run.job_id, exc_info=exc)
-            message = f"The device failed, and its worker is replaced: {_first_line(exc)}"
+            # torch adds lines of advice for programmers
+            reason = (str(exc).splitlines() or [repr(exc)])[0]
+            message = f"The device failed, and its worker is replaced: {reason}"
             self._send(Failed(run.job_id, DeviceFailed.code, message, is_fatal=True))
             logging.shutdown()
             # Torch's own teardown may hang on a broken device.
@@ -183,7 +185,10 @@ class Worker:
         )
 
     def _send(self, message: FromWorker) -> None:
-        self._connection.send(message)
+        try:
+            self._connection.send(message)
+        except OSError:
+            os._exit(0)  # the server is gone, and the inbox has not noticed yet
 
 
 def main(load: Callable[[argparse.Namespace], Loaded]) -> None:
@@ -258,11 +263,6 @@ def _pick_dtype(device: "torch.device") -> "torch.dtype":
     import torch
 
     return torch.bfloat16 if device.type == "cuda" else torch.float32
-
-
-def _first_line(exc: Exception) -> str:
-    """The error's own words; torch adds lines of advice for programmers."""
-    return (str(exc).splitlines() or [repr(exc)])[0]
 
 
 def _lora_refs(files: Sequence[LoraFile]) -> tuple[LoraRef, ...]:
