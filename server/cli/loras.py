@@ -8,10 +8,9 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from pipelines.api.families import FAMILIES
+from pipelines.api.families import FAMILIES, Linears
 from pipelines.files.architecture import read_linears
 from pipelines.files.catalog import Catalog
-from pipelines.files.lora_format.file import Linears
 from pipelines.files.lora_format.report import LoraReport, inspect_lora
 from server.cli.client import Client
 from server.cli.console import (

@@ -4,8 +4,6 @@ import hashlib
 import os
 from pathlib import Path
 
-CHUNK_BYTES = 1024 * 1024
-
 _Version = tuple[int, int, int, int]
 
 
@@ -30,11 +28,9 @@ class FileHashes:
         with path.open("rb") as file:
             # before reading: a change while it is read makes the entry stale at once
             version = _version(os.fstat(file.fileno()))
-            digest = hashlib.sha256()
-            while chunk := file.read(CHUNK_BYTES):
-                digest.update(chunk)
-        self._known[path] = version, digest.hexdigest()
-        return digest.hexdigest()
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        self._known[path] = version, sha256
+        return sha256
 
 
 def _version(stat: os.stat_result) -> _Version:

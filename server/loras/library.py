@@ -12,10 +12,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from pathlib import Path
 
 from pipelines.api.errors import InvalidParameter, LoraInvalid, LoraNotFound
+from pipelines.api.families import Linears
 from pipelines.api.messages import LoraFile
 from pipelines.api.params import LoraRef
 from pipelines.files.catalog import LORA_SUFFIX, Catalog, HubLora, LoraEntry, RemoteLora
-from pipelines.files.lora_format.file import Linears, plan_lora
+from pipelines.files.lora_format.file import plan_lora
 from pipelines.files.safetensors_header import read_header
 from server.errors import InvalidRequest, PayloadTooLarge
 from server.loras import hub_lora as hub

@@ -13,8 +13,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-HASH_CHUNK_BYTES = 1024 * 1024
-
 
 class LoraStore:
     """The folder of fetched LoRAs."""
@@ -80,11 +78,8 @@ class LoraStore:
 
 
 def _hash_file(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(HASH_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _hash_text(text: str) -> str:

@@ -254,6 +254,21 @@ def test_signal_to_the_whole_group_does_not_disturb_a_job(
     assert isinstance(worker.ending("signalled")[-1], Done)
 
 
+def test_worker_exits_quietly_when_a_message_cannot_be_sent(
+    start: Callable[..., WorkerUnderTest], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The worker can still read, as when a send meets the end of the socket before the reader."""
+    worker = start()
+    assert isinstance(worker.receive(), Ready)
+    with socket.socket(fileno=os.dup(worker.connection.fileno())) as ours:
+        ours.shutdown(socket.SHUT_RD)
+
+    worker.connection.send(Run("unheard", PARAMS, (IMAGE,)))
+
+    assert worker.exit_code() == 0
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_worker_ends_with_its_socket_in_the_middle_of_a_job(
     start: Callable[..., WorkerUnderTest],
 ) -> None:

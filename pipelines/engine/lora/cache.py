@@ -12,10 +12,10 @@ from typing import Generic, TypeVar
 import torch
 
 from pipelines.api.errors import LoraNotFound
+from pipelines.api.families import Linears
 from pipelines.engine.lora.compose import Adapter, compose, size_bytes
 from pipelines.engine.lora.tensors import Lora, read_lora
 from pipelines.files.lora_format.config import PEFT_CONFIG, PEFT_WEIGHTS
-from pipelines.files.lora_format.file import Linears
 
 V = TypeVar("V")
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from pipelines.api.errors import LoraInvalid, LoraNotFound
-from pipelines.files.lora_format.file import LayerPlan, Linears, LoraPlan, plan_lora
+from pipelines.api.families import Linears
+from pipelines.files.lora_format.file import LayerPlan, LoraPlan, plan_lora
 from pipelines.files.safetensors_header import FLOAT_DTYPES, TensorInfo
 
 _DTYPES = {

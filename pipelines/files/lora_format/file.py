@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.api.errors import LoraInvalid
-from pipelines.api.families import FAMILIES
-from pipelines.api.families import Linears as Linears
+from pipelines.api.families import FAMILIES, Linears
 from pipelines.files.lora_format.config import LoraConfig, read_config
 from pipelines.files.lora_format.family import guess_family
 from pipelines.files.safetensors_header import FLOAT_DTYPES, Header, TensorInfo, read_header

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.api.errors import LoraInvalid
+from pipelines.api.families import Linears
 from pipelines.files.lora_format.family import guess_family
-from pipelines.files.lora_format.file import PREFIXES, Linears, plan_header
+from pipelines.files.lora_format.file import PREFIXES, plan_header
 from pipelines.files.safetensors_header import Header, read_header
 
 MAX_TRIGGER_WORDS = 20

@@ -12,12 +12,11 @@ from huggingface_hub import constants
 from rich.markup import escape
 
 from pipelines.api.errors import InvalidParameter, LoraInvalid, ModelNotFound, ModelUnusable
-from pipelines.api.families import FAMILIES
+from pipelines.api.families import FAMILIES, Linears
 from pipelines.api.model_spec import DEMO_NAME
 from pipelines.files.architecture import read_linears
 from pipelines.files.catalog import LORA_SUFFIX, Catalog
 from pipelines.files.lora_format.config import PEFT_WEIGHTS
-from pipelines.files.lora_format.file import Linears
 from pipelines.files.lora_format.report import LoraReport, inspect_lora
 from server.cli.console import out, shown_size
 from server.cli.pull.errors import PullError

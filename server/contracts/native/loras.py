@@ -8,9 +8,9 @@ from fastapi import APIRouter, File, Form, Response, UploadFile
 from pydantic import BaseModel, ConfigDict
 
 from pipelines.api.errors import LoraNotFound
+from pipelines.api.families import Linears
 from pipelines.files.architecture import read_linears
 from pipelines.files.catalog import Catalog, LoraEntry
-from pipelines.files.lora_format.file import Linears
 from pipelines.files.lora_format.report import inspect_lora
 from server.errors import NotFound
 from server.settings import Settings
