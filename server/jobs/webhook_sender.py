@@ -6,7 +6,6 @@ Each contract renders and signs its own webhooks.
 
 import asyncio
 import logging
-import os
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from typing import Protocol
 
 from server.errors import FetchFailed, NotFound
 from server.job import Job
+from server.secret_file import read_or_create
 from server.store import webhooks
 from server.store.database import Database
 from server.store.webhooks import Delivery, DeliveryState
@@ -31,12 +31,12 @@ MAX_DELAY_S = 600.0
 class WebhookFormat:
     """A contract's webhook for an ended job.
 
-    `render` returns the body. `headers` returns the headers for the job's ID, the time of sending
-    in whole Unix seconds, and the body. `max_retries` does not count the first attempt.
+    `render` returns the body. `headers` returns the headers for the job, the time of sending in
+    whole Unix seconds, and the body. `max_retries` does not count the first attempt.
     """
 
     render: Callable[[Job], Awaitable[bytes]]
-    headers: Callable[[str, int, bytes], Mapping[str, str]]
+    headers: Callable[[Job, int, bytes], Mapping[str, str]]
     max_retries: int
 
 
@@ -133,7 +133,7 @@ class WebhookSender:
         body = await form.render(job)
         headers = {
             "Content-Type": "application/json",
-            **form.headers(job.id, int(self._clock()), body),
+            **form.headers(job, int(self._clock()), body),
         }
         status = await self._poster.post(url, body, headers, timeout_s=TIMEOUT_S, field="webhook")
         return None if 200 <= status < 300 else f"{url} answered {status}"
@@ -141,11 +141,6 @@ class WebhookSender:
 
 def read_or_create_secret(path: Path) -> str:
     """Return the secret that signs webhooks, created once and readable by its owner only."""
-    if path.exists():
-        return path.read_text().strip()
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.unlink(missing_ok=True)
-    with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(f"whsec_{secrets.token_hex(32)}\n")
-    unfinished.rename(path)
-    return path.read_text().strip()
+    return (
+        read_or_create(path, lambda: f"whsec_{secrets.token_hex(32)}\n".encode()).decode().strip()
+    )

@@ -6,6 +6,7 @@ clients; each rule has a test in `tests/server/contracts/provider_queue`.
 
 from server.contracts.provider_queue.codes import ERROR_SCHEMA, NAME, render
 from server.contracts.provider_queue.routes import PREFIXES, router
+from server.contracts.provider_queue.signing import keys_router
 from server.contracts.provider_queue.webhooks import webhook_format
 from server.web.contract import Contract
 
@@ -16,6 +17,7 @@ CONTRACT = Contract(
     render_error=render,
     error_schema=ERROR_SCHEMA,
     webhook=webhook_format,
+    public_router=keys_router,
 )
 
 __all__ = ["CONTRACT"]

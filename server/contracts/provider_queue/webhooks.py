@@ -3,23 +3,31 @@
 import json
 
 from server.contracts.provider_queue.answers import Failure, outcome
+from server.contracts.provider_queue.signing import SigningKey
 from server.job import Job
 from server.jobs.service import EditService
 from server.jobs.webhook_sender import WebhookFormat
 from server.web.contract import Services
 
 MAX_RETRIES = 10
+USER_ID = "local"
 
 
 def webhook_format(services: Services) -> WebhookFormat:
-    """Send fal's webhook body, unsigned: verifying fal's signature needs fal's key server."""
+    """Send fal's webhook body, signed with the key of this server."""
+    key = SigningKey.of(services.settings.data_dir)
 
     async def body(job: Job) -> bytes:
         base = services.settings.public_url or job.request.base_url
         return await webhook_body(services.edits, job, base)
 
-    def headers(job_id: str, timestamp: int, body: bytes) -> dict[str, str]:
-        return {"x-fal-webhook-request-id": job_id, "x-fal-webhook-timestamp": str(timestamp)}
+    def headers(job: Job, timestamp: int, body: bytes) -> dict[str, str]:
+        return {
+            "x-fal-webhook-request-id": job.id,
+            "x-fal-webhook-user-id": USER_ID,
+            "x-fal-webhook-timestamp": str(timestamp),
+            "x-fal-webhook-signature": key.sign(job.id, USER_ID, timestamp, body),
+        }
 
     return WebhookFormat(render=body, headers=headers, max_retries=MAX_RETRIES)
 

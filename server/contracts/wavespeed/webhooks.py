@@ -21,11 +21,11 @@ def webhook_format(services: Services) -> WebhookFormat:
         shown = await prediction(services.edits, job, base)
         return shown.model_dump_json().encode()
 
-    def headers(job_id: str, timestamp: int, body: bytes) -> Mapping[str, str]:
+    def headers(job: Job, timestamp: int, body: bytes) -> Mapping[str, str]:
         return {
-            "webhook-id": job_id,
+            "webhook-id": job.id,
             "webhook-timestamp": str(timestamp),
-            "webhook-signature": sign(services.webhook_secret, job_id, timestamp, body),
+            "webhook-signature": sign(services.webhook_secret, job.id, timestamp, body),
         }
 
     return WebhookFormat(render, headers, MAX_RETRIES)
