@@ -141,6 +141,5 @@ class WebhookSender:
 
 def read_or_create_secret(path: Path) -> str:
     """Return the secret that signs webhooks, created once and readable by its owner only."""
-    return (
-        read_or_create(path, lambda: f"whsec_{secrets.token_hex(32)}\n".encode()).decode().strip()
-    )
+    secret = read_or_create(path, lambda: f"whsec_{secrets.token_hex(32)}\n".encode())
+    return secret.decode().strip()

@@ -104,8 +104,8 @@ class Scene:
     async def render(self, job: Job) -> bytes:
         return self.renders(job)
 
-    def headers(self, job_id: str, timestamp: int, body: bytes) -> Mapping[str, str]:
-        return {"signed": f"{job_id} {timestamp} {body.decode()}"}
+    def headers(self, job: Job, timestamp: int, body: bytes) -> Mapping[str, str]:
+        return {"signed": f"{job.id} {timestamp} {body.decode()}"}
 
     async def find(self, job_id: str) -> Job:
         if job_id not in self.jobs:
