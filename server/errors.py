@@ -5,6 +5,7 @@ ServerError
 │   ├── InvalidImage      400  an input image is unreadable or outside the limits
 │   └── InvalidLora       400  a LoRA is missing or does not fit the model
 ├── Unauthorized          401  the API key is missing or wrong
+├── Forbidden             403  the key's owner may not do this
 ├── WrongHost             403  the Host header names another server
 ├── WrongOrigin           403  a web page of another origin sends the request
 ├── NotFound              404  no such job, file or page
@@ -63,6 +64,13 @@ class Unauthorized(ServerError):
 
     status = 401
     code = "unauthorized"
+
+
+class Forbidden(ServerError):
+    """The owner of this key may not do this."""
+
+    status = 403
+    code = "forbidden"
 
 
 class WrongHost(ServerError):

@@ -59,7 +59,8 @@ class Submission:
     `max_image_bytes` limits each input image. `watermark` is drawn into the outputs. `quality` is
     that of JPEG and WebP, None for the default. `webhook` is called when the job has ended, with
     URLs under `base_url`, the server's address as the client knows it. `webhook_field` is the
-    client's name for the webhook in error messages; it is not stored.
+    client's name for the webhook in error messages; it is not stored. `owner` is that of the
+    client's key, None for jobs from before owners were stored.
     """
 
     contract: str
@@ -73,6 +74,7 @@ class Submission:
     webhook: str | None = None
     webhook_field: str = field(default="webhook", compare=False)
     base_url: str = ""
+    owner: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

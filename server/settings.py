@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -11,6 +12,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from pipelines.api.load_options import Dtype, Offload
 from pipelines.files.installation import default_folder
+from server.caller import ApiKey, Caller, parse_key
 
 PREFIX = "QWEN_EDIT_"
 # Variables of the command line's clients, which may share the server's environment.
@@ -64,7 +66,9 @@ class Settings(BaseSettings):
         Offload.NONE, description="Keep weights in host memory, by model or by group of layers"
     )
     api_keys: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="API keys; clients must send one of them"
+        (),
+        description="API keys; clients must send one of them: name=key, admin:name=key, or a key "
+        "alone, which is an admin's",
     )
     api_keys_file: Path | None = Field(None, description="File with one API key per line")
     no_auth: bool = Field(
@@ -200,15 +204,33 @@ class Settings(BaseSettings):
         """The devices, one per worker."""
         return tuple(part.strip() for part in self.device.split(",") if part.strip())
 
-    def all_api_keys(self) -> tuple[str, ...]:
-        """Return the keys from the variable and the file. Raises ValueError if it is unreadable."""
-        if self.api_keys_file is None:
-            return self.api_keys
-        try:
-            lines = self.api_keys_file.read_text().splitlines()
-        except OSError as exc:
-            raise ValueError(f"{PREFIX}API_KEYS_FILE cannot be read: {exc}") from exc
-        return (*self.api_keys, *(line.strip() for line in lines if line.strip()))
+    def all_api_keys(self) -> tuple[ApiKey, ...]:
+        """Return the keys from the variable and the file.
+
+        Raises ValueError, which names no key, if one is too short or has two owners, or if the
+        file is unreadable.
+        """
+        keys = _parse_keys(f"{PREFIX}API_KEYS", self.api_keys)
+        if self.api_keys_file is not None:
+            try:
+                lines = self.api_keys_file.read_text().splitlines()
+            except (OSError, UnicodeDecodeError) as exc:
+                raise ValueError(f"{PREFIX}API_KEYS_FILE cannot be read: {exc}") from exc
+            entries = [line.strip() for line in lines if line.strip()]
+            keys += _parse_keys(f"{PREFIX}API_KEYS_FILE", entries)
+        callers: dict[str, Caller] = {}
+        for key in keys:
+            if callers.setdefault(key.secret, key.caller) != key.caller:
+                names = f"{callers[key.secret].owner!r} and {key.caller.owner!r}"
+                raise ValueError(f"{names} have the same API key; each key needs one owner")
+        return tuple(keys)
+
+
+def _parse_keys(variable: str, entries: Sequence[str]) -> list[ApiKey]:
+    try:
+        return [parse_key(entry) for entry in entries]
+    except ValueError as exc:
+        raise ValueError(f"{variable} {exc}") from None
 
 
 def read_settings(**flags: Any) -> Settings:

@@ -108,12 +108,19 @@ def _options(command: Any, name: str) -> Iterator[str]:
         yield from _options(found, f"{name} {child}")
 
 
-def _schema() -> list[str]:
+def _schema() -> dict[str, list[str]]:
+    """Return the columns of each table. New ones may be added: an old table gets them too."""
     connection = sqlite3.connect(":memory:")
     for table in (jobs, uploads, webhooks):
         table.create_table(connection)
-    found = connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")
-    return sorted(" ".join(sql.split()) for (sql,) in found)
+    names = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    return {
+        name: [
+            " ".join(map(str, column[1:]))
+            for column in connection.execute(f"PRAGMA table_info({name})")
+        ]
+        for (name,) in names
+    }
 
 
 def _names(*kinds: Any) -> dict[str, list[str]]:

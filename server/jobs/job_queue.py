@@ -14,7 +14,7 @@ from server.errors import NotFound, QueueFull, ServerLost
 from server.job import Job, JobStatus, Outcome
 from server.jobs.watchers import Watchers
 from server.limits import MAX_STARTS
-from server.store import endings, jobs, webhooks
+from server.store import endings, jobs, turns, webhooks
 from server.store.database import Database
 from server.store.jobs import JobFilter
 
@@ -129,7 +129,7 @@ class JobQueue:
         """`job` with its position while queued, or its progress while running."""
         place = None
         if job.status is JobStatus.QUEUED:
-            place = await self._database.read(partial(jobs.position, job_id=job.id))
+            place = await self._database.read(partial(turns.position, job_id=job.id))
         previews = self._previews.get(job.id, ())
         return JobState(job, place, self._progress.get(job.id), previews)
 

@@ -1,5 +1,6 @@
 """Access to the page: an API key once, then a cookie; requests of other sites are refused."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from fastapi import Request
@@ -7,13 +8,13 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from server.errors import Unauthorized
 from server.playground import plain_pages
-from server.web.auth import KeyCheck
+from server.web.auth import CALLER, KeyCheck
 from server.web.origin import OriginRule
 from server.web.request import base_url
 from server.web.unread_body import admit_body
 
 COOKIE = "qwen_edit_page"
-COOKIE_AGE_S = 30 * 24 * 3600
+COOKIE_AGE_S = 12 * 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +23,18 @@ class Access:
 
     keys: KeyCheck
     origins: OriginRule
+    clock: Callable[[], float]
 
     def check_origin(self, request: Request) -> None:
         """Raise WrongOrigin for a request, safe ones included, of another site's page."""
         self.origins.check(request.scope)
 
     def has_access(self, request: Request) -> bool:
-        """Return whether no key is needed or the cookie of a valid key came."""
-        return self.keys.accepts_token(request.cookies.get(COOKIE, ""))
+        """Return whether no key is needed or the cookie of a valid key came; note its caller."""
+        found = self.keys.caller_of_token(request.cookies.get(COOKIE, ""), self.clock())
+        if found is not None:
+            request.scope.setdefault("state", {})[CALLER] = found
+        return found is not None
 
     def check_cookie(self, request: Request) -> None:
         """Admit the request's body. Raises Unauthorized where a key's cookie is needed."""
@@ -42,14 +47,14 @@ class Access:
         self.check_origin(request)
         async with request.form(max_files=0, max_fields=2) as form:
             key = str(form.get("key", "")).strip()
-        if not self.keys.accepts(key):
+        if self.keys.caller(key) is None:
             return self.login_page(wrong=True)
         # ./ and not /: behind a proxy the page may have a prefix
         answer = RedirectResponse("./", 303)
         is_secure = base_url(request).startswith("https://")
         answer.set_cookie(
             COOKIE,
-            self.keys.token(key),
+            self.keys.token(key, self.clock() + COOKIE_AGE_S),
             max_age=COOKIE_AGE_S,
             httponly=True,
             secure=is_secure,

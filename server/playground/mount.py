@@ -5,6 +5,7 @@ import importlib.util
 import logging
 import os
 import shutil
+import time
 from contextlib import AsyncExitStack
 from functools import partial
 
@@ -59,7 +60,7 @@ class Playground:
 
     def __init__(self, context: PageContext, keys: KeyCheck) -> None:
         self._context = context
-        self._access = Access(keys, OriginRule(context.settings.cors_origins))
+        self._access = Access(keys, OriginRule(context.settings.cors_origins), time.time)
         self._app: FastAPI | None = None
         self._failure: str | None = None
         self._is_installed = importlib.util.find_spec("gradio") is not None

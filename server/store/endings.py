@@ -4,14 +4,16 @@ import sqlite3
 from collections.abc import Sequence
 
 from server.job import Job, JobStatus
-from server.store import jobs, webhooks
+from server.store import jobs, turns, webhooks
 
 
 def update(connection: sqlite3.Connection, job: Job, expected: Sequence[JobStatus]) -> bool:
-    """Call `jobs.update`, and add a delivery if that ended the job."""
+    """Call `jobs.update`, and if that ended the job, add a delivery and let the next move up."""
     is_written = jobs.update(connection, job, expected)
     if is_written:
         webhooks.add_if_asked(connection, job)
+        if job.status.is_final:
+            turns.move_up(connection, job.id)
     return is_written
 
 

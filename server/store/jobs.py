@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from server.job import Job, JobStatus, Outcome, Submission
+from server.store import turns
 
 SCHEMA = (
     """
@@ -26,17 +27,22 @@ SCHEMA = (
         starts INTEGER NOT NULL DEFAULT 0,
         attempts INTEGER NOT NULL DEFAULT 0,
         request TEXT NOT NULL,
-        result TEXT NOT NULL DEFAULT '{}'
+        result TEXT NOT NULL DEFAULT '{}',
+        owner TEXT,
+        turn INTEGER NOT NULL DEFAULT 0
     )
     """,
     "CREATE INDEX IF NOT EXISTS jobs_by_status ON jobs (status, seq)",
     "CREATE INDEX IF NOT EXISTS jobs_by_contract ON jobs (contract, seq)",
 )
+# Columns that version 0.1 did not have, and the indexes over them.
+ADDED_COLUMNS = {"owner": "TEXT", "turn": "INTEGER NOT NULL DEFAULT 0"}
+ADDED_INDEXES = ("CREATE INDEX IF NOT EXISTS jobs_by_owner ON jobs (owner, seq)", *turns.INDEXES)
 
 _SUBMISSION = TypeAdapter(Submission)
 _OUTCOME = TypeAdapter(Outcome)
 # Columns of their own, or not stored at all.
-_NOT_IN_REQUEST = {"contract", "endpoint", "webhook_field"}
+_NOT_IN_REQUEST = {"contract", "endpoint", "owner", "webhook_field"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +54,26 @@ class JobFilter:
     statuses: tuple[JobStatus, ...] | None = None
     created_after: float | None = None
     created_before: float | None = None
+    owner: str | None = None
 
 
 def create_table(connection: sqlite3.Connection) -> None:
-    """Create the table if it does not exist."""
+    """Create the table if it does not exist, or add what the one of version 0.1 lacks."""
     for statement in SCHEMA:
+        connection.execute(statement)
+    present = {row[1] for row in connection.execute("PRAGMA table_info(jobs)")}
+    for name, definition in ADDED_COLUMNS.items():
+        if name not in present:
+            connection.execute(f"ALTER TABLE jobs ADD COLUMN {name} {definition}")
+    for statement in ADDED_INDEXES:
         connection.execute(statement)
 
 
 def insert(connection: sqlite3.Connection, job: Job) -> None:
-    """Append a new job to the queue."""
+    """Add a new job to the queue, behind its owner's other jobs."""
     connection.execute(
-        "INSERT INTO jobs (id, contract, endpoint, status, created_at, prepared_at, request)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO jobs (id, contract, endpoint, status, created_at, prepared_at, request, owner,"
+        " turn) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             job.id,
             job.request.contract,
@@ -69,6 +82,8 @@ def insert(connection: sqlite3.Connection, job: Job) -> None:
             job.created_at,
             job.prepared_at,
             _dump_request(job),
+            job.request.owner,
+            turns.next_turn(connection, job.request.owner),
         ),
     )
 
@@ -80,14 +95,15 @@ def get(connection: sqlite3.Connection, job_id: str) -> Job | None:
 
 
 def claim(connection: sqlite3.Connection, now: float) -> Job | None:
-    """Mark the oldest prepared job as running and return it, or None if there is none.
+    """Mark the next prepared job as running and return it, or None if there is none.
 
-    One statement, so two dispatchers never get the same job.
+    Next is the first in the order of turns, which alternates between owners. One statement, so two
+    dispatchers never get the same job.
     """
     row = connection.execute(
         "UPDATE jobs SET status = 'running', started_at = ?, starts = starts + 1 WHERE seq ="
         " (SELECT seq FROM jobs WHERE status = 'queued' AND prepared_at IS NOT NULL"
-        "  ORDER BY seq LIMIT 1) RETURNING *",
+        "  ORDER BY turn, seq LIMIT 1) RETURNING *",
         (now,),
     ).fetchone()
     return _job(row) if row else None
@@ -144,7 +160,7 @@ def next_prepared(connection: sqlite3.Connection) -> Job | None:
     """Return the job that `claim` would return, without claiming it."""
     row = connection.execute(
         "SELECT * FROM jobs WHERE status = 'queued' AND prepared_at IS NOT NULL"
-        " ORDER BY seq LIMIT 1"
+        " ORDER BY turn, seq LIMIT 1"
     ).fetchone()
     return _job(row) if row else None
 
@@ -155,12 +171,10 @@ def count(connection: sqlite3.Connection, status: JobStatus) -> int:
     return int(row[0])
 
 
-def position(connection: sqlite3.Connection, job_id: str) -> int:
-    """Count the queued jobs ahead of this one: 0 is next, running jobs do not count."""
+def count_waiting(connection: sqlite3.Connection, owner: str | None) -> int:
+    """Count the queued jobs of this owner."""
     row = connection.execute(
-        "SELECT count(*) FROM jobs WHERE status = 'queued'"
-        " AND seq < (SELECT seq FROM jobs WHERE id = ?)",
-        (job_id,),
+        "SELECT count(*) FROM jobs WHERE owner IS ? AND status = 'queued'", (owner,)
     ).fetchone()
     return int(row[0])
 
@@ -214,6 +228,7 @@ def search(
 def _where(wanted: JobFilter) -> tuple[list[str], list[Any]]:
     clauses, values = ["TRUE"], []
     for clause, value in (
+        ("owner = ?", wanted.owner),
         ("contract = ?", wanted.contract),
         ("endpoint = ?", wanted.endpoint),
         ("created_at >= ?", wanted.created_after),
@@ -242,7 +257,7 @@ def _dump_result(outcome: Outcome | None) -> str:
 def _job(row: sqlite3.Row) -> Job:
     request: dict[str, Any] = json.loads(row["request"])
     images = tuple(request.pop("images"))
-    columns = {"contract": row["contract"], "endpoint": row["endpoint"]}
+    columns = {name: row[name] for name in ("contract", "endpoint", "owner")}
     status = JobStatus(row["status"])
     return Job(
         request=_SUBMISSION.validate_python(request | columns),

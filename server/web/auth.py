@@ -2,49 +2,80 @@
 
 import hashlib
 import hmac
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from fastapi import Request
 from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.errors import Unauthorized
+from server.caller import EVERYBODY, ApiKey, Caller
+from server.errors import Forbidden, Unauthorized
 from server.web.problem import Problem, problem_of
 from server.web.unread_body import UnadmittedBody
 
+# Key in the state of a request's scope.
+CALLER = "caller"
 _SCHEMES = ("bearer", "key")
 
 
 class KeyCheck:
-    """Knows the keys, as digests.
+    """Knows the keys, as digests, and their callers.
 
-    Without keys every request passes: the settings allow that on loopback only, or with
+    Without keys every request is EVERYBODY's: the settings allow that on loopback only, or with
     --no-auth.
     """
 
-    def __init__(self, keys: Sequence[str]) -> None:
+    def __init__(self, keys: Sequence[ApiKey]) -> None:
         # Digests have one length, so that timing does not reveal a key's length.
-        self._digests = [_digest(key) for key in keys]
+        self._callers = {_digest(key.secret): key.caller for key in keys}
 
-    def accepts(self, key: str) -> bool:
-        """Return whether this is one of the keys, or none is needed."""
-        return self._matches(_digest(key), self._digests)
+    def caller(self, key: str) -> Caller | None:
+        """Return the caller with this key, or None if it is no key."""
+        return self._match(_digest(key), {digest: digest for digest in self._callers})
 
-    def token(self, key: str) -> str:
-        """Return a token for a cookie: valid as long as the key, without revealing it."""
-        return _token(_digest(key)).hex()
+    def token(self, key: str, expires_at: float) -> str:
+        """Return a token for a cookie: valid as long as the key and until `expires_at`.
 
-    def accepts_token(self, token: str) -> bool:
-        """Return whether `token` belongs to one of the keys, or none is needed."""
-        return self._matches(
-            token.encode(), [_token(each).hex().encode() for each in self._digests]
-        )
+        It does not reveal the key. `expires_at` is in Unix seconds.
+        """
+        return f"{expires_at:.0f}.{_sign(_digest(key), f'{expires_at:.0f}').hex()}"
 
-    def _matches(self, offered: bytes, known: Sequence[bytes]) -> bool:
+    def caller_of_token(self, token: str, now: float) -> Caller | None:
+        """Return the caller whose key `token` was made with, or None once it has expired."""
+        expires, _, signature = token.partition(".")
+        signed = {_sign(digest, expires).hex().encode(): digest for digest in self._callers}
+        found = self._match(signature.encode(), signed)
+        if found is None or not self._callers:
+            return found
+        # signed here, so it is a number
+        return found if now < float(expires) else None
+
+    def _match(self, offered: bytes, digests: Mapping[bytes, bytes]) -> Caller | None:
+        if not self._callers:
+            return EVERYBODY
+        found = None
         # every key is compared, so that timing does not reveal which one matched
-        matches = [hmac.compare_digest(offered, each) for each in known]
-        return any(matches) or not self._digests
+        for known, digest in digests.items():
+            if hmac.compare_digest(offered, known):
+                found = self._callers[digest]
+        return found
+
+
+def caller(request: Request) -> Caller:
+    """Return who sends a request to a route that needs a key."""
+    found: Caller = request.scope["state"][CALLER]
+    return found
+
+
+def require_admin(request: Request) -> None:
+    """Raise Forbidden unless an admin sends the request."""
+    if not caller(request).is_admin:
+        raise Forbidden(
+            "This needs an admin's key: QWEN_EDIT_API_KEYS has it as `admin:name=key`, or without "
+            "a name."
+        )
 
 
 class RequireKey:
@@ -71,8 +102,12 @@ class RequireKey:
         self._render = render
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 401 to a request that needs a key and has no valid one."""
-        if scope["type"] != "http" or self._keys.accepts(_offered_key(Headers(scope=scope))):
+        """Answer 401 to a request that needs a key and has no valid one; else name its caller."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if (found := self._keys.caller(_offered_key(Headers(scope=scope)))) is not None:
+            scope.setdefault("state", {})[CALLER] = found
             await self._app(scope, receive, send)
             return
         body = UnadmittedBody(scope, receive, send)
@@ -94,12 +129,13 @@ def _offered_key(headers: Headers) -> str:
     scheme, _, credentials = headers.get("authorization", "").partition(" ")
     if scheme.lower() in _SCHEMES and credentials:
         return credentials.strip()
-    return headers.get("x-api-key", "").strip()
+    # `api-key` is sent by OpenAI's clients for Azure
+    return headers.get("x-api-key", headers.get("api-key", "")).strip()
 
 
 def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode()).digest()
 
 
-def _token(digest: bytes) -> bytes:
-    return hmac.digest(digest, b"qwen-edit-server page", "sha256")
+def _sign(digest: bytes, expires: str) -> bytes:
+    return hmac.digest(digest, f"qwen-edit-server page {expires}".encode(), "sha256")

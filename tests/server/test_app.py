@@ -25,7 +25,7 @@ from tests.server.built_app import WEIGHTS, built_app
 PUBLIC = {"GET /.well-known/jwks.json", "GET /health", "PUT /api/v3/media/uploads/{token}"}
 
 
-SETTINGS = {"page": False, "api_keys": "right", "max_lora_mb": 200}
+SETTINGS = {"page": False, "api_keys": "right-key-for-tests", "max_lora_mb": 200}
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +85,8 @@ def test_upload_of_a_lora_may_be_larger_than_other_bodies(
         headers = {"Content-Length": str(length), "X-API-Key": key}
         return client.post(path, headers=headers).status_code
 
-    assert status(allowed, "right") == 400
-    assert status(allowed + 2**20, "right") == 413
+    assert status(allowed, "right-key-for-tests") == 400
+    assert status(allowed + 2**20, "right-key-for-tests") == 413
     assert status(allowed + 2**20, "wrong") == 401
 
 
@@ -151,7 +151,7 @@ def test_contract_needs_nothing_but_its_place_in_the_list(
 
     with built_app(tmp_path, **SETTINGS) as app:
         client = TestClient(app)
-        key = {"X-API-Key": "right"}
+        key = {"X-API-Key": "right-key-for-tests"}
 
         assert client.get("/toy/model", headers=key).json() == "demo"
         assert client.get("/toy/open").json() == "open"

@@ -20,7 +20,7 @@ def _no_settings_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def keys_file(tmp_path: Path) -> Path:
     path = tmp_path / "keys"
-    path.write_text("first\n\n  second  \n")
+    path.write_text("the-first-api-key\n\n  the-second-api-key  \n")
     return path
 
 
@@ -108,12 +108,12 @@ def test_malformed_variable_is_reported_with_its_value(
 
 
 def test_lists_are_comma_separated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("QWEN_EDIT_API_KEYS", "one, two,,")
+    monkeypatch.setenv("QWEN_EDIT_API_KEYS", "the-first-api-key, the-second-api-key,,")
     monkeypatch.setenv("QWEN_EDIT_ALLOW_NETWORKS", "10.0.0.0/8, fd00::/8,192.168.1.5")
 
     settings = read_settings()
 
-    assert settings.api_keys == ("one", "two")
+    assert settings.api_keys == ("the-first-api-key", "the-second-api-key")
     assert settings.allow_networks == (
         ip_network("10.0.0.0/8"),
         ip_network("fd00::/8"),
@@ -144,9 +144,36 @@ def test_device_list_has_one_entry_per_worker() -> None:
 
 
 def test_keys_file_adds_to_the_given_keys(keys_file: Path) -> None:
-    settings = read_settings(api_keys="given", api_keys_file=keys_file)
+    settings = read_settings(api_keys="alice=the-given-api-key", api_keys_file=keys_file)
 
-    assert settings.all_api_keys() == ("given", "first", "second")
+    assert [key.secret for key in settings.all_api_keys()] == [
+        "the-given-api-key",
+        "the-first-api-key",
+        "the-second-api-key",
+    ]
+
+
+@pytest.mark.parametrize("keys", ["secret", "a=secret", "the-long-enough-key,secret"])
+def test_short_key_is_refused_without_showing_it(keys: str) -> None:
+    message = refusal(api_keys=keys)
+
+    assert message.startswith("QWEN_EDIT_API_KEYS has a key of ")
+    assert "at least 16" in message
+    assert "secret" not in message
+
+
+def test_short_key_in_the_file_names_the_file_variable(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("short")
+
+    message = refusal(api_keys_file=tmp_path / "keys")
+
+    assert message.startswith("QWEN_EDIT_API_KEYS_FILE has a key of 5 characters")
+
+
+def test_key_of_two_owners_is_refused_without_showing_it() -> None:
+    message = refusal(api_keys="alice=the-very-same-key,bob=the-very-same-key")
+
+    assert message == "'alice' and 'bob' have the same API key; each key needs one owner"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
@@ -178,7 +205,7 @@ def test_empty_keys_file_counts_as_no_keys(tmp_path: Path) -> None:
 
 
 def test_public_address_is_allowed_with_keys(keys_file: Path) -> None:
-    assert not read_settings(host="0.0.0.0", api_keys="one").is_loopback
+    assert not read_settings(host="0.0.0.0", api_keys="the-first-api-key").is_loopback
     assert not read_settings(host="0.0.0.0", api_keys_file=keys_file).is_loopback
 
 

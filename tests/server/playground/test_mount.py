@@ -1,6 +1,7 @@
 """The page at `/`: what replaces it, what it forwards, and what it leaves to the API."""
 
 import importlib.util
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -9,6 +10,7 @@ import pytest
 from fastapi import FastAPI, Request, Response
 from starlette.testclient import TestClient
 
+from server.caller import parse_key
 from server.errors import ServerError
 from server.playground import PageContext, Playground
 from server.settings import Settings
@@ -23,7 +25,9 @@ def client_of(keys: tuple[str, ...] = (), public_url: str | None = None) -> Test
     context = cast(PageContext, FakeContext(Settings()))
     app = FastAPI()
     app.add_middleware(BaseUrl, public_url=public_url)
-    app.router.routes.extend(Playground(context, KeyCheck(keys)).routes())
+    app.router.routes.extend(
+        Playground(context, KeyCheck([parse_key(key) for key in keys])).routes()
+    )
 
     @app.exception_handler(ServerError)
     async def render(request: Request, exc: Exception) -> Response:
@@ -61,34 +65,36 @@ def test_root_refuses_other_methods_than_get() -> None:
 
 
 def test_login_sets_a_cookie_for_a_valid_key() -> None:
-    client = client_of(("right",))
+    client = client_of(("right-key-for-tests",))
     assert client.get("/").status_code == 401
     assert client.post("/login", data={"key": "wrong"}).status_code == 401
     assert client.post("/login", data={}).status_code == 401
 
-    answer = client.post("/login", data={"key": " right "})
+    answer = client.post("/login", data={"key": " right-key-for-tests "})
 
     assert (answer.status_code, answer.headers["location"]) == (303, "./")
     cookie = answer.headers["set-cookie"]
     assert "HttpOnly" in cookie
     assert "SameSite=lax" in cookie
     assert "Secure" not in cookie
-    assert "right" not in cookie
+    assert "right-key-for-tests" not in cookie
     assert "Starting" in client.get("/").text
 
 
 def test_cookie_of_a_removed_key_is_refused() -> None:
-    token = KeyCheck(["old"]).token("old")
+    token = KeyCheck([parse_key("old-key-for-tests")]).token("old-key-for-tests", time.time() + 60)
 
-    answer = client_of(("new",)).get("/config", headers={"Cookie": f"qwen_edit_page={token}"})
+    answer = client_of(("new-key-for-tests",)).get(
+        "/config", headers={"Cookie": f"qwen_edit_page={token}"}
+    )
 
     assert answer.status_code == 401
 
 
 def test_cookie_is_secure_when_the_page_is_page_server_over_https() -> None:
-    client = client_of(("right",), public_url="https://images.example/edit")
+    client = client_of(("right-key-for-tests",), public_url="https://images.example/edit")
 
-    answer = client.post("/login", data={"key": "right"})
+    answer = client.post("/login", data={"key": "right-key-for-tests"})
 
     assert "Secure" in answer.headers["set-cookie"]
 

@@ -11,7 +11,7 @@ import pytest
 from pipelines.api.params import EditParams, LoraRef
 from pipelines.api.sizes import SizeBounds
 from server.job import Job, JobError, JobStatus, Outcome, Output, OutputFormat
-from server.store import jobs
+from server.store import jobs, turns
 from server.store.database import connect
 from server.store.jobs import JobFilter
 from tests.make_job import make_job
@@ -269,7 +269,7 @@ def test_position_counts_the_queued_jobs_ahead(connection: sqlite3.Connection) -
     claimed(connection, running)
     finish(connection, waiting[1], JobStatus.CANCELED)
 
-    positions = [jobs.position(connection, job.id) for job in (waiting[0], waiting[2])]
+    positions = [turns.position(connection, job.id) for job in (waiting[0], waiting[2])]
 
     assert positions == [0, 1]
 

@@ -19,7 +19,7 @@ from hypothesis.stateful import (
 )
 
 from server.job import Job, JobStatus, Outcome
-from server.store import jobs
+from server.store import jobs, turns
 from server.store.database import connect, transaction
 from server.store.jobs import JobFilter
 from tests.make_job import make_job
@@ -189,7 +189,7 @@ class JobTable(RuleBasedStateMachine):
     def positions_count_from_the_front_of_the_queue(self) -> None:
         queued = self.with_status(JobStatus.QUEUED)
 
-        found = [jobs.position(self.connection, job_id) for job_id in queued]
+        found = [turns.position(self.connection, job_id) for job_id in queued]
 
         assert found == list(range(len(queued)))
 

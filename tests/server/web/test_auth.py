@@ -7,7 +7,9 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from fastapi.testclient import TestClient
 
-from server.web.auth import KeyCheck, RequireKey
+from server.caller import EVERYBODY, ApiKey, Caller
+from server.errors import Forbidden
+from server.web.auth import KeyCheck, RequireKey, caller, require_admin
 from server.web.problem import Problem
 from server.web.unread_body import UNADMITTED_BYTES, admit_body
 from tests.server.web.asgi import EchoApp, call
@@ -15,6 +17,11 @@ from tests.server.web.asgi import EchoApp, call
 
 def render(_: str, problem: Problem) -> JSONResponse:
     return JSONResponse(problem.message, problem.status, problem.headers)
+
+
+def key_check(*keys: str) -> KeyCheck:
+    """Return a check of these keys, each owned by the caller of its name."""
+    return KeyCheck([ApiKey(key, Caller(key, is_admin=False)) for key in keys])
 
 
 def client_of(keys: Sequence[str]) -> TestClient:
@@ -33,11 +40,11 @@ def client_of(keys: Sequence[str]) -> TestClient:
     public = app.routes[:]
 
     @app.api_route("/", methods=["GET", "PUT"])
-    def answer() -> str:
-        return "accepted"
+    def answer(request: Request) -> str:
+        return "accepted" if isinstance(caller(request), Caller) else "nobody"
 
     app.add_middleware(
-        RequireKey, keys=KeyCheck(keys), routes=app.routes, public_routes=public, render=render
+        RequireKey, keys=key_check(*keys), routes=app.routes, public_routes=public, render=render
     )
     return TestClient(app)
 
@@ -57,6 +64,8 @@ def client() -> Iterator[TestClient]:
         {"authorization": "KEY first-key"},
         {"X-API-Key": "first-key"},
         {"x-api-key": " first-key "},
+        {"api-key": "first-key"},
+        {"API-Key": " second-key "},
         {"Authorization": "Basic dXNlcjpwYXNz", "X-API-Key": "first-key"},
     ],
 )
@@ -123,7 +132,7 @@ def test_added_route_needs_a_key_and_an_unknown_path_or_method_none(client: Test
 async def test_body_of_a_request_without_a_key_is_not_received() -> None:
     app = EchoApp()
     routes = client_of([]).app.routes  # type: ignore[attr-defined]
-    guarded = RequireKey(app, KeyCheck(["right"]), routes, (), render)
+    guarded = RequireKey(app, key_check("right"), routes, (), render)
 
     # receive() would fail: there is no chunk to give
     answer = await call(guarded, "/", {"Content-Length": "5"}, chunks=[], method="PUT")
@@ -166,9 +175,74 @@ async def test_refusal_closes_the_connection_when_a_long_body_may_follow(
     headers: Mapping[str, str], closes: bool
 ) -> None:
     routes = client_of([]).app.routes  # type: ignore[attr-defined]
-    guarded = RequireKey(EchoApp(), KeyCheck(["right"]), routes, (), render)
+    guarded = RequireKey(EchoApp(), key_check("right"), routes, (), render)
 
     answer = await call(guarded, "/", headers, chunks=[], method="PUT")
 
     assert answer.status == 401
     assert answer.headers.get("connection") == ("close" if closes else None)
+
+
+def callers_client(keys: KeyCheck) -> TestClient:
+    """Return a client of a route that answers the caller, and of one for admins."""
+    app = FastAPI()
+
+    @app.get("/me")
+    def me(request: Request) -> list[object]:
+        return [caller(request).owner, caller(request).is_admin]
+
+    @app.get("/admin")
+    def admin(request: Request) -> str:
+        try:
+            require_admin(request)
+        except Forbidden as exc:
+            return str(exc)
+        return "welcome"
+
+    app.add_middleware(RequireKey, keys=keys, routes=app.routes, public_routes=(), render=render)
+    return TestClient(app)
+
+
+def test_route_sees_the_caller_of_the_key() -> None:
+    keys = [ApiKey("a" * 16, Caller("alice", is_admin=False)), ApiKey("b" * 16, EVERYBODY)]
+    client = callers_client(KeyCheck(keys))
+
+    found = [client.get("/me", headers={"X-API-Key": letter * 16}).json() for letter in "ab"]
+
+    assert found == [["alice", False], [EVERYBODY.owner, True]]
+
+
+def test_ordinary_key_is_no_admin() -> None:
+    keys = [ApiKey("a" * 16, Caller("a", is_admin=False)), ApiKey("b" * 16, Caller("b", True))]
+    client = callers_client(KeyCheck(keys))
+
+    ordinary, admin = (
+        client.get("/admin", headers={"X-API-Key": letter * 16}).json() for letter in "ab"
+    )
+
+    assert "needs an admin's key" in ordinary
+    assert admin == "welcome"
+
+
+@pytest.mark.parametrize("key", ["", "anything"])
+def test_everybody_is_one_admin_when_no_keys_are_set(key: str) -> None:
+    client = callers_client(KeyCheck([]))
+
+    assert client.get("/me", headers={"X-API-Key": key}).json() == [EVERYBODY.owner, True]
+
+
+def test_cookie_token_names_the_caller_until_it_expires() -> None:
+    keys = key_check("alice", "bob")
+    token = keys.token("bob", expires_at=1000.0)
+
+    assert keys.caller_of_token(token, 999.0) == Caller("bob", is_admin=False)
+    assert keys.caller_of_token(token, 1000.0) is None
+    assert key_check("alice").caller_of_token(token, 999.0) is None
+
+
+@pytest.mark.parametrize("change", ["2000", "", "nan", "inf", "-1"])
+def test_cookie_token_cannot_be_prolonged(change: str) -> None:
+    keys = key_check("bob")
+    signature = keys.token("bob", expires_at=1000.0).partition(".")[2]
+
+    assert keys.caller_of_token(f"{change}.{signature}", 999.0) is None

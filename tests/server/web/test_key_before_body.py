@@ -16,7 +16,7 @@ from tests.live_server import PATIENCE_S, LiveServer
 from tests.server.built_app import built_app, filled, operations
 from tests.server.playground.conftest import with_page
 
-KEY = {"Authorization": "Bearer right"}
+KEY = {"Authorization": "Bearer right-key-for-tests"}
 TICKETS = "/api/v3/media/uploads"
 # What answers a client without a key; every other route must not.
 PUBLIC_PATHS = {
@@ -44,7 +44,9 @@ FLOOD_BYTES = 4 * 2**20
 @pytest.fixture(scope="module")
 def keyed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     folder = tmp_path_factory.mktemp("keyed")
-    server = LiveServer(tiny_model, folder, PAGE="true", API_KEYS="right", CORS_ORIGINS="*")
+    server = LiveServer(
+        tiny_model, folder, PAGE="true", API_KEYS="right-key-for-tests", CORS_ORIGINS="*"
+    )
     try:
         server.start(wait_ready=False)
         yield with_page(server)
@@ -242,7 +244,7 @@ def test_ticket_admits_no_more_than_its_size(keyed: LiveServer) -> None:
 def test_cookie_of_the_page_admits_an_upload(keyed: LiveServer) -> None:
     upload, files = f"{keyed.url}/gradio_api/upload", {"files": ("a.png", b"a" * 2**20)}
     refused = keyed.http.post(upload, files=files)
-    login = keyed.http.post(f"{keyed.url}/login", data={"key": "right"})
+    login = keyed.http.post(f"{keyed.url}/login", data={"key": "right-key-for-tests"})
     cookie = login.headers["set-cookie"].partition(";")[0]
 
     accepted = keyed.http.post(upload, files=files, headers={"Cookie": cookie})

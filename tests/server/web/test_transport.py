@@ -148,7 +148,7 @@ def test_server_accepts_its_public_name_and_any_name_with_keys(
     for number, (settings, host) in enumerate(
         (
             ({"PUBLIC_URL": "https://images.example/edit"}, "images.example"),
-            ({"API_KEYS": "right"}, "any.example"),
+            ({"API_KEYS": "right-key-for-tests"}, "any.example"),
         )
     ):
         server = LiveServer(tiny_model, tmp_path / str(number), **settings)

@@ -30,5 +30,5 @@ def styles(server: LiveServer) -> tuple[str, str]:
 @pytest.fixture(scope="package")
 def keyed_server(tiny_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     folder = tmp_path_factory.mktemp("keyed-openai")
-    with live_server(tiny_model, folder, API_KEYS="right") as running:
+    with live_server(tiny_model, folder, API_KEYS="right-key-for-tests") as running:
         yield running

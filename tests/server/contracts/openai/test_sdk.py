@@ -190,7 +190,7 @@ def test_sdk_raises_authentication_error_without_a_valid_key(keyed_server: LiveS
     assert caught.value.type == "authentication_error"
     assert caught.value.code == "invalid_api_key"
     assert caught.value.request_id
-    with openai.OpenAI(api_key="right", base_url=url) as client:
+    with openai.OpenAI(api_key="right-key-for-tests", base_url=url) as client:
         assert client.images.edit(image=IMAGE, prompt="a").data
 
 

@@ -172,7 +172,7 @@ def strict_server(
 ) -> Iterator[LiveServer]:
     """A server that requires a key and queues a single job."""
     folder = tmp_path_factory.mktemp("strict")
-    server = LiveServer(tiny_model, folder, API_KEYS="right", MAX_WAITING_JOBS=1)
+    server = LiveServer(tiny_model, folder, API_KEYS="right-key-for-tests", MAX_WAITING_JOBS=1)
     yield server.start()
     server.close()
 
@@ -198,7 +198,7 @@ def test_both_key_schemes_pass_and_a_full_queue_returns_429(
 ) -> None:
     answers = []
     for scheme in ("Key", "Bearer", "Key"):
-        headers = SUBMIT | {"Authorization": f"{scheme} right"}
+        headers = SUBMIT | {"Authorization": f"{scheme} right-key-for-tests"}
         answers.append(post(strict_server, FAL, body | LONG, headers))
         first = answers[0].json()["status_url"]
         until(

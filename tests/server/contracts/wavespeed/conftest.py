@@ -17,6 +17,6 @@ def client(server: LiveServer) -> wavespeed.Client:
 @pytest.fixture(scope="package")
 def keyed_server(tiny_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     folder = tmp_path_factory.mktemp("keyed")
-    server = LiveServer(tiny_model, folder, API_KEYS="right, second")
+    server = LiveServer(tiny_model, folder, API_KEYS="right-key-for-tests, second-key-for-tests")
     yield server.start()
     server.close()

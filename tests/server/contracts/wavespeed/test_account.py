@@ -383,6 +383,8 @@ def test_account_needs_the_key(keyed_server: LiveServer, method: str, path: str)
 def keyed_server(
     tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LiveServer]:
-    server = LiveServer(tiny_model, tmp_path_factory.mktemp("keyed"), API_KEYS="right")
+    server = LiveServer(
+        tiny_model, tmp_path_factory.mktemp("keyed"), API_KEYS="right-key-for-tests"
+    )
     yield server.start(wait_ready=False)
     server.close()

@@ -17,13 +17,15 @@ from tests.live_server import LiveServer, until
 SUBMIT = "/api/v3/wavespeed-ai/qwen-image/edit-plus"
 TICKETS = "/api/v3/media/uploads"
 IMAGE = encoded(gradient())
-KEY = {"Authorization": "Bearer right"}
+KEY = {"Authorization": "Bearer right-key-for-tests"}
 
 
 @pytest.fixture(scope="module")
 def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     """A server with a key, which shows the paths that need none."""
-    running = LiveServer(tiny_model, tmp_path_factory.mktemp("media"), API_KEYS="right")
+    running = LiveServer(
+        tiny_model, tmp_path_factory.mktemp("media"), API_KEYS="right-key-for-tests"
+    )
     yield running.start()
     running.close()
 
@@ -62,7 +64,7 @@ def files(server: LiveServer) -> list[str]:
 def test_sdk_uploads_a_file_by_path(server: LiveServer, tmp_path: Path) -> None:
     path = tmp_path / "cat.jpg"
     path.write_bytes(encoded(gradient(), "JPEG"))
-    client = wavespeed.Client(api_key="right", base_url=server.url)
+    client = wavespeed.Client(api_key="right-key-for-tests", base_url=server.url)
 
     url = client.upload(str(path))
 
@@ -74,7 +76,7 @@ def test_sdk_uploads_a_file_by_path(server: LiveServer, tmp_path: Path) -> None:
 
 
 def test_sdk_uploads_a_stream_without_name_or_type(server: LiveServer) -> None:
-    client = wavespeed.Client(api_key="right", base_url=server.url)
+    client = wavespeed.Client(api_key="right-key-for-tests", base_url=server.url)
     url = client.upload(io.BytesIO(IMAGE))
     assert httpx2.get(url).headers["content-type"] == "image/png"
     assert run(server, url)["status"] == "completed"
@@ -258,7 +260,7 @@ def test_upload_is_served_with_the_type_of_its_bytes(server: LiveServer) -> None
 def test_upload_survives_a_kill_and_expires_from_disk(
     start_server: Callable[..., LiveServer],
 ) -> None:
-    server = start_server(KEEP_UPLOADS_H=2 / 3600, API_KEYS="right")
+    server = start_server(KEEP_UPLOADS_H=2 / 3600, API_KEYS="right-key-for-tests")
     data = ticket(server).json()["data"]
     put(data)
     name = data["download_url"].rpartition("/")[2]
@@ -281,7 +283,7 @@ def _is_expired(server: LiveServer, name: str) -> bool:
 def test_upload_survives_a_restart_until_it_expires(
     start_server: Callable[..., LiveServer],
 ) -> None:
-    server = start_server(wait_ready=False, API_KEYS="right")
+    server = start_server(wait_ready=False, API_KEYS="right-key-for-tests")
     data = ticket(server).json()["data"]
     put(data)
     name = data["download_url"].rpartition("/")[2]

@@ -164,9 +164,9 @@ def test_full_queue_returns_429_with_retry_after(
     [
         ({}, 401),
         ({"Authorization": "Bearer wrong"}, 401),
-        ({"Authorization": "Bearer right"}, 200),
-        ({"Authorization": "Key right"}, 200),
-        ({"X-API-Key": "second"}, 200),
+        ({"Authorization": "Bearer right-key-for-tests"}, 200),
+        ({"Authorization": "Key right-key-for-tests"}, 200),
+        ({"X-API-Key": "second-key-for-tests"}, 200),
     ],
 )
 def test_key_is_required_when_keys_are_set(
@@ -180,6 +180,6 @@ def test_key_is_required_when_keys_are_set(
 
 def test_output_needs_no_key(keyed_server: LiveServer, body: dict[str, Any]) -> None:
     """Rule 8."""
-    keyed = wavespeed.Client(api_key="right", base_url=keyed_server.url)
+    keyed = wavespeed.Client(api_key="right-key-for-tests", base_url=keyed_server.url)
     output = keyed.run(MODEL, body, poll_interval=0.05)["outputs"][0]
     assert httpx2.get(output).status_code == 200

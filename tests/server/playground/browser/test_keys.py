@@ -17,7 +17,7 @@ from tests.server.playground.browser.conftest import (
 )
 from tests.server.playground.conftest import with_page
 
-KEYS = "first-key,second-key"
+KEYS = "first-key-for-tests,second-key-for-tests"
 # Requests of the page, uploads and the queue included.
 CLOSED = (
     ("GET", "/config"),
@@ -54,7 +54,7 @@ def test_login_opens_the_page_and_survives_a_reload(
     page.get_by_role("button", name="Open the page").click()
     expect(page.get_by_role("alert")).to_contain_text("not valid")
 
-    page.get_by_label("API key").fill("second-key")
+    page.get_by_label("API key").fill("second-key-for-tests")
     page.keyboard.press("Enter")
     expect(page.locator("#run")).to_be_visible()
     fill_form(page, image_file)
