@@ -118,8 +118,10 @@ class Worker:
 
     def serve(self) -> None:
         """Run jobs until Stop arrives."""
+        self._send(self._pipeline.usage())
         while not isinstance(message := self._inbox.next(), Stop):
             self._run(message)
+            self._send(self._pipeline.usage())
 
     def _run(self, run: Run) -> None:
         try:
@@ -163,16 +165,9 @@ class Worker:
         references = [_open_rgb(data) for data in run.references]
         result = self._pipeline.edit(params, references, report, show)
         for index, image in enumerate(result.images):
-            self._send(
-                OutputImage(
-                    run.job_id,
-                    index,
-                    run.params.seed + index,
-                    *image.size,
-                    _rgb_bytes(image),
-                    is_unsafe=self._safety is not None and self._safety.is_unsafe(image),
-                )
-            )
+            seed, rgb = run.params.seed + index, _rgb_bytes(image)
+            is_unsafe = self._safety is not None and self._safety.is_unsafe(image)
+            self._send(OutputImage(run.job_id, index, seed, *image.size, rgb, is_unsafe))
         self._send(
             Done(
                 run.job_id,

@@ -17,7 +17,7 @@ from server.errors import ServerError
 from server.lifespan import running
 from server.limits import MAX_IMAGE_BYTES
 from server.version import VERSION
-from server.web import file_routes
+from server.web import file_routes, metrics_routes
 from server.web.auth import RequireKey
 from server.web.contract import find_contract
 from server.web.middleware import BaseUrl, BodyLimit, ModelHeader, OwnHost
@@ -60,6 +60,7 @@ def _add_routes(app: FastAPI, components: Components) -> list[BaseRoute]:
         app.include_router(contract.router(services))
         if contract.public_router is not None:
             public += _include(app, contract.public_router(services))
+    app.include_router(metrics_routes.router(services))
     public += _include(app, file_routes.router(services))
     if components.playground is not None:
         # it checks a cookie itself

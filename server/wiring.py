@@ -12,6 +12,7 @@ from server.jobs.dispatcher import Dispatcher
 from server.jobs.job_inputs import JobInputs
 from server.jobs.job_queue import JobQueue
 from server.jobs.preparer import Preparer
+from server.jobs.scraper import Scraper
 from server.jobs.service import EditService
 from server.jobs.webhook_sender import WebhookSender, read_or_create_secret
 from server.loras.library import LoraLibrary
@@ -20,6 +21,7 @@ from server.media.decoder_pool import DecoderPool
 from server.media.inputs import InputStore
 from server.media.outputs import OutputStore
 from server.media.uploads import UploadStore
+from server.metrics import Metrics
 from server.net.fetch import Fetcher
 from server.playground import PageContext, Playground
 from server.settings import Settings
@@ -77,18 +79,22 @@ def build_components(
 ) -> Components:
     """Build every component; nothing is started."""
     data = settings.data_dir
-    database = Database(data / "jobs.sqlite3")
-    queue = JobQueue(database, max_waiting=settings.max_waiting_jobs, clock=time.time)
+    metrics = Metrics()
+    metrics.start_at_zero(each.name for each in CONTRACTS)
+    database = Database(data / "jobs.sqlite3", metrics=metrics)
+    queue = JobQueue(
+        database, max_waiting=settings.max_waiting_jobs, clock=time.time, metrics=metrics
+    )
     fetcher = Fetcher(settings.allow_networks, offline=settings.offline)
     outputs = OutputStore(data / "outputs")
     uploads = _build_uploads(settings, database)
-    decoders = DecoderPool()
+    decoders = DecoderPool(metrics=metrics)
     inputs = _build_inputs(settings, fetcher, decoders, outputs, uploads)
-    executor = LocalPool(_worker_options(settings, choice, worker_command))
+    executor = LocalPool(_worker_options(settings, choice, worker_command), metrics=metrics)
     library = _build_library(settings, catalog, fetcher, executor, queue)
     job_inputs = JobInputs(inputs, library, keep_images=settings.keep_inputs)
     preparer = Preparer(queue, job_inputs)
-    dispatcher = _build_dispatcher(settings, queue, executor, job_inputs, outputs)
+    dispatcher = _build_dispatcher(settings, queue, executor, job_inputs, outputs, metrics)
     edits = EditService(
         queue, dispatcher, preparer, executor, job_inputs, outputs,
         check_address=fetcher.check_address,
@@ -100,8 +106,9 @@ def build_components(
         settings, choice, catalog, edits, queue, executor, library, outputs, uploads,
         webhook_secret=secret,
         clock=time.time,
+        scraper=Scraper(metrics, database, data, clock=time.time),
     )  # fmt: skip
-    webhooks = _build_webhooks(services, database, fetcher)
+    webhooks = _build_webhooks(services, database, fetcher, metrics)
     keys = KeyCheck(settings.all_api_keys())
     page = PageContext(
         settings, choice, catalog, edits, executor, outputs, uploads, fetcher, decoders
@@ -176,6 +183,7 @@ def _build_dispatcher(
     executor: Executor,
     inputs: JobInputs,
     outputs: OutputStore,
+    metrics: Metrics,
 ) -> Dispatcher:
     return Dispatcher(
         queue,
@@ -186,10 +194,13 @@ def _build_dispatcher(
         step_timeout_s=settings.step_timeout_s,
         embed_prompt=settings.embed_prompt,
         blocks_unsafe=settings.blocks_unsafe,
+        metrics=metrics,
     )
 
 
-def _build_webhooks(services: Services, database: Database, fetcher: Fetcher) -> WebhookSender:
+def _build_webhooks(
+    services: Services, database: Database, fetcher: Fetcher, metrics: Metrics
+) -> WebhookSender:
     async def find_job(job_id: str) -> Job:
         return (await services.queue.state(job_id)).job
 
@@ -200,4 +211,5 @@ def _build_webhooks(services: Services, database: Database, fetcher: Fetcher) ->
         added=services.queue.webhook_added,
         find_job=find_job,
         clock=services.clock,
+        metrics=metrics,
     )

@@ -19,7 +19,7 @@ import PIL.Image
 from pipelines import worker
 from pipelines.api.errors import LoraNotFound, ModelUnusable, NonFiniteOutput
 from pipelines.api.families import FAMILIES
-from pipelines.api.messages import Ready, Stage
+from pipelines.api.messages import Ready, Stage, WorkerUsage
 from pipelines.api.model_spec import ModelSpec
 from pipelines.api.params import EditParams, LoraRef
 from pipelines.files.architecture import read_linears
@@ -69,6 +69,14 @@ class FakePipeline:
         if problems:
             raise ModelUnusable(f"The model in {model} cannot be loaded: {'; '.join(problems)}")
 
+        self._lora_files: set[str] = set()
+        self._hits = 0
+
+    def usage(self) -> WorkerUsage:
+        """Report LoRA files of one byte, and a device of ten."""
+        read = len(self._lora_files)
+        return WorkerUsage("cpu", 5, 6, 10, self._hits, read, read, 0)
+
     def preload(self, loras: Sequence[LoraRef]) -> None:
         """Do nothing: the files are read when their edit runs."""
 
@@ -80,6 +88,9 @@ class FakePipeline:
         on_preview: Callable[[int, PIL.Image.Image], None],
     ) -> EditResult:
         """Make the outputs: equal parameters and images give equal pixels."""
+        files = [lora.path for lora in params.loras]
+        self._hits += sum(file in self._lora_files for file in files)
+        self._lora_files.update(files)
         return _Run(self.spec, params, references, on_progress, on_preview).make()
 
 

@@ -15,7 +15,7 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 CALL = re.compile(r"`(GET|POST|PUT|DELETE) (/\S*?)`")
 METHODS = {"get", "post", "put", "delete"}
 # Served, but not in the OpenAPI document.
-UNDESCRIBED = {"/", "/outputs/{name}", "/uploads/{name}", "/docs", "/openapi.json"}
+UNDESCRIBED = {"/", "/metrics", "/outputs/{name}", "/uploads/{name}", "/docs", "/openapi.json"}
 
 
 def read(name: str) -> str:

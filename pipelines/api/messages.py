@@ -165,5 +165,24 @@ class Canceled:
     job_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerUsage:
+    """The memory of a device, and the LoRA cache of its worker; sent after Ready and each job.
+
+    `memory_used_bytes` counts every process on the device, `memory_peak_bytes` this one alone.
+    `lora_hits` of the LoRAs that jobs used since the worker's start were in memory, `lora_misses`
+    were not.
+    """
+
+    device: str
+    memory_used_bytes: int
+    memory_peak_bytes: int
+    memory_total_bytes: int
+    lora_hits: int
+    lora_misses: int
+    lora_host_bytes: int
+    lora_device_bytes: int
+
+
 JobEvent = Step | Preview | OutputImage | Done | Failed | Canceled
-FromWorker = Ready | LoadFailed | JobEvent
+FromWorker = Ready | LoadFailed | WorkerUsage | JobEvent

@@ -12,11 +12,12 @@ import torch
 
 from pipelines.api.errors import InvalidParameter, NonFiniteOutput, OutOfDeviceMemory
 from pipelines.api.load_options import Offload
-from pipelines.api.messages import Stage
+from pipelines.api.messages import Stage, WorkerUsage
 from pipelines.api.params import EditParams, LoraRef
 from pipelines.engine import denoise, loading, prompts
 from pipelines.engine.loading import LoadedModel
 from pipelines.engine.lora import LoraEngine
+from pipelines.engine.memory import read_memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,20 @@ class EditPipeline:
     def preload(self, loras: Sequence[LoraRef]) -> None:
         """Start to read LoRA files that a later edit uses. Any thread may call this."""
         self._loras.preload([Path(lora.path) for lora in loras])
+
+    def usage(self) -> WorkerUsage:
+        """The memory of the device and of the LoRAs on it."""
+        memory, loras = read_memory(self.device), self._loras.cache
+        return WorkerUsage(
+            str(self.device),
+            memory.used_bytes,
+            memory.peak_bytes,
+            memory.total_bytes,
+            loras.hits,
+            loras.misses,
+            loras.host_bytes,
+            loras.device_bytes,
+        )
 
     @torch.no_grad()
     def edit(

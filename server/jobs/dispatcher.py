@@ -11,10 +11,12 @@ from pipelines.api.messages import Canceled, Done, Failed, OutputImage, Preview,
 from server.errors import ContentBlocked, JobTimeout, ServerError, WorkerLost
 from server.job import Job, JobStatus, Outcome, Output
 from server.jobs.job_inputs import JobInputs
-from server.jobs.job_queue import JobProgress, JobQueue
+from server.jobs.job_queue import JobQueue
+from server.jobs.job_state import JobProgress
 from server.jobs.step_watchdog import JobKind, SilenceWatch, StepTimes
 from server.limits import MAX_ATTEMPTS
 from server.media.outputs import OutputStore
+from server.metrics import Metrics
 from server.workers.executor import Executor, WorkerDied
 
 logger = logging.getLogger(__name__)
@@ -41,6 +43,7 @@ class Dispatcher:
         blocks_unsafe: bool,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        metrics: Metrics | None = None,
     ) -> None:
         """`step_timeout_s` is how long a worker may be silent, by default relative to its steps."""
         self._queue = queue
@@ -52,7 +55,9 @@ class Dispatcher:
         self._blocks_unsafe = blocks_unsafe
         self._clock = clock
         self._sleep = sleep
-        self._step_times = StepTimes(step_timeout_s)
+        self._step_times = StepTimes(
+            step_timeout_s, on_step=(metrics or Metrics()).step_seconds.observe
+        )
         self._leaving: set[str] = set()
         self._overdue: set[str] = set()
         # seconds of silence after which the worker of a job was killed

@@ -6,14 +6,16 @@ import logging
 import math
 import sqlite3
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from functools import partial
 
 from pipelines.api.messages import Preview
 from server.errors import NotFound, QueueFull, ServerLost
 from server.job import Job, JobStatus, Outcome
+from server.jobs.job_state import JobProgress, JobState
+from server.jobs.transitions import Transitions
 from server.jobs.watchers import Watchers
 from server.limits import MAX_STARTS
+from server.metrics import Metrics
 from server.store import endings, jobs, turns, webhooks
 from server.store.database import Database
 from server.store.jobs import JobFilter
@@ -24,32 +26,21 @@ logger = logging.getLogger(__name__)
 UNKNOWN_RUN_S = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class JobProgress:
-    """The progress of a running job: `step` of `total` denoising steps are done."""
-
-    stage: str
-    step: int
-    total: int
-
-
-@dataclass(frozen=True, slots=True)
-class JobState:
-    """A job with its position in the queue (0 is next), or its progress."""
-
-    job: Job
-    position: int | None
-    progress: JobProgress | None
-    previews: tuple[Preview, ...] = ()
-
-
 class JobQueue:
     """All changes of jobs: each is written to disk first and then wakes its watchers."""
 
-    def __init__(self, database: Database, *, max_waiting: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        max_waiting: int,
+        clock: Callable[[], float],
+        metrics: Metrics | None = None,
+    ) -> None:
         self._database = database
         self._max_waiting = max_waiting
         self._clock = clock
+        self._transitions = Transitions(metrics or Metrics(), clock)
         self._progress: dict[str, JobProgress] = {}
         self._previews: dict[str, tuple[Preview, ...]] = {}
         self._watchers = Watchers()
@@ -108,7 +99,7 @@ class JobQueue:
         waiting = await self._database.write(insert)
         if waiting is not None:
             raise await self._full(waiting)
-        logger.info("job %s queued by %s %s", job.id, job.request.contract, job.request.endpoint)
+        self._transitions.queued(job)
         self._work.set()
         return job
 
@@ -158,6 +149,8 @@ class JobQueue:
         if job.status is JobStatus.QUEUED:
             prepared = job.evolve(prepared_at=self._clock())
             job = await self._write(job, prepared, until_written=True)
+            if job is prepared:
+                self._transitions.prepared(job)
             self._work.set()
         return job.status
 
@@ -170,7 +163,7 @@ class JobQueue:
             self._work.clear()
             job = await self._database.persist(partial(jobs.claim, now=self._clock()))
             if job is not None:
-                logger.info("job %s started", job.id)
+                self._transitions.started(job)
                 # the jobs behind it moved up
                 self._watchers.wake_all()
                 return job
@@ -183,6 +176,7 @@ class JobQueue:
     def report(self, job_id: str, progress: JobProgress) -> None:
         """Update the progress of a running job."""
         self._progress[job_id] = progress
+        self._transitions.stage(job_id, progress.stage)
         self._watchers.wake(job_id)
 
     def show(self, job_id: str, preview: Preview) -> None:
@@ -197,7 +191,7 @@ class JobQueue:
             partial(endings.requeue, job_id=job.id, now=self._clock())
         )
         self.webhook_added.set()
-        logger.info("job %s %s", job.id, requeued.status)
+        self._transitions.left(requeued)
         self._watchers.wake_all()
         self._work.set()
         return requeued
@@ -276,7 +270,7 @@ class JobQueue:
         if changed.status.is_final:
             self.webhook_added.set()
         if changed.status != job.status:
-            logger.info("job %s %s", job.id, changed.status)
+            self._transitions.left(changed)
             # the jobs behind it may have moved
             self._watchers.wake_all()
         self._watchers.wake(job.id)

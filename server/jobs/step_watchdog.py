@@ -35,9 +35,15 @@ class JobKind:
 class StepTimes:
     """The longest silence of each kind of job that ended with a sign of life."""
 
-    def __init__(self, fixed_limit_s: float | None) -> None:
-        """`fixed_limit_s` is the operator's limit for all jobs, None for the default."""
+    def __init__(
+        self, fixed_limit_s: float | None, *, on_step: Callable[[float], None] = lambda _: None
+    ) -> None:
+        """`fixed_limit_s` is the operator's limit for all jobs, None for the default.
+
+        `on_step` gets the seconds of each step.
+        """
         self._fixed_limit_s = fixed_limit_s
+        self._on_step = on_step
         self._slowest_s: dict[JobKind, float] = {}
         self._kinds_with_steps: set[JobKind] = set()
 
@@ -54,6 +60,7 @@ class StepTimes:
         self._slowest_s[kind] = max(silence_s, self._slowest_s.get(kind, 0.0))
         if is_step:
             self._kinds_with_steps.add(kind)
+            self._on_step(silence_s)
 
 
 class SilenceWatch:

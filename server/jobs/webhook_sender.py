@@ -15,6 +15,7 @@ from typing import Protocol
 
 from server.errors import FetchFailed, NotFound
 from server.job import Job
+from server.metrics import Metrics
 from server.secret_file import read_or_create
 from server.store import webhooks
 from server.store.database import Database
@@ -67,6 +68,7 @@ class WebhookSender:
         find_job: Callable[[str], Awaitable[Job]],
         clock: Callable[[], float],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        metrics: Metrics | None = None,
     ) -> None:
         """`formats` has one per contract; `added` is set when a row has been written; `find_job`
         raises NotFound for a deleted job.
@@ -78,6 +80,7 @@ class WebhookSender:
         self._find_job = find_job
         self._clock = clock
         self._sleep = sleep
+        self._attempts = (metrics or Metrics()).webhook_attempts
         self._open: set[int] = set()
         self._slots = asyncio.Semaphore(CONCURRENT_DELIVERIES)
 
@@ -99,6 +102,9 @@ class WebhookSender:
             await self._sleep(max(0.0, delivery.next_at - self._clock()))
             async with self._slots:
                 delivery = await self._attempt(delivery)
+            is_pending = delivery.state is DeliveryState.PENDING
+            outcome = "failed" if is_pending else delivery.state
+            self._attempts.labels(delivery.contract, outcome).inc()
             await self._database.persist(partial(webhooks.update, delivery=delivery))
         self._open.discard(delivery.id)
 

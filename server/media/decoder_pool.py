@@ -19,6 +19,7 @@ from server.media.decoder_process import (
     Size,
 )
 from server.media.png_file import write_png
+from server.metrics import Metrics
 from server.net.daemon_thread import run_in_daemon_thread
 
 logger = logging.getLogger(__name__)
@@ -42,10 +43,12 @@ class DecoderPool:
         count: int = DECODERS,
         timeout_s: float = TIMEOUT_S,
         command: Sequence[str] = DECODER_COMMAND,
+        metrics: Metrics | None = None,
     ) -> None:
         self._slots = asyncio.Semaphore(count)
         self._timeout_s = timeout_s
         self._command = command
+        self._kills = (metrics or Metrics()).decode_kills
         self._idle: list[DecoderProcess] = []
         self._busy: set[DecoderProcess] = set()
         self._is_closed = False
@@ -95,14 +98,17 @@ class DecoderPool:
             except InvalidImage as exc:
                 raise InvalidImage(f"{field} {exc}", field=field) from exc
             except OutOfMemory as exc:
+                self._kills.labels("memory").inc()
                 raise InvalidImage(f"{field} {_TOO_LARGE}", field=field) from exc
             except TimeoutError as exc:
+                self._kills.labels("time").inc()
                 raise InvalidImage(
                     f"{field} takes more than {self._timeout_s:g} s to decode.", field=field
                 ) from exc
             except DecoderDied as exc:
                 if self._is_closed:
                     raise Unavailable(_STOPPING) from exc
+                self._kills.labels("crash").inc()
                 logger.warning("%s ended the decoder: %s", field, exc)
                 raise InvalidImage(f"{field} {_CRASHES}", field=field) from exc
 

@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from server.job import Job, JobStatus
-from server.jobs.job_queue import JobState
+from server.jobs.job_state import JobState
 from server.playground import views
 from server.playground.form import Form, form_of_values
 from server.playground.form_storage import values_of_stored

@@ -9,7 +9,7 @@ from pipelines.api.params import EditParams
 from pipelines.api.sizes import SizeBounds
 from server.errors import InvalidRequest, NotFound
 from server.job import Job, OutputFormat, Submission
-from server.jobs.job_queue import JobState
+from server.jobs.job_state import JobState
 from server.jobs.service import EditService
 from server.playground.context import ENDPOINT, NAME
 from server.playground.form import Form

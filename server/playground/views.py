@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from server.job import Job, JobStatus, Output
-from server.jobs.job_queue import JobState
+from server.jobs.job_state import JobState
 from server.media.outputs import ROUTE
 from server.workers.executor import ExecutorState
 

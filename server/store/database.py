@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from server.errors import StorageFull
+from server.metrics import Metrics
 
 T = TypeVar("T")
 
@@ -74,9 +75,14 @@ class Database:
     """
 
     def __init__(
-        self, path: Path, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+        self,
+        path: Path,
+        *,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        metrics: Metrics | None = None,
     ) -> None:
         self._sleep = sleep
+        self._failures = (metrics or Metrics()).storage_failures
         self._failure: str | None = None
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="db-write")
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="db-read")
@@ -102,6 +108,7 @@ class Database:
             # an error of the module itself has no code
             if getattr(exc, "sqlite_errorcode", 0) & 0xFF not in STORAGE_ERRORS:
                 raise
+            self._failures.inc()
             message = f"The server's database cannot be written: {exc}. Try again later."
             raise StorageFull(message) from exc
         self._failure = None

@@ -171,6 +171,16 @@ def count(connection: sqlite3.Connection, status: JobStatus) -> int:
     return int(row[0])
 
 
+def figures(connection: sqlite3.Connection) -> tuple[int, int, float | None]:
+    """Count the queued and the running jobs; return also when the oldest queued one was created."""
+    row = connection.execute(
+        "SELECT (SELECT count(*) FROM jobs WHERE status = 'queued'),"
+        " (SELECT count(*) FROM jobs WHERE status = 'running'),"
+        " (SELECT created_at FROM jobs WHERE status = 'queued' ORDER BY seq LIMIT 1)"
+    ).fetchone()
+    return tuple(row)
+
+
 def count_waiting(connection: sqlite3.Connection, owner: str | None) -> int:
     """Count the queued jobs of this owner."""
     row = connection.execute(

@@ -8,6 +8,7 @@ from fastapi.responses import JSONResponse
 
 from pipelines.files.catalog import Catalog, ModelChoice
 from server.jobs.job_queue import JobQueue
+from server.jobs.scraper import Scraper
 from server.jobs.service import EditService
 from server.jobs.webhook_sender import WebhookFormat
 from server.loras.library import LoraLibrary
@@ -35,6 +36,7 @@ class Services:
     uploads: UploadStore
     webhook_secret: str
     clock: Callable[[], float]
+    scraper: Scraper
 
     @property
     def model_name(self) -> str:

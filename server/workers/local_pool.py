@@ -16,8 +16,10 @@ from pipelines.api.messages import (
     Run,
 )
 from pipelines.api.params import EditParams
+from server.metrics import Metrics
 from server.workers.executor import ExecutorState, WorkerDied
 from server.workers.local_process import WorkerOptions, WorkerProcess
+from server.workers.usage_metrics import UsageMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -45,9 +47,12 @@ class LocalPool:
         workers: Sequence[WorkerOptions],
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        metrics: Metrics | None = None,
     ) -> None:
         self._options = workers
         self._sleep = sleep
+        self._metrics = metrics or Metrics()
+        self._usage = UsageMetrics(self._metrics)
         self._idle: list[WorkerProcess] = []
         self._running: dict[str, WorkerProcess] = {}
         self._alive: dict[WorkerProcess, WorkerOptions] = {}
@@ -165,6 +170,7 @@ class LocalPool:
         assert task is not None, "a coroutine runs in a task"
         while (reason := await self._try_to_load(options)) is not None:
             failures += 1
+            self._metrics.load_failures.inc()
             delay_s = retry_delay_s(failures)
             self._loading[task] = f"{reason} Next attempt in {delay_s:g} s."
             logger.error("no worker on %s: %s", options.device, self._loading[task])
@@ -173,7 +179,7 @@ class LocalPool:
     async def _try_to_load(self, options: WorkerOptions) -> str | None:
         """Start a worker and wait until it is ready; return why it is not, or None."""
         try:
-            worker = WorkerProcess.start(options, self._exited)
+            worker = WorkerProcess.start(options, self._exited, self._usage.note)
         except OSError as exc:
             return f"A worker process cannot be started: {exc.strerror or exc}."
         self._alive[worker] = options
@@ -206,10 +212,13 @@ class LocalPool:
     def _exited(self, worker: WorkerProcess) -> None:
         """Replace a worker that had been ready; `_load` retries the others."""
         options = self._alive.pop(worker)
+        self._usage.forget(worker.pid)
         if worker in self._idle:
             self._idle.remove(worker)
         if worker in self._ready_workers:
             self._ready_workers.discard(worker)
+            if not self._closing:
+                self._metrics.worker_restarts.inc()
             self._start_worker(options)
 
     def _release(self, worker: WorkerProcess) -> None:

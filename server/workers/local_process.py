@@ -29,6 +29,7 @@ from pipelines.api.messages import (
     Run,
     Stop,
     ToWorker,
+    WorkerUsage,
 )
 from server.workers.executor import WorkerDied
 from server.workers.threads import thread_settings
@@ -74,12 +75,14 @@ class WorkerProcess:
         process: subprocess.Popen[bytes],
         connection: Connection,
         on_exit: Callable[["WorkerProcess"], None],
+        on_usage: Callable[[int, WorkerUsage], None],
     ) -> None:
         self._process = process
         self._connection = connection
         self._on_exit = on_exit
+        self._on_usage = on_usage
         self._loop = asyncio.get_running_loop()
-        self._messages: asyncio.Queue[FromWorker | None] = asyncio.Queue()
+        self._messages: asyncio.Queue[Ready | LoadFailed | JobEvent | None] = asyncio.Queue()
         self._outbox: queue.SimpleQueue[ToWorker | None] = queue.SimpleQueue()
         self._has_ended = False
         self._writer = threading.Thread(
@@ -93,11 +96,15 @@ class WorkerProcess:
 
     @classmethod
     def start(
-        cls, options: WorkerOptions, on_exit: Callable[["WorkerProcess"], None]
+        cls,
+        options: WorkerOptions,
+        on_exit: Callable[["WorkerProcess"], None],
+        on_usage: Callable[[int, WorkerUsage], None],
     ) -> "WorkerProcess":
         """Start the process, which loads the model and then sends Ready.
 
-        `on_exit` is called in the event loop once the process has exited, for whatever reason.
+        `on_exit` is called in the event loop once the process has exited, for whatever reason, and
+        `on_usage` with the process ID and what the worker reports about itself.
         Raises OSError where the machine has no room for another process.
         """
         ours, theirs = socket.socketpair()
@@ -115,7 +122,7 @@ class WorkerProcess:
         chosen = ", ".join(f"{name}={value}" for name, value in threads.items()) or "no defaults"
         logger.info("worker %d started on %s, %s", process.pid, options.device, chosen)
         try:
-            return cls(process, Connection(ours.detach()), on_exit)
+            return cls(process, Connection(ours.detach()), on_exit, on_usage)
         except RuntimeError as exc:
             process.kill()
             process.wait()
@@ -198,13 +205,19 @@ class WorkerProcess:
         # a closed loop raises RuntimeError
         with contextlib.suppress(RuntimeError):
             while (message := self._receive()) is not None:
-                self._loop.call_soon_threadsafe(self._messages.put_nowait, message)
+                self._loop.call_soon_threadsafe(self._take, message)
             self._has_ended = True
             self._outbox.put(None)
             self._loop.call_soon_threadsafe(self._messages.put_nowait, None)
             self._loop.call_soon_threadsafe(self._on_exit, self)
         # nothing else waits for a worker that exits by itself: it would stay a zombie
         self._process.wait()
+
+    def _take(self, message: FromWorker) -> None:
+        if isinstance(message, WorkerUsage):
+            self._on_usage(self.pid, message)
+        else:
+            self._messages.put_nowait(message)
 
     def _receive(self) -> FromWorker | None:
         """The next message, or None once the socket is closed."""

@@ -32,6 +32,7 @@ from pipelines.api.messages import (
     Stage,
     Step,
     Stop,
+    WorkerUsage,
 )
 from pipelines.api.params import EditParams
 from tests.conftest import TINY_SPEC, encoded, gradient
@@ -61,7 +62,19 @@ class WorkerUnderTest:
         self.connection = Connection(ours.detach())
 
     def receive(self) -> Any:
-        """The next message."""
+        """The next message that is about the model or a job."""
+        message = self._receive()
+        while isinstance(message, WorkerUsage):
+            message = self._receive()
+        return message
+
+    def usage(self) -> WorkerUsage:
+        """The next message, which is about the worker itself."""
+        message = self._receive()
+        assert isinstance(message, WorkerUsage)
+        return message
+
+    def _receive(self) -> Any:
         assert self.connection.poll(PATIENCE_S), "no message from the worker"
         return self.connection.recv()
 
@@ -137,6 +150,20 @@ def test_ready_carries_the_shapes_of_the_linear_layers(
     _, ready = loaded
 
     assert ready.linears["transformer_blocks.0.attn.to_q"] == (64, 64)
+
+
+def test_usage_follows_ready_and_each_job(start: Callable[..., WorkerUnderTest]) -> None:
+    worker = start()
+    assert isinstance(worker.receive(), Ready)
+    usages = [worker.usage()]
+    for job_id in ("first", "second"):
+        worker.run(job_id)
+        usages.append(worker.usage())
+
+    for usage in usages:
+        assert usage.device == "cpu"
+        assert 0 < usage.memory_used_bytes <= usage.memory_peak_bytes < usage.memory_total_bytes
+        assert (usage.lora_hits, usage.lora_misses) == (0, 0)
 
 
 def test_run_sends_steps_then_the_image_then_done(worker: WorkerUnderTest) -> None:

@@ -76,6 +76,20 @@ class LoraCache:
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="lora-reader")
         self._reading: dict[Hashable, Future[Lora]] = {}
         self._lock = threading.Lock()
+        # of the files that `adapter` was asked for
+        self.hits = 0
+        self.misses = 0
+
+    @property
+    def host_bytes(self) -> int:
+        """The size of the parsed files."""
+        with self._lock:
+            return self._loras.total_bytes
+
+    @property
+    def device_bytes(self) -> int:
+        """The size of the composed adapters."""
+        return self._adapters.total_bytes
 
     def preload(self, paths: Sequence[Path]) -> None:
         """Start to read these files; errors are raised when the LoRA is used."""
@@ -92,6 +106,9 @@ class LoraCache:
         called before each wait for a file and before the files are composed.
         """
         futures = [self._future(path) for path, _ in stack]
+        in_memory = sum(future.done() for future in futures)
+        self.hits += in_memory
+        self.misses += len(futures) - in_memory
         key = tuple((_identity(path), scale) for path, scale in stack if scale != 0)
         composed = self._adapters.get(key)
         loras = []

@@ -58,7 +58,7 @@ class LoraEngine:
                 # Set on the instance from the start: torch.compile guards on its presence.
                 module.adapter = None
                 self._layers[name] = module
-        self._cache = LoraCache(
+        self.cache = LoraCache(
             self.linears, device, dtype, host_bytes=host_bytes, device_bytes=device_bytes
         )
 
@@ -71,7 +71,7 @@ class LoraEngine:
 
     def preload(self, paths: Sequence[Path]) -> None:
         """Start to read files that a later job uses, in another thread."""
-        self._cache.preload(paths)
+        self.cache.preload(paths)
 
     @contextmanager
     def active(
@@ -82,7 +82,7 @@ class LoraEngine:
         `on_load` is called before each file is read and before they are composed.
         Raises LoraNotFound, LoraInvalid before any layer changes.
         """
-        with self.applied(self._cache.adapter(stack, on_load)):
+        with self.applied(self.cache.adapter(stack, on_load)):
             yield
 
     @contextmanager

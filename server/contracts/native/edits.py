@@ -10,7 +10,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from server.contracts.native.body import read_body, request_body
 from server.contracts.native.schemas import EditPage, EditView, edit_view
 from server.job import JobStatus, Submission
-from server.jobs.job_queue import JobState
+from server.jobs.job_state import JobState
 from server.jobs.service import EditService
 from server.store.jobs import JobFilter
 from server.web.contract import Services

@@ -13,7 +13,7 @@ from pipelines.api.params import (
 )
 from pipelines.api.sizes import SizeBounds, parse_size
 from server.job import Job, JobStatus, OutputFormat
-from server.jobs.job_queue import JobState
+from server.jobs.job_state import JobState
 from server.jobs.service import output_url
 from server.web import fields
 

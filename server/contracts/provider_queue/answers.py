@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 from server.contracts.provider_queue.codes import STATUSES, ErrorType, failure_of
 from server.job import Job, JobStatus, Output
-from server.jobs.job_queue import JobState
+from server.jobs.job_state import JobState
 from server.jobs.service import EditService, output_url
 
 INFERENCE_STAGES = ("encode", "denoise", "decode")

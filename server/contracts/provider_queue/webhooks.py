@@ -2,6 +2,7 @@
 
 import json
 
+from server.caller import EVERYBODY
 from server.contracts.provider_queue.answers import Failure, outcome
 from server.contracts.provider_queue.signing import SigningKey
 from server.job import Job
@@ -10,7 +11,6 @@ from server.jobs.webhook_sender import WebhookFormat
 from server.web.contract import Services
 
 MAX_RETRIES = 10
-USER_ID = "local"
 
 
 def webhook_format(services: Services) -> WebhookFormat:
@@ -22,11 +22,12 @@ def webhook_format(services: Services) -> WebhookFormat:
         return await webhook_body(services.edits, job, base)
 
     def headers(job: Job, timestamp: int, body: bytes) -> dict[str, str]:
+        user_id = job.request.owner or EVERYBODY.owner
         return {
             "x-fal-webhook-request-id": job.id,
-            "x-fal-webhook-user-id": USER_ID,
+            "x-fal-webhook-user-id": user_id,
             "x-fal-webhook-timestamp": str(timestamp),
-            "x-fal-webhook-signature": key.sign(job.id, USER_ID, timestamp, body),
+            "x-fal-webhook-signature": key.sign(job.id, user_id, timestamp, body),
         }
 
     return WebhookFormat(render=body, headers=headers, max_retries=MAX_RETRIES)

@@ -10,7 +10,7 @@ from pipelines.api.messages import Preview, Stage
 from server.errors import ContentBlocked
 from server.job import JobStatus
 from server.jobs import dispatcher as dispatching
-from server.jobs.job_queue import JobProgress
+from server.jobs.job_state import JobProgress
 from tests.server.jobs.conftest import Scene, soon
 
 MakeScene = Callable[..., Awaitable[Scene]]

@@ -5,7 +5,7 @@ import pytest
 from server.errors import ServerError
 from server.job import JobStatus
 from server.jobs.dispatcher import CANCEL_GRACE_S
-from server.jobs.job_queue import JobProgress
+from server.jobs.job_state import JobProgress
 from tests.server.jobs.conftest import JOB_TIMEOUT_S, Scene, soon
 
 

@@ -8,7 +8,8 @@ import pytest
 from pipelines.api.params import EditParams, LoraRef
 from server.errors import NotFound, QueueFull
 from server.job import JobError, JobStatus, Outcome
-from server.jobs.job_queue import JobProgress, JobQueue
+from server.jobs.job_queue import JobQueue
+from server.jobs.job_state import JobProgress
 from server.store import jobs
 from server.store.database import Database
 from tests.fake_time import FakeTime
@@ -292,18 +293,3 @@ async def test_finished_before_returns_old_final_jobs(queue: JobQueue, clock: Fa
 
     assert await queue.finished_before(clock.now + 1) == [old]
     assert await queue.finished_before(clock.now) == []
-
-
-async def test_log_names_each_transition_and_no_prompt(
-    queue: JobQueue, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO", logger="server.jobs.job_queue")
-
-    job = await running(queue)
-    await queue.finish(job, Outcome(JobStatus.SUCCEEDED))
-
-    assert [record.message for record in caplog.records] == [
-        f"job {job.id} queued by native edits",
-        f"job {job.id} started",
-        f"job {job.id} succeeded",
-    ]

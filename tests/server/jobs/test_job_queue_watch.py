@@ -6,7 +6,8 @@ import pytest
 
 from server.errors import NotFound
 from server.job import JobStatus, Outcome
-from server.jobs.job_queue import JobProgress, JobQueue, JobState
+from server.jobs.job_queue import JobQueue
+from server.jobs.job_state import JobProgress, JobState
 from tests.server.jobs.conftest import soon
 from tests.server.jobs.queue_steps import running, settle, submit
 

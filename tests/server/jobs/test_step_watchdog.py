@@ -34,6 +34,15 @@ def test_limit_is_20_times_the_slowest_step_and_at_least_60_s(
     assert times.limit_s(KIND) == limit_s
 
 
+def test_steps_alone_are_passed_on_for_the_metrics() -> None:
+    seen: list[float] = []
+    times = StepTimes(None, on_step=seen.append)
+    times.note(KIND, 30, is_step=False)
+    times.note(KIND, 1, is_step=True)
+
+    assert seen == [1]
+
+
 def test_slow_encoding_raises_the_limit_but_sets_none() -> None:
     times = StepTimes(None)
     times.note(KIND, 30, is_step=False)

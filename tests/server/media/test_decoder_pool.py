@@ -11,6 +11,7 @@ import pytest
 
 from server.errors import InvalidImage, Unavailable
 from server.media.decoder_pool import DecoderPool
+from server.metrics import Metrics
 from tests.conftest import encoded, gradient
 from tests.live_server import is_alive, until
 
@@ -150,6 +151,20 @@ async def test_decoder_out_of_memory_is_replaced() -> None:
 
     assert "takes more memory to decode than one image may use" in await refusal(pool)
     assert pool.pids == []
+
+
+@pytest.mark.parametrize(
+    ("action", "reason"),
+    [("frame(5)", "memory"), ("os._exit(1)", "crash"), ("signal.pause()", "time")],
+)
+async def test_decoder_that_an_image_ends_is_counted(action: str, reason: str) -> None:
+    metrics, command = Metrics(), (sys.executable, "-S", "-c", FAKE, action)
+    # the deadline alone can end the one that hangs
+    timeout_s = 0.01 if reason == "time" else 60
+    await refusal(DecoderPool(timeout_s=timeout_s, command=command, metrics=metrics))
+
+    counted = f'qwen_edit_decode_kills_total{{reason="{reason}"}} 1.0'
+    assert counted in metrics.render().decode()
 
 
 async def test_cancelled_caller_frees_its_decoder() -> None:

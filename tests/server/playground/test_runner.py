@@ -10,7 +10,7 @@ from pipelines.api.errors import InvalidParameter
 from pipelines.api.sizes import SizeBounds
 from server.errors import InvalidRequest, NotFound, QueueFull
 from server.job import Job, JobStatus, Submission
-from server.jobs.job_queue import JobProgress, JobState
+from server.jobs.job_state import JobProgress, JobState
 from server.jobs.service import EditService
 from server.playground import runner
 from server.playground.form import CUSTOM_SIZE, Form, SlotImage

@@ -4,7 +4,7 @@ import pytest
 
 from pipelines.api.params import EditParams, LoraRef
 from server.job import Job, JobError, JobStatus, Output
-from server.jobs.job_queue import JobProgress, JobState
+from server.jobs.job_state import JobProgress, JobState
 from server.playground import views
 from server.workers.executor import ExecutorState
 from tests.make_job import make_job

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from server.errors import StorageFull
+from server.metrics import Metrics
 from server.store.database import Database, DataFolderInUse, DataFolderLock, connect, transaction
 from tests.fake_time import FakeTime
 from tests.server.jobs.unwritable import LONG_TEXT, WAYS, unwritable
@@ -324,3 +325,16 @@ def test_kill_9_loses_no_committed_write(path: Path) -> None:
     assert integrity == "ok"
     assert set(printed) <= kept
     assert len(kept) - len(printed) <= 1
+
+
+async def test_refused_writes_are_counted(path: Path) -> None:
+    metrics = Metrics()
+    database = Database(path, metrics=metrics)
+    await database.write(create)
+    async with unwritable(database, path, WAYS[0]):
+        with pytest.raises(StorageFull):
+            await database.write(add)
+    await database.write(add)
+    database.close()
+
+    assert b"qwen_edit_storage_failures_total 1.0" in metrics.render()

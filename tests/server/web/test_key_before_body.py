@@ -22,6 +22,7 @@ TICKETS = "/api/v3/media/uploads"
 PUBLIC_PATHS = {
     "/",
     "/login",
+    "/.well-known/jwks.json",
     "/health",
     "/outputs/{name}",
     "/uploads/{name}",

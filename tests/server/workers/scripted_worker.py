@@ -23,6 +23,7 @@ from pipelines.api.messages import (
     Stage,
     Step,
     Stop,
+    WorkerUsage,
 )
 
 SPEC = dataclasses.replace(QWEN_IMAGE_EDIT_PLUS.spec, name="scripted")
@@ -56,6 +57,7 @@ def main() -> None:
         case "loads for ever":
             signal.pause()
     connection.send(READY)
+    connection.send(usage(jobs=0))
     if args.device == "reads nothing":
         signal.pause()
     serve(connection, args.device, args.model)
@@ -78,6 +80,11 @@ def serve(connection: Connection, device: str, log: Path) -> None:
                 connection.send(Canceled(job_id))
 
 
+def usage(*, jobs: int) -> WorkerUsage:
+    """Each job finds two LoRAs in memory and reads one."""
+    return WorkerUsage("cuda:0", 30, 40, 90, 2 * jobs, jobs, lora_host_bytes=7, lora_device_bytes=8)
+
+
 def run(connection: Connection, device: str, job_id: str) -> None:
     connection.send(Step("another job", Stage.ENCODE, 0, 1))
     connection.send(Step(job_id, Stage.DENOISE, 1, 3))
@@ -88,6 +95,7 @@ def run(connection: Connection, device: str, job_id: str) -> None:
     if device == "device fails":
         connection.send(Failed(job_id, "device_failed", "CUDA error", is_fatal=True))
     elif device != "waits":
+        connection.send(usage(jobs=1))
         connection.send(Done(job_id, {}, 3, 4.0, "a", is_extended=False))
 
 

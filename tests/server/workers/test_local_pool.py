@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.api.messages import Canceled, Done, Failed, JobEvent, Step
+from server.metrics import Metrics
 from server.workers.executor import Executor, ExecutorState, WorkerDied
 from server.workers.local_pool import LocalPool, retry_delay_s
 from server.workers.local_process import WorkerOptions
@@ -22,9 +23,11 @@ Options = Callable[[str], WorkerOptions]
 
 
 @contextlib.asynccontextmanager
-async def pool(*workers: WorkerOptions, time: FakeTime | None = None) -> AsyncIterator[LocalPool]:
+async def pool(
+    *workers: WorkerOptions, time: FakeTime | None = None, metrics: Metrics | None = None
+) -> AsyncIterator[LocalPool]:
     """A started pool that is stopped after the block; retries wait for `time`, if given."""
-    made = LocalPool(workers, sleep=time.sleep if time else asyncio.sleep)
+    made = LocalPool(workers, sleep=time.sleep if time else asyncio.sleep, metrics=metrics)
     made.start()
     try:
         async with asyncio.timeout(PATIENCE_S):
@@ -248,3 +251,45 @@ async def test_stop_ends_the_workers_and_starts_no_more(options: Options, behavi
         assert executor.state is not ExecutorState.READY
         executor.start()
         assert executor.state is ExecutorState.STARTING
+
+
+async def test_restarts_are_counted_but_not_the_stop(options: Options) -> None:
+    metrics = Metrics()
+    async with pool(options("dies running"), metrics=metrics) as executor:
+        with pytest.raises(WorkerDied):
+            await run(executor)
+        await executor.ready()
+
+    assert b"qwen_edit_worker_restarts_total 1.0" in metrics.render()
+
+
+async def test_failed_loads_are_counted(options: Options) -> None:
+    metrics, time = Metrics(), FakeTime()
+    async with pool(options("broken once"), time=time, metrics=metrics) as executor:
+        await failed(executor, time)
+        await time.pass_by(1)
+        await executor.ready()
+
+    assert b"qwen_edit_worker_load_failures_total 1.0" in metrics.render()
+    assert b"qwen_edit_worker_restarts_total 0.0" in metrics.render()
+
+
+async def test_counts_of_workers_add_up_over_their_replacements(options: Options) -> None:
+    metrics = Metrics()
+    async with pool(options("obeys"), metrics=metrics) as executor:
+        for job_id in ("first", "second"):
+            await run(executor, job_id)
+            # abandoned: its worker is replaced and counts from 0 again
+            await executor.run("left", PARAMS, (b"image",), ()).aclose()
+            events = executor.run("left", PARAMS, (b"image",), ())
+            await anext(events)
+            await events.aclose()
+            await executor.ready()
+
+    shown = metrics.render().decode()
+    assert "qwen_edit_lora_cache_hits_total 4.0" in shown
+    assert "qwen_edit_lora_cache_misses_total 2.0" in shown
+    assert 'qwen_edit_lora_cache_bytes{device="cuda:0",memory="host"} 7.0' in shown
+    assert 'qwen_edit_lora_cache_bytes{device="cuda:0",memory="device"} 8.0' in shown
+    for kind, value in (("used", 30), ("peak", 40), ("total", 90)):
+        assert f'qwen_edit_device_memory_bytes{{device="cuda:0",kind="{kind}"}} {value}.0' in shown

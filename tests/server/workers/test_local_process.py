@@ -24,7 +24,7 @@ Options = Callable[[str], WorkerOptions]
 async def worker(options: WorkerOptions) -> AsyncIterator[tuple[WorkerProcess, asyncio.Event]]:
     """A started worker, and an event that is set once it has exited."""
     exited = asyncio.Event()
-    process = WorkerProcess.start(options, lambda _: exited.set())
+    process = WorkerProcess.start(options, lambda _: exited.set(), lambda pid, usage: None)
     try:
         async with asyncio.timeout(PATIENCE_S):
             yield process, exited
@@ -50,7 +50,7 @@ async def test_worker_says_why_its_model_cannot_be_loaded(options: Options) -> N
 
 
 async def test_worker_that_exits_by_itself_leaves_no_zombie(options: Options) -> None:
-    process = WorkerProcess.start(options("dies loading"), lambda _: None)
+    process = WorkerProcess.start(options("dies loading"), lambda _: None, lambda pid, usage: None)
 
     await asyncio.to_thread(process._reader.join, PATIENCE_S)
 

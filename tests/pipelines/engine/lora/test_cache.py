@@ -74,6 +74,21 @@ def test_file_is_read_once_over_many_edits(
     assert sorted(reads) == ["one", "two"]
 
 
+def test_file_in_memory_is_a_hit_and_any_other_a_miss(
+    make: Callable[..., LoraCache], write: Callable[..., Path]
+) -> None:
+    loras, one, two = make(), write("one"), write("two", seed=1)
+    assert (loras.hits, loras.misses, loras.host_bytes, loras.device_bytes) == (0, 0, 0, 0)
+    loras.adapter([(one, 1.0)])
+    assert (loras.hits, loras.misses) == (0, 1)
+    loras.adapter([(one, 0.5), (two, 1.0)])
+    loras.adapter([(one, 0.5), (two, 1.0)])
+
+    assert (loras.hits, loras.misses) == (3, 2)
+    assert loras.host_bytes > 0
+    assert loras.device_bytes > 0
+
+
 def test_another_scale_composes_again_without_reading(
     make: Callable[..., LoraCache], reads: list[str], write: Callable[..., Path]
 ) -> None:
