@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pipelines.api.errors import EngineError
 from pipelines.api.messages import Canceled, Done, Failed, OutputImage, Preview, Stage, Step
 from server.errors import ContentBlocked, JobTimeout, ServerError, WorkerLost
-from server.job import Job, JobStatus, Outcome, Output
+from server.job import Job, JobStatus, Outcome
+from server.jobs.delivery import Delivery
 from server.jobs.job_inputs import JobInputs
 from server.jobs.job_queue import JobQueue
 from server.jobs.job_state import JobProgress
@@ -49,10 +50,10 @@ class Dispatcher:
         self._queue = queue
         self._executor = executor
         self._inputs = inputs
-        self._outputs = outputs
+        self._delivery = Delivery(
+            executor, outputs, embed_prompt=embed_prompt, blocks_unsafe=blocks_unsafe
+        )
         self._job_timeout_s = job_timeout_s
-        self._embed_prompt = embed_prompt
-        self._blocks_unsafe = blocks_unsafe
         self._clock = clock
         self._sleep = sleep
         self._step_times = StepTimes(
@@ -176,53 +177,15 @@ class Dispatcher:
 
     async def _deliver(self, job: Job, images: list[OutputImage], done: Done) -> None:
         """Turn a finished run into files and an outcome."""
-        if self._blocks_unsafe and any(image.is_unsafe for image in images):
-            await self._fail(job, ContentBlocked())
-            return
-        started = time.perf_counter()
         try:
-            outputs = await self._write_outputs(job, images, done)
+            outcome = await self._delivery.deliver(job, images, done)
+        except ContentBlocked as exc:
+            await self._fail(job, exc)
         except Exception as exc:
             logger.exception("the outputs of job %s cannot be written", job.id)
             await self._fail(job, ServerError(f"The outputs cannot be written: {exc}"))
-            return
-        seconds = _seconds(job, done, deliver_s=time.perf_counter() - started)
-        outcome = Outcome(
-            JobStatus.SUCCEEDED,
-            outputs=outputs,
-            seconds=seconds,
-            num_inference_steps=done.num_inference_steps,
-            true_cfg_scale=done.true_cfg_scale,
-            used_prompt=done.prompt,
-            is_prompt_extended=done.is_extended,
-        )
-        await self._finish(job, outcome)
-
-    async def _write_outputs(
-        self, job: Job, images: list[OutputImage], done: Done
-    ) -> tuple[Output, ...]:
-        request = job.request
-        facts: dict[str, object] = {
-            "model": self._executor.model.model.name if self._executor.model else "unknown",
-            "steps": done.num_inference_steps,
-            "true_cfg_scale": done.true_cfg_scale,
-        }
-        if self._embed_prompt:
-            facts["prompt"] = request.params.prompt
-        outputs = [
-            await self._outputs.write(
-                image.rgb,
-                (image.width, image.height),
-                request.output_format,
-                seed=image.seed,
-                facts=facts,
-                watermark=request.watermark,
-                quality=request.quality,
-                is_unsafe=image.is_unsafe,
-            )
-            for image in images
-        ]
-        return tuple(outputs)
+        else:
+            await self._finish(job, outcome)
 
     async def _end_left_job(self, job: Job) -> None:
         """Finish a job that the worker has left for the client or for the time limit."""
@@ -269,14 +232,3 @@ class Dispatcher:
         except OSError:
             # a disk that takes no deletion; the next start of the server removes what is left
             logger.exception("the inputs of job %s cannot be removed", job.id)
-
-
-def _seconds(job: Job, done: Done, *, deliver_s: float) -> dict[str, float]:
-    """The duration of each stage of a job, from submit to files."""
-    prepared_at = job.prepared_at or job.created_at
-    return {
-        "prepare": prepared_at - job.created_at,
-        "queued": max(0.0, (job.started_at or prepared_at) - prepared_at),
-        **{str(stage): value for stage, value in done.seconds.items()},
-        "deliver": deliver_s,
-    }
