@@ -8,6 +8,7 @@ import signal
 from collections.abc import AsyncIterator, Coroutine
 
 from server.errors import StorageFull
+from server.store import jobs, outputs
 from server.wiring import Components
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ async def running(components: Components) -> AsyncIterator[None]:
 
 async def _start(components: Components) -> None:
     services = components.services
+    await _remove_orphans(components)
     for job in await services.queue.open():
         components.preparer.add(job)
     await services.uploads.open()
@@ -43,6 +45,15 @@ async def _start(components: Components) -> None:
     components.executor.start()
     if components.playground is not None:
         components.playground.start()
+
+
+async def _remove_orphans(components: Components) -> None:
+    """Remove the outputs of jobs that the last server was running; they run again."""
+    database = components.database
+    await database.persist(jobs.create_table)
+    named = await database.read(outputs.names)
+    since = await database.read(outputs.interrupted_since)
+    await asyncio.to_thread(components.services.outputs.remove_orphans, named, since)
 
 
 async def _stop(components: Components, tasks: list[asyncio.Task[None]]) -> None:
@@ -72,7 +83,7 @@ async def _expire(components: Components) -> None:
             await asyncio.to_thread(services.outputs.sweep, older_than - EXPIRY_INTERVAL_S)
             if expired := await services.uploads.expire():
                 logger.info("deleted %d expired uploads", expired)
-        except StorageFull as exc:
+        except (StorageFull, OSError) as exc:
             logger.error("nothing more expires for now: %s", exc)
         await asyncio.sleep(EXPIRY_INTERVAL_S)
 

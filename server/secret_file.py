@@ -4,6 +4,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from server import durable_files
+
 
 def read_or_create(path: Path, create: Callable[[], bytes]) -> bytes:
     """Return the content of a secret file, which only its owner can read.
@@ -15,12 +17,5 @@ def read_or_create(path: Path, create: Callable[[], bytes]) -> bytes:
         unfinished.unlink(missing_ok=True)
         with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(create())
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.rename(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        durable_files.publish(unfinished, path)
     return path.read_bytes()

@@ -24,6 +24,7 @@ from server.media.uploads import UploadStore
 from server.metrics import Metrics
 from server.net.fetch import Fetcher
 from server.playground import PageContext, Playground
+from server.readiness import Readiness
 from server.settings import Settings
 from server.store.database import Database
 from server.web.auth import KeyCheck
@@ -81,6 +82,7 @@ def build_components(
     data = settings.data_dir
     metrics = Metrics()
     metrics.start_at_zero(each.name for each in CONTRACTS)
+    readiness = Readiness()
     database = Database(data / "jobs.sqlite3", metrics=metrics)
     queue = JobQueue(
         database, max_waiting=settings.max_waiting_jobs, clock=time.time, metrics=metrics
@@ -93,20 +95,20 @@ def build_components(
     executor = LocalPool(_worker_options(settings, choice, worker_command), metrics=metrics)
     library = _build_library(settings, catalog, fetcher, executor, queue)
     job_inputs = JobInputs(inputs, library, keep_images=settings.keep_inputs)
-    preparer = Preparer(queue, job_inputs)
-    dispatcher = _build_dispatcher(settings, queue, executor, job_inputs, outputs, metrics)
+    preparer = Preparer(queue, job_inputs, readiness=readiness)
+    dispatcher = _build_dispatcher(
+        settings, queue, executor, job_inputs, outputs, metrics, readiness
+    )
     edits = EditService(
         queue, dispatcher, preparer, executor, job_inputs, outputs,
-        check_address=fetcher.check_address,
-        clock=time.time,
-        log_prompts=settings.log_prompts,
+        check_address=fetcher.check_address, clock=time.time, log_prompts=settings.log_prompts,
     )  # fmt: skip
     secret = settings.webhook_secret or read_or_create_secret(data / "webhook_secret")
     services = Services(
         settings, choice, catalog, edits, queue, executor, library, outputs, uploads,
-        webhook_secret=secret,
-        clock=time.time,
+        webhook_secret=secret, clock=time.time,
         scraper=Scraper(metrics, database, data, clock=time.time),
+        readiness=readiness,
     )  # fmt: skip
     webhooks = _build_webhooks(services, database, fetcher, metrics)
     keys = KeyCheck(settings.all_api_keys())
@@ -184,6 +186,7 @@ def _build_dispatcher(
     inputs: JobInputs,
     outputs: OutputStore,
     metrics: Metrics,
+    readiness: Readiness,
 ) -> Dispatcher:
     return Dispatcher(
         queue,
@@ -195,6 +198,7 @@ def _build_dispatcher(
         embed_prompt=settings.embed_prompt,
         blocks_unsafe=settings.blocks_unsafe,
         metrics=metrics,
+        readiness=readiness,
     )
 
 

@@ -1,12 +1,21 @@
 """From a finished run to files and an outcome, while the device runs the next job."""
 
+import logging
 import time
+from collections.abc import Awaitable, Callable
 
 from pipelines.api.messages import Done, OutputImage
-from server.errors import ContentBlocked
-from server.job import Job, JobStatus, Outcome, Output
+from server.errors import ContentBlocked, StorageFull
+from server.job import Job, JobStatus, Outcome, Output, Submission
 from server.media.outputs import OutputStore
+from server.readiness import Readiness
+from server.store.database import MAX_RETRY_S, MIN_RETRY_S
 from server.workers.executor import Executor
+
+logger = logging.getLogger(__name__)
+
+# The source of readiness reasons.
+SOURCE = "outputs"
 
 
 class Delivery:
@@ -19,14 +28,21 @@ class Delivery:
         *,
         embed_prompt: bool,
         blocks_unsafe: bool,
+        sleep: Callable[[float], Awaitable[None]],
+        readiness: Readiness,
     ) -> None:
         self._executor = executor
         self._outputs = outputs
         self._embed_prompt = embed_prompt
         self._blocks_unsafe = blocks_unsafe
+        self._sleep = sleep
+        self._readiness = readiness
 
     async def deliver(self, job: Job, images: list[OutputImage], done: Done) -> Outcome:
-        """Write the outputs and return the outcome. Raises ContentBlocked."""
+        """Write the outputs and return the outcome, retrying while the disk takes no file.
+
+        Raises ContentBlocked.
+        """
         if self._blocks_unsafe and any(image.is_unsafe for image in images):
             raise ContentBlocked
         started = time.perf_counter()
@@ -52,20 +68,33 @@ class Delivery:
         }
         if self._embed_prompt:
             facts["prompt"] = request.params.prompt
-        outputs = [
-            await self._outputs.write(
-                image.rgb,
-                (image.width, image.height),
-                request.output_format,
-                seed=image.seed,
-                facts=facts,
-                watermark=request.watermark,
-                quality=request.quality,
-                is_unsafe=image.is_unsafe,
-            )
-            for image in images
-        ]
-        return tuple(outputs)
+        return tuple([await self._write_patiently(request, image, facts) for image in images])
+
+    async def _write_patiently(
+        self, request: Submission, image: OutputImage, facts: dict[str, object]
+    ) -> Output:
+        """Write an image as soon as the disk takes it."""
+        delay_s = MIN_RETRY_S
+        try:
+            while True:
+                try:
+                    return await self._outputs.write(
+                        image.rgb,
+                        (image.width, image.height),
+                        request.output_format,
+                        seed=image.seed,
+                        facts=facts,
+                        watermark=request.watermark,
+                        quality=request.quality,
+                        is_unsafe=image.is_unsafe,
+                    )
+                except StorageFull as exc:
+                    self._readiness.block(SOURCE, str(exc))
+                    logger.error("%s Next attempt in %g s.", exc, delay_s)
+                await self._sleep(delay_s)
+                delay_s = min(MAX_RETRY_S, 2 * delay_s)
+        finally:
+            self._readiness.clear(SOURCE)
 
 
 def _seconds(job: Job, done: Done, *, deliver_s: float) -> dict[str, float]:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from pipelines.api.errors import EngineError
 from pipelines.api.messages import Canceled, Done, Failed, OutputImage, Preview, Stage, Step
-from server.errors import ContentBlocked, JobTimeout, ServerError, WorkerLost
+from server.errors import ContentBlocked, JobTimeout, ServerError, StorageFull, WorkerLost
 from server.job import Job, JobStatus, Outcome
 from server.jobs.delivery import Delivery
 from server.jobs.job_inputs import JobInputs
@@ -18,12 +18,15 @@ from server.jobs.step_watchdog import JobKind, SilenceWatch, StepTimes
 from server.limits import MAX_ATTEMPTS
 from server.media.outputs import OutputStore
 from server.metrics import Metrics
+from server.readiness import Readiness
 from server.workers.executor import Executor, WorkerDied
 
 logger = logging.getLogger(__name__)
 
 # The time that a worker has to leave a job before it is killed.
 CANCEL_GRACE_S = 30.0
+# The finished jobs that wait for their files, beyond which no more run.
+MAX_DELIVERIES_PER_WORKER = 2
 # The time that outputs have to be written at shutdown; a job that is cut off runs again.
 DELIVERY_GRACE_S = 2.0
 
@@ -45,14 +48,21 @@ class Dispatcher:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         metrics: Metrics | None = None,
+        readiness: Readiness | None = None,
     ) -> None:
         """`step_timeout_s` is how long a worker may be silent, by default relative to its steps."""
         self._queue = queue
         self._executor = executor
         self._inputs = inputs
         self._delivery = Delivery(
-            executor, outputs, embed_prompt=embed_prompt, blocks_unsafe=blocks_unsafe
+            executor,
+            outputs,
+            embed_prompt=embed_prompt,
+            blocks_unsafe=blocks_unsafe,
+            sleep=sleep,
+            readiness=readiness or Readiness(),
         )
+        self._delivered = asyncio.Event()
         self._job_timeout_s = job_timeout_s
         self._clock = clock
         self._sleep = sleep
@@ -85,6 +95,7 @@ class Dispatcher:
     async def _dispatch(self) -> None:
         while True:
             await self._executor.ready()
+            await self._room_for_outputs()
             job = await self._queue.claim()
             try:
                 await self._run(job)
@@ -133,13 +144,24 @@ class Dispatcher:
         """Write the outputs while the device runs the next job."""
         delivery = asyncio.create_task(self._deliver(job, images, done))
         self._deliveries.add(delivery)
-        delivery.add_done_callback(self._deliveries.discard)
+        delivery.add_done_callback(self._forget_delivery)
+
+    def _forget_delivery(self, delivery: asyncio.Task[None]) -> None:
+        self._deliveries.discard(delivery)
+        self._delivered.set()
+
+    async def _room_for_outputs(self) -> None:
+        """Wait while finished jobs wait for the disk: their images are in memory."""
+        while len(self._deliveries) >= MAX_DELIVERIES_PER_WORKER * self._executor.concurrency:
+            self._delivered.clear()
+            await self._delivered.wait()
 
     async def _preload_next(self, running_id: str) -> None:
         """Have the worker read the next job's LoRAs while this one runs."""
-        upcoming = await self._queue.next_prepared()
-        if upcoming is not None and upcoming.request.params.loras:
-            with contextlib.suppress(EngineError):  # its own run reports what is wrong
+        # its own run reports what is wrong
+        with contextlib.suppress(EngineError, StorageFull):
+            upcoming = await self._queue.next_prepared()
+            if upcoming is not None and upcoming.request.params.loras:
                 await self._executor.preload(running_id, await self._inputs.loras(upcoming))
 
     @contextlib.asynccontextmanager

@@ -2,23 +2,37 @@
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 
 from pipelines.api.errors import EngineError
-from server.errors import NotFound, ServerError, Unavailable
+from server.errors import NotFound, ServerError, StorageFull, Unavailable
 from server.job import Job, JobStatus, Outcome
 from server.jobs.job_inputs import JobInputs
 from server.jobs.job_queue import JobQueue
+from server.readiness import Readiness
+from server.store.database import MAX_RETRY_S, MIN_RETRY_S
 
 logger = logging.getLogger(__name__)
 
 CONCURRENT_JOBS = 4
+# The source of readiness reasons.
+SOURCE = "inputs"
 
 
 class Preparer:
     """A bounded pool of tasks: a slow download delays no other job."""
 
-    def __init__(self, queue: JobQueue, inputs: JobInputs) -> None:
+    def __init__(
+        self,
+        queue: JobQueue,
+        inputs: JobInputs,
+        *,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        readiness: Readiness | None = None,
+    ) -> None:
         self._queue = queue
+        self._sleep = sleep
+        self._readiness = readiness or Readiness()
         self._inputs = inputs
         self._jobs: asyncio.Queue[Job] = asyncio.Queue()
 
@@ -36,7 +50,7 @@ class Preparer:
         while True:
             job = await self._jobs.get()
             try:
-                await self._prepare(job)
+                await self._prepare_patiently(job)
             except NotFound:
                 # canceled and deleted while it waited here, or while its images were fetched
                 await self._inputs.delete(job.id)
@@ -48,6 +62,21 @@ class Preparer:
             except Exception:
                 logger.exception("job %s cannot be prepared", job.id)
                 await self._fail(job, ServerError())
+
+    async def _prepare_patiently(self, job: Job) -> None:
+        """Prepare the job as soon as the disk takes its files."""
+        delay_s = MIN_RETRY_S
+        try:
+            while True:
+                try:
+                    return await self._prepare(job)
+                except StorageFull as exc:
+                    self._readiness.block(SOURCE, str(exc))
+                    logger.error("job %s: %s Next attempt in %g s.", job.id, exc, delay_s)
+                await self._sleep(delay_s)
+                delay_s = min(MAX_RETRY_S, 2 * delay_s)
+        finally:
+            self._readiness.clear(SOURCE)
 
     async def _prepare(self, job: Job) -> None:
         if (await self._queue.get(job.id)).status is JobStatus.QUEUED:

@@ -55,7 +55,7 @@ class EditService:
 
         `images` are references, or the bytes of uploaded files.
         Raises InvalidRequest, InvalidImage, InvalidLora, PayloadTooLarge, FetchFailed (offline),
-        QueueFull, Unavailable; then nothing is queued and nothing is left on disk.
+        QueueFull, StorageFull, Unavailable; then nothing is queued and nothing is left on disk.
         """
         if self._executor.failure is not None:
             raise Unavailable(f"No model is loaded: {self._executor.failure}")

@@ -10,7 +10,8 @@ from pipelines.files.catalog import LORA_SUFFIX, HubLora
 from pipelines.files.hub_cache import cached_snapshot
 from pipelines.files.lora_format.config import METADATA_KEY, PEFT_CONFIG, PEFT_WEIGHTS
 from pipelines.files.safetensors_header import add_metadata
-from server.errors import FetchFailed, PayloadTooLarge
+from server.durable_files import REFUSALS
+from server.errors import FetchFailed, PayloadTooLarge, StorageFull
 from server.loras import hub_repository
 from server.loras.hub_repository import HubError, HubFile, HubRepository
 from server.net.download import OnSize, ignore_size
@@ -59,6 +60,8 @@ async def download(
         message = f"{field}: {exc}"
         if isinstance(exc.__cause__, RepositoryNotFoundError | HFValidationError):
             message += " A LoRA on this machine is named by its file under weights/loras."
+        if isinstance(exc.__cause__, OSError) and exc.__cause__.errno in REFUSALS:
+            raise StorageFull(message) from exc
         raise FetchFailed(message, field=field) from exc
 
 

@@ -5,7 +5,6 @@ A LoRA is downloaded once, even if many jobs need it at the same time.
 
 import asyncio
 import contextlib
-import os
 import secrets
 import urllib.parse
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -18,6 +17,8 @@ from pipelines.api.params import LoraRef
 from pipelines.files.catalog import LORA_SUFFIX, Catalog, HubLora, LoraEntry, RemoteLora
 from pipelines.files.lora_format.file import plan_lora
 from pipelines.files.safetensors_header import read_header
+from server import durable_files
+from server.durable_files import disk_errors
 from server.errors import InvalidRequest, PayloadTooLarge
 from server.loras import hub_lora as hub
 from server.loras.file_hashes import FileHashes
@@ -108,7 +109,8 @@ class LoraLibrary:
             except LoraInvalid:
                 await asyncio.to_thread(part.unlink)
                 raise
-            await asyncio.to_thread(self._store.add, reference, part)
+            with disk_errors("The LoRA"):
+                await asyncio.to_thread(self._store.add, reference, part)
         await self._evict()
 
     def prove(self, path: Path, name: str) -> None:
@@ -123,17 +125,18 @@ class LoraLibrary:
         """Store an uploaded LoRA under `weights/loras/`.
 
         Raises InvalidParameter for a bad name, InvalidRequest for a taken one, PayloadTooLarge,
-        LoraInvalid; then nothing is stored.
+        LoraInvalid, StorageFull; then nothing is stored.
         """
         path = self._catalog.new_lora_path(name)
-        await asyncio.to_thread(_reserve, path, name, replace=replace)
-        part = path.with_name(f".{secrets.token_hex(8)}.part")
-        try:
-            await _write(part, chunks, self._max_bytes)
-            await asyncio.to_thread(self.prove, part, name)
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+        with disk_errors("The LoRA"):
+            await asyncio.to_thread(_reserve, path, name, replace=replace)
+            part = path.with_name(f".{secrets.token_hex(8)}.part")
+            try:
+                await _write(part, chunks, self._max_bytes)
+                await asyncio.to_thread(self.prove, part, name)
+                await asyncio.to_thread(durable_files.publish, part, path)
+            finally:
+                part.unlink(missing_ok=True)
         return path
 
     async def delete(self, name: str) -> None:

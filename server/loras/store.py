@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from server import durable_files
+
 
 class LoraStore:
     """The folder of fetched LoRAs."""
@@ -48,15 +50,12 @@ class LoraStore:
         return self._parts / _hash_text(reference)
 
     def add(self, reference: str, part: Path) -> Path:
-        """Move a finished download into the store, atomically."""
+        """Move a finished download into the store, atomically; it survives a power cut."""
         digest = _hash_file(part)
         path = self._file(digest)
-        os.replace(part, path)
+        durable_files.publish(part, path)
         os.utime(path)
-        note = self._references / _hash_text(reference)
-        unfinished = note.with_suffix(".part")
-        unfinished.write_text(digest)
-        os.replace(unfinished, note)
+        durable_files.write(self._references / _hash_text(reference), digest.encode())
         return path
 
     def evict(self, is_needed: Callable[[Path], bool]) -> list[Path]:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from server import durable_files
+from server.durable_files import disk_errors
 from server.errors import InvalidImage, NotFound
 from server.limits import MAX_IMAGE_BYTES
 from server.media.decoder_pool import DecoderPool
@@ -55,8 +57,8 @@ class InputStore:
         """Validate and store the images that the request carries.
 
         Returns one entry per image: its URL, still to be fetched, or None if it is stored.
-        Raises InvalidImage, PayloadTooLarge, FetchFailed (offline), Unavailable; then nothing is
-        left on disk.
+        Raises InvalidImage, PayloadTooLarge, FetchFailed (offline), StorageFull, Unavailable; then
+        nothing is left on disk.
         """
         sources = []
         try:
@@ -70,7 +72,7 @@ class InputStore:
     async def fetch(self, job_id: str, index: int, url: str, max_bytes: int) -> None:
         """Fetch, validate and store an image; a URL of this server is read from disk.
 
-        Raises FetchFailed, InvalidImage, PayloadTooLarge, Unavailable.
+        Raises FetchFailed, InvalidImage, PayloadTooLarge, StorageFull, Unavailable.
         """
         field = f"images/{index}"
         own = self._own_file(url)
@@ -119,8 +121,12 @@ class InputStore:
 
     async def _store(self, job_id: str, index: int, data: bytes, field: str) -> None:
         path = self._path(job_id, index)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        await self._decoders.write_png(data, path, field)
+        with disk_errors("The image"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            await self._decoders.write_png(data, path, field)
+            # not while it is decoded: a slow disk is no fault of the image
+            for written in (path, path.parent, self._folder):
+                await asyncio.to_thread(durable_files.sync, written)
 
     def _path(self, job_id: str, index: int) -> Path:
         return self._folder / job_id / f"{index}.png"

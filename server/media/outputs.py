@@ -5,13 +5,15 @@ import io
 import json
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import PIL.Image
 from PIL import PngImagePlugin
 
+from server import durable_files
+from server.durable_files import disk_errors
 from server.job import Output, OutputFormat
 from server.media.served_folder import ServedFolder
 from server.media.watermark import draw_watermark
@@ -48,7 +50,10 @@ class OutputStore(ServedFolder):
         quality: int | None = None,
         is_unsafe: bool = False,
     ) -> Output:
-        """Encode the raw image and write it, with `facts` as JSON in its metadata."""
+        """Encode the raw image and write it, with `facts` as JSON in its metadata.
+
+        Raises StorageFull; then nothing is left on disk.
+        """
 
         def encode_and_write() -> Output:
             image = PIL.Image.frombytes("RGB", size, rgb)
@@ -56,9 +61,8 @@ class OutputStore(ServedFolder):
                 draw_watermark(image, watermark)
             data = encode(image, image_format, {**facts, "seed": seed}, quality)
             name = f"{secrets.token_hex(16)}.{image_format}"
-            unfinished = self._folder / f"{name}.part"
-            unfinished.write_bytes(data)
-            unfinished.rename(self._folder / name)
+            with disk_errors("The output"):
+                durable_files.write(self._folder / name, data)
             return Output(name, f"image/{image_format}", len(data), *size, seed, is_unsafe)
 
         return await asyncio.get_running_loop().run_in_executor(self._threads, encode_and_write)
@@ -69,8 +73,20 @@ class OutputStore(ServedFolder):
 
     async def delete(self, outputs: tuple[Output, ...]) -> None:
         """Remove the files of these outputs."""
-        for output in outputs:
-            await asyncio.to_thread((self._folder / output.name).unlink, missing_ok=True)
+        with disk_errors("The deletion"):
+            for output in outputs:
+                await asyncio.to_thread((self._folder / output.name).unlink, missing_ok=True)
+
+    def remove_orphans(self, named: Collection[str], since: float | None) -> None:
+        """Remove what a killed server left between writing a file and finishing its job.
+
+        These are partial files, and files from `since` on that no job names; older ones stay
+        until `sweep`, so that a database that was moved aside takes no image with it.
+        """
+        for path in self._folder.iterdir():
+            is_orphan = since is not None and path.name not in named
+            if path.suffix == ".part" or (is_orphan and path.stat().st_mtime >= (since or 0)):
+                path.unlink(missing_ok=True)
 
     def sweep(self, older_than: float) -> None:
         """Remove files older than this Unix time, when no job that names them is left.

@@ -12,6 +12,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePath
 
+from server import durable_files
+from server.durable_files import disk_errors
 from server.errors import InvalidRequest, NotFound
 from server.limits import MAX_IMAGE_BYTES
 from server.media.images import check_bytes
@@ -90,14 +92,16 @@ class UploadStore(ServedFolder):
         """
         part = self._folder / f"{upload.name}.{secrets.token_hex(4)}.part"
         try:
-            await self._write_part(part, upload.size_bytes, chunks)
+            with disk_errors("The upload"):
+                await self._write_part(part, upload.size_bytes, chunks)
+                await asyncio.to_thread(durable_files.publish, part, self._folder / upload.name)
             now = self._clock()
             expires_at = now + max(self._keep_s, keep_s)
-            # the row first: a file without one would never be removed
+            # last: until then the row of the ticket is enough to remove the file
             mark = partial(uploads.mark_stored, token=upload.token, now=now, expires_at=expires_at)
             if not await self._database.write(mark):
+                (self._folder / upload.name).unlink(missing_ok=True)
                 raise NotFound("This upload ticket has expired; request another one.")
-            part.rename(self._folder / upload.name)
         finally:
             part.unlink(missing_ok=True)
         return replace(upload, stored=True, expires_at=expires_at)

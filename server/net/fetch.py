@@ -13,7 +13,8 @@ from typing import Any
 import httpcore2
 import httpx2
 
-from server.errors import FetchFailed, InvalidRequest, PayloadTooLarge
+from server.durable_files import REFUSALS
+from server.errors import FetchFailed, InvalidRequest, PayloadTooLarge, StorageFull
 from server.net.addresses import AddressRefused, IpNetwork, PinnedTransport, check_address, resolve
 from server.net.download import (
     STALL_TIMEOUT_S,
@@ -76,7 +77,7 @@ class Fetcher:
     async def download(self, wanted: Download, *, timeout_s: float, field: str) -> None:
         """Fetch a file, resuming what an earlier attempt left; `timeout_s` bounds all attempts.
 
-        Raises FetchFailed, and PayloadTooLarge, after which nothing is kept.
+        Raises FetchFailed, StorageFull, and PayloadTooLarge, after which nothing is kept.
         """
         async with self._reported(wanted.url, timeout_s, field):
             try:
@@ -86,6 +87,9 @@ class Fetcher:
             except httpx2.HTTPStatusError as exc:
                 raise FetchFailed(f"{field}: {exc}.", field=field) from exc
             except OSError as exc:
+                if exc.errno in REFUSALS:
+                    message = storage_message("The download", exc)
+                    raise StorageFull(message) from exc
                 message = f"{field}: {storage_message(wanted.url, exc)}"
                 raise FetchFailed(message, field=field) from exc
 

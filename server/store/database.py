@@ -37,6 +37,7 @@ STORAGE_ERRORS = frozenset(
         sqlite3.SQLITE_NOTADB,
     }
 )
+DAMAGES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 
 class DataFolderInUse(Exception):
@@ -84,6 +85,8 @@ class Database:
         self._sleep = sleep
         self._failures = (metrics or Metrics()).storage_failures
         self._failure: str | None = None
+        # a damaged page has been met; the next start says what to do
+        self.is_damaged = False
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="db-write")
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="db-read")
         self._write_connection = connect(path)
@@ -101,16 +104,9 @@ class Database:
         changed.
         """
         loop = asyncio.get_running_loop()
-        try:
+        with self._refusals("written"):
             # Shielded: when a client hangs up, its write is still either done or not begun.
             result = await asyncio.shield(loop.run_in_executor(self._writer, self._transact, work))
-        except sqlite3.DatabaseError as exc:
-            # an error of the module itself has no code
-            if getattr(exc, "sqlite_errorcode", 0) & 0xFF not in STORAGE_ERRORS:
-                raise
-            self._failures.inc()
-            message = f"The server's database cannot be written: {exc}. Try again later."
-            raise StorageFull(message) from exc
         self._failure = None
         return result
 
@@ -130,9 +126,13 @@ class Database:
             delay_s = min(MAX_RETRY_S, 2 * delay_s)
 
     async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `work` on the read connection."""
+        """Run `work` on the read connection.
+
+        Raises StorageFull while the disk or the file is broken.
+        """
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._reader, work, self._read_connection)
+        with self._refusals("read"):
+            return await loop.run_in_executor(self._reader, work, self._read_connection)
 
     def close(self) -> None:
         """Finish pending work and close the file."""
@@ -140,6 +140,21 @@ class Database:
             pool.shutdown(wait=True)
         for connection in (self._read_connection, self._write_connection):
             connection.close()
+
+    @contextlib.contextmanager
+    def _refusals(self, participle: str) -> Iterator[None]:
+        """Raise StorageFull for what is a state of the disk or the file."""
+        try:
+            yield
+        except sqlite3.DatabaseError as exc:
+            # an error of the module itself has no code
+            code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
+            if code not in STORAGE_ERRORS:
+                raise
+            self._failures.inc()
+            message = f"The server's database cannot be {participle}: {exc}. Try again later."
+            self.is_damaged = self.is_damaged or code in DAMAGES
+            raise StorageFull(message) from exc
 
     def _transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
         with transaction(self._write_connection) as connection:

@@ -14,6 +14,7 @@ from server.jobs.webhook_sender import WebhookFormat
 from server.loras.library import LoraLibrary
 from server.media.outputs import OutputStore
 from server.media.uploads import UploadStore
+from server.readiness import Readiness
 from server.settings import Settings
 from server.web.problem import Problem
 from server.workers.executor import Executor
@@ -37,6 +38,7 @@ class Services:
     webhook_secret: str
     clock: Callable[[], float]
     scraper: Scraper
+    readiness: Readiness
 
     @property
     def model_name(self) -> str:

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import hashlib
-import os
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -18,6 +17,7 @@ from pipelines.files.architecture import read_linears
 from pipelines.files.catalog import LORA_SUFFIX, Catalog
 from pipelines.files.lora_format.config import PEFT_WEIGHTS
 from pipelines.files.lora_format.report import LoraReport, inspect_lora
+from server import durable_files
 from server.cli.console import out, shown_size
 from server.cli.pull.errors import PullError
 from server.cli.pull.partial import PARTIAL, check_space, exclusive
@@ -127,7 +127,7 @@ def _store(partial: Path, target: Path, settings: Settings) -> None:
         partial.unlink()
         raise
     target.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(partial, target)
+    durable_files.publish(partial, target)
     name = target.relative_to(settings.weights_dir / "loras").with_suffix("")
     ranks = ", ".join(map(str, report.ranks))
     _say(f"{target}  {shown_size(report.size_bytes)}")

@@ -6,7 +6,6 @@ removed first where the folder holds an incomplete model.
 
 import asyncio
 import functools
-import os
 import re
 import tempfile
 from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -18,6 +17,7 @@ from rich.markup import escape
 from pipelines.api.errors import ModelUnusable
 from pipelines.files.model_files import components_of, inspect_model, needed_files
 from pipelines.files.model_index import INDEX_FILE, read_object
+from server import durable_files
 from server.cli.console import out, shown_size
 from server.cli.pull.errors import PullError
 from server.cli.pull.partial import PARTIAL, check_space, exclusive
@@ -180,4 +180,4 @@ async def _for_each(work: Callable[[HubFile], Awaitable[T]], files: Collection[H
 
 def _move(partial: Path, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(partial, path)
+    durable_files.publish(partial, path)

@@ -22,6 +22,7 @@ from server.media.decoder_pool import DecoderPool
 from server.media.inputs import InputStore
 from server.media.outputs import OutputStore
 from server.net.fetch import Fetcher
+from server.readiness import Readiness
 from server.store.database import Database
 from tests.conftest import encoded, gradient
 from tests.fake_executor import FakeExecutor, FakeRun
@@ -75,6 +76,7 @@ class Scene:
     preparer: Preparer
     dispatcher: Dispatcher
     service: EditService
+    readiness: Readiness
 
     async def submit(
         self, *loras: str, images: Sequence[str | bytes] = (IMAGE,), **request: object
@@ -184,7 +186,8 @@ def _build(
     library = make_library(folder)
     inputs = WatchedInputs(images, library, keep_images=keep_images)
     outputs = OutputStore(folder / "outputs")
-    preparer = Preparer(queue, inputs)
+    readiness = Readiness()
+    preparer = Preparer(queue, inputs, sleep=time.sleep, readiness=readiness)
     dispatcher = Dispatcher(
         queue,
         executor,
@@ -196,6 +199,7 @@ def _build(
         blocks_unsafe=blocks_unsafe,
         clock=time,
         sleep=time.sleep,
+        readiness=readiness,
     )
 
     async def check_address(url: str, field: str) -> None:
@@ -208,5 +212,5 @@ def _build(
     )  # fmt: skip
     return Scene(
         folder, time, queue, executor, library, images, inputs, outputs, preparer, dispatcher,
-        service,
+        service, readiness,
     )  # fmt: skip

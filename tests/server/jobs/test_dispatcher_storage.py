@@ -1,15 +1,20 @@
 """Jobs while the database cannot be written: each change waits until the disk takes it."""
 
-from collections.abc import Callable
+import asyncio
+import errno
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from server import durable_files
 from server.errors import StorageFull
 from server.job import JobStatus
+from server.jobs.dispatcher import MAX_DELIVERIES_PER_WORKER
 from server.store.database import MAX_RETRY_S, Database
 from tests.fake_executor import FakeRun
 from tests.fake_time import FakeTime
-from tests.server.jobs.conftest import Scene, soon
+from tests.server.jobs.conftest import IMAGE, Scene, soon
 from tests.server.jobs.unwritable import LONG_TEXT, WAYS, unwritable
 
 
@@ -122,3 +127,66 @@ async def test_inputs_that_cannot_be_removed_do_not_stop_the_dispatcher(
         fail(await scene.started())
         assert (await scene.ended(job)).status is JobStatus.FAILED
         assert (await scene.started()).job_id == following.id
+
+
+@pytest.fixture
+def full_disk(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """A disk that takes no file until the patch is undone."""
+
+    def refuse(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(durable_files, "sync", refuse)
+        yield patch
+
+
+async def test_outputs_wait_for_a_full_disk_and_no_more_jobs_run_meanwhile(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    submitted = [await scene.submit() for _ in range(3)]
+    full_disk: pytest.MonkeyPatch = request.getfixturevalue("full_disk")
+    async with scene.serving():
+        for _ in range(MAX_DELIVERIES_PER_WORKER):
+            succeed(await scene.started())
+        await soon(scene.time.pass_by(0))
+        await asyncio.sleep(0.05)
+        assert scene.executor.started.empty()
+        assert scene.readiness.reason == (
+            "The output cannot be stored: No space left on device. Try again later."
+        )
+        full_disk.undo()
+        await soon(scene.time.pass_by(MAX_RETRY_S))
+        succeed(await scene.started())
+        ended = [await scene.ended(job) for job in submitted]
+
+    assert [job.status for job in ended] == [JobStatus.SUCCEEDED] * 3
+    assert len(scene.output_files()) == 3
+    assert scene.readiness.reason is None
+
+
+async def test_submit_to_a_full_disk_is_refused_and_leaves_nothing(
+    scene: Scene, full_disk: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(StorageFull, match="The image cannot be stored: No space left"):
+        await scene.submit()
+
+    assert scene.input_folders() == set()
+    assert (await scene.queue.count(JobStatus.QUEUED)) == 0
+
+
+async def test_download_waits_for_a_full_disk(
+    scene: Scene, full_disk: pytest.MonkeyPatch, file_host: tuple[str, Path]
+) -> None:
+    address, folder = file_host
+    (folder / "a.png").write_bytes(IMAGE)
+    job = await scene.submit(images=[f"{address}/a.png"])
+    async with scene.serving():
+        await soon(scene.time.pass_by(0))
+        assert scene.readiness.reason is not None
+        full_disk.undo()
+        await soon(scene.time.pass_by(MAX_RETRY_S))
+        succeed(await scene.started())
+        assert (await scene.ended(job)).status is JobStatus.SUCCEEDED
+
+    assert scene.readiness.reason is None

@@ -1,5 +1,6 @@
 """Finished images: their files, what they say of themselves, and who may name them."""
 
+import errno
 import io
 import json
 import os
@@ -12,6 +13,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from server import durable_files
+from server.errors import StorageFull
 from server.job import Output, OutputFormat
 from server.media.outputs import OutputStore, encode
 from tests.conftest import gradient
@@ -189,3 +192,40 @@ async def test_sweep_removes_old_files(store: OutputStore, folder: Path) -> None
     store.sweep(older_than=500)
 
     assert names(folder) == {young.name}
+
+
+async def test_full_disk_leaves_nothing_of_an_output(
+    store: OutputStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(durable_files, "sync", refuse)
+
+    with pytest.raises(StorageFull, match=r"^The output cannot be stored: No space left on device"):
+        await write(store)
+
+    assert list(folder.iterdir()) == []
+
+
+async def test_orphans_are_removed_from_the_time_on_that_a_job_was_cut_off(
+    store: OutputStore, folder: Path
+) -> None:
+    kept, orphan, old = [await write(store, seed=seed) for seed in range(3)]
+    (folder / "half.png.part").touch()
+    for output, time in ((kept, 20), (orphan, 20), (old, 5)):
+        os.utime(folder / output.name, (time, time))
+
+    store.remove_orphans({kept.name}, 10.0)
+
+    assert {path.name for path in folder.iterdir()} == {kept.name, old.name}
+
+
+async def test_no_output_is_an_orphan_where_no_job_was_cut_off(
+    store: OutputStore, folder: Path
+) -> None:
+    await write(store)
+
+    store.remove_orphans((), None)
+
+    assert len(list(folder.iterdir())) == 1

@@ -1,0 +1,21 @@
+"""The output files that jobs name, to find those that a killed server left."""
+
+import sqlite3
+
+
+def names(connection: sqlite3.Connection) -> frozenset[str]:
+    """Return the file names of all jobs' outputs."""
+    rows = connection.execute(
+        "SELECT json_extract(output.value, '$.name') FROM jobs,"
+        " json_each(jobs.result, '$.outputs') AS output"
+    )
+    return frozenset(row[0] for row in rows)
+
+
+def interrupted_since(connection: sqlite3.Connection) -> float | None:
+    """Return when the first of the running jobs started (Unix seconds), None without any.
+
+    At the start of the server: the outputs of a job that was cut off are not older.
+    """
+    row = connection.execute("SELECT min(started_at) FROM jobs WHERE status = 'running'").fetchone()
+    return None if row[0] is None else float(row[0])
