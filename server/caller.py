@@ -27,7 +27,8 @@ class Caller:
         return self.is_admin or owner is None or owner == self.owner
 
 
-# Where no key is needed, everybody is this caller, whatever key a client sends.
+# Where no key is needed, everybody is this caller, whatever key a client sends. No key can have a
+# name that starts with `#`.
 EVERYBODY = Caller("#everybody", is_admin=True)
 
 
@@ -37,6 +38,11 @@ class ApiKey:
 
     secret: str
     caller: Caller
+
+
+def is_name(owner: str) -> bool:
+    """Return whether an owner is the name of a key, not the hash of one."""
+    return not owner.startswith("#")
 
 
 def parse_key(entry: str) -> ApiKey:
@@ -53,6 +59,5 @@ def parse_key(entry: str) -> ApiKey:
             f"has a key of {len(entry)} characters; a key needs at least {MIN_KEY_CHARS}, such as "
             f"the output of `openssl rand -hex 16`"
         )
-    # no name can start with `#`
     digest = hashlib.sha256(entry.encode()).hexdigest()
     return ApiKey(entry, Caller(f"#{digest[:12]}", is_admin=True))

@@ -11,6 +11,7 @@ ServerError
 ├── NotFound              404  no such job, file or page
 ├── PayloadTooLarge       413  the body, or an image in it, is too large
 ├── QueueFull             429  too many jobs are waiting
+├── TooManySubmits        429  too many jobs were submitted in a minute
 ├── Unavailable           503  the model could not be loaded
 ├── StorageFull           507  the database cannot be written now
 ├── FetchFailed           (fails the job; 400 where known at once)  a URL gave nothing usable
@@ -35,9 +36,17 @@ class ServerError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
 
-    def __init__(self, message: str | None = None, *, field: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        field: str | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
+        """`field` is the one that the error is about, `retry_after_s` when a retry may succeed."""
         super().__init__(message or type(self).__doc__)
         self.field = field
+        self.retry_after_s = retry_after_s
 
 
 class InvalidRequest(ServerError):
@@ -107,9 +116,12 @@ class QueueFull(ServerError):
     status = 429
     code = "queue_full"
 
-    def __init__(self, message: str, *, retry_after_s: int) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
+
+class TooManySubmits(ServerError):
+    """Too many jobs were submitted with this key in a minute."""
+
+    status = 429
+    code = "rate_limited"
 
 
 class Unavailable(ServerError):

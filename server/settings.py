@@ -90,6 +90,15 @@ class Settings(BaseSettings):
     max_waiting_jobs: int = Field(
         100, ge=1, description="Jobs that may wait; more are refused with 429"
     )
+    max_waiting_jobs_per_key: int = Field(
+        0, ge=0, description="Jobs of one key's owner that may wait; 0 allows any number"
+    )
+    max_submits_per_minute_per_key: int = Field(
+        0, ge=0, description="Jobs that one key's owner may submit in a minute; 0 allows any number"
+    )
+    max_upload_gb_per_key: float = Field(
+        20, gt=0, description="Disk for the uploads of one key's owner, in GiB"
+    )
     job_timeout_s: float = Field(1800, gt=0, description="Longest run of one job, in seconds")
     step_timeout_s: float | None = Field(
         None,

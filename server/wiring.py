@@ -12,8 +12,11 @@ from server.jobs.dispatcher import Dispatcher
 from server.jobs.job_inputs import JobInputs
 from server.jobs.job_queue import JobQueue
 from server.jobs.preparer import Preparer
+from server.jobs.queue_limits import QueueLimits
 from server.jobs.scraper import Scraper
 from server.jobs.service import EditService
+from server.jobs.submit_rate import SubmitRate
+from server.jobs.webhook_secrets import WebhookSecrets
 from server.jobs.webhook_sender import WebhookSender, read_or_create_secret
 from server.loras.library import LoraLibrary
 from server.loras.store import LoraStore
@@ -84,9 +87,8 @@ def build_components(
     metrics.start_at_zero(each.name for each in CONTRACTS)
     readiness = Readiness()
     database = Database(data / "jobs.sqlite3", metrics=metrics)
-    queue = JobQueue(
-        database, max_waiting=settings.max_waiting_jobs, clock=time.time, metrics=metrics
-    )
+    limits = QueueLimits(settings.max_waiting_jobs, settings.max_waiting_jobs_per_key)
+    queue = JobQueue(database, limits=limits, clock=time.time, metrics=metrics)
     fetcher = Fetcher(settings.allow_networks, offline=settings.offline)
     outputs = OutputStore(data / "outputs")
     uploads = _build_uploads(settings, database)
@@ -101,12 +103,14 @@ def build_components(
     )
     edits = EditService(
         queue, dispatcher, preparer, executor, job_inputs, outputs,
-        check_address=fetcher.check_address, clock=time.time, log_prompts=settings.log_prompts,
+        check_address=fetcher.check_address,
+        submit_rate=SubmitRate(settings.max_submits_per_minute_per_key, time.monotonic),
+        clock=time.time, log_prompts=settings.log_prompts,
     )  # fmt: skip
     secret = settings.webhook_secret or read_or_create_secret(data / "webhook_secret")
     services = Services(
         settings, choice, catalog, edits, queue, executor, library, outputs, uploads,
-        webhook_secret=secret, clock=time.time,
+        webhook_secrets=WebhookSecrets(secret), clock=time.time,
         scraper=Scraper(metrics, database, data, clock=time.time),
         readiness=readiness,
     )  # fmt: skip
@@ -124,7 +128,13 @@ def build_components(
 
 def _build_uploads(settings: Settings, database: Database) -> UploadStore:
     folder, keep_s = settings.data_dir / "uploads", settings.keep_uploads_h * 3600
-    return UploadStore(folder, database, keep_s=keep_s, clock=time.time)
+    return UploadStore(
+        folder,
+        database,
+        keep_s=keep_s,
+        max_bytes_per_owner=round(settings.max_upload_gb_per_key * 2**30),
+        clock=time.time,
+    )
 
 
 def _build_inputs(
@@ -206,7 +216,7 @@ def _build_webhooks(
     services: Services, database: Database, fetcher: Fetcher, metrics: Metrics
 ) -> WebhookSender:
     async def find_job(job_id: str) -> Job:
-        return (await services.queue.state(job_id)).job
+        return await services.queue.find(job_id)
 
     return WebhookSender(
         database,

@@ -6,12 +6,15 @@ import logging
 import math
 import sqlite3
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from functools import partial
 
 from pipelines.api.messages import Preview
+from server.caller import Caller
 from server.errors import NotFound, QueueFull, ServerLost
 from server.job import Job, JobStatus, Outcome
-from server.jobs.job_state import JobProgress, JobState
+from server.jobs.job_state import JobProgress, JobState, ProgressBoard
+from server.jobs.queue_limits import QueueLimits
 from server.jobs.transitions import Transitions
 from server.jobs.watchers import Watchers
 from server.limits import MAX_STARTS
@@ -33,16 +36,15 @@ class JobQueue:
         self,
         database: Database,
         *,
-        max_waiting: int,
+        limits: QueueLimits,
         clock: Callable[[], float],
         metrics: Metrics | None = None,
     ) -> None:
         self._database = database
-        self._max_waiting = max_waiting
+        self._limits = limits
         self._clock = clock
         self._transitions = Transitions(metrics or Metrics(), clock)
-        self._progress: dict[str, JobProgress] = {}
-        self._previews: dict[str, tuple[Preview, ...]] = {}
+        self._board = ProgressBoard()
         self._watchers = Watchers()
         self._work = asyncio.Event()
         self._hidden: set[str] = set()
@@ -80,25 +82,24 @@ class JobQueue:
         self._closing = True
         self._watchers.wake_all()
 
-    async def check_room(self) -> None:
-        """Raise QueueFull if no more jobs may wait."""
-        waiting = await self.count(JobStatus.QUEUED)
-        if waiting >= self._max_waiting:
-            raise await self._full(waiting)
+    async def check_room(self, owner: str | None) -> None:
+        """Raise QueueFull if no more jobs may wait, of anybody or of this owner."""
+        excess = await self._database.read(partial(self._limits.excess, owner=owner))
+        if excess is not None:
+            raise await self._full(excess)
 
     async def submit(self, job: Job) -> Job:
         """Add a new job, which is on disk when this returns. Raises QueueFull."""
 
-        def insert(connection: sqlite3.Connection) -> int | None:
-            waiting = jobs.count(connection, JobStatus.QUEUED)
-            if waiting >= self._max_waiting:
-                return waiting
-            jobs.insert(connection, job)
-            return None
+        def insert(connection: sqlite3.Connection) -> str | None:
+            excess = self._limits.excess(connection, job.request.owner)
+            if excess is None:
+                jobs.insert(connection, job)
+            return excess
 
-        waiting = await self._database.write(insert)
-        if waiting is not None:
-            raise await self._full(waiting)
+        excess = await self._database.write(insert)
+        if excess is not None:
+            raise await self._full(excess)
         self._transitions.queued(job)
         self._work.set()
         return job
@@ -110,22 +111,32 @@ class JobQueue:
             raise NotFound(f"There is no job {job_id}.")
         return job
 
-    async def state(self, job_id: str) -> JobState:
-        """The job with its position or progress. Raises NotFound."""
+    async def find(self, job_id: str) -> Job:
+        """Like `get`, but a hidden job does not exist."""
         if job_id in self._hidden:
             raise NotFound(f"There is no job {job_id}.")
-        return await self.state_of(await self.get(job_id))
+        return await self.get(job_id)
+
+    async def state(self, job_id: str, caller: Caller) -> JobState:
+        """The job with its position or progress, if the caller may see it. Raises NotFound."""
+        job = await self.find(job_id)
+        if not caller.may_see(job.request.owner):
+            raise NotFound(f"There is no job {job_id}.")
+        return await self.state_of(job)
 
     async def state_of(self, job: Job) -> JobState:
         """`job` with its position while queued, or its progress while running."""
         place = None
         if job.status is JobStatus.QUEUED:
             place = await self._database.read(partial(turns.position, job_id=job.id))
-        previews = self._previews.get(job.id, ())
-        return JobState(job, place, self._progress.get(job.id), previews)
+        return self._board.state(job, place)
 
-    async def search(self, wanted: JobFilter, *, limit: int, offset: int) -> tuple[list[Job], int]:
-        """A page of jobs, newest first, and the total number of matches."""
+    async def search(
+        self, wanted: JobFilter, caller: Caller, *, limit: int, offset: int
+    ) -> tuple[list[Job], int]:
+        """A page of the caller's jobs, or all for an admin, newest first; and their number."""
+        if not caller.is_admin:
+            wanted = replace(wanted, owner=caller.owner)
         find = partial(jobs.search, wanted=wanted, limit=limit, offset=offset)
         found, total = await self._database.read(find)
         return [job for job in found if job.id not in self._hidden], total
@@ -175,18 +186,18 @@ class JobQueue:
 
     def report(self, job_id: str, progress: JobProgress) -> None:
         """Update the progress of a running job."""
-        self._progress[job_id] = progress
+        self._board.set_progress(job_id, progress)
         self._transitions.stage(job_id, progress.stage)
         self._watchers.wake(job_id)
 
     def show(self, job_id: str, preview: Preview) -> None:
         """Add a preview of a running job for its watchers."""
-        self._previews[job_id] = (*self._previews.get(job_id, ()), preview)
+        self._board.add_preview(job_id, preview)
         self._watchers.wake(job_id)
 
     async def requeue(self, job: Job) -> Job:
         """Requeue a job whose worker died, at its old place; a cancelled one ends instead."""
-        self._forget_progress(job.id)
+        self._board.forget(job.id)
         requeued = await self._database.persist(
             partial(endings.requeue, job_id=job.id, now=self._clock())
         )
@@ -202,7 +213,7 @@ class JobQueue:
         A job that has already ended stays as it is.
         """
         finished = await self._write(job, job.ended(outcome, self._clock()), until_written=True)
-        self._forget_progress(job.id)
+        self._board.forget(job.id)
         self._watchers.wake(job.id)
         return finished
 
@@ -276,16 +287,8 @@ class JobQueue:
         self._watchers.wake(job.id)
         return changed
 
-    def _forget_progress(self, job_id: str) -> None:
-        self._progress.pop(job_id, None)
-        self._previews.pop(job_id, None)
-
-    async def _full(self, waiting: int) -> QueueFull:
+    async def _full(self, excess: str) -> QueueFull:
         mean = await self._database.read(jobs.recent_run_seconds)
         # one job's time: then one place is free
         retry_after = max(1, math.ceil(UNKNOWN_RUN_S if mean is None else mean))
-        return QueueFull(
-            f"{waiting} jobs wait, and the server takes at most {self._max_waiting}. Try again in "
-            f"{retry_after} seconds.",
-            retry_after_s=retry_after,
-        )
+        return QueueFull(f"{excess} Try again in {retry_after} seconds.", retry_after_s=retry_after)

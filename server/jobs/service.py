@@ -12,6 +12,7 @@ from server.jobs.dispatcher import Dispatcher
 from server.jobs.job_inputs import JobInputs
 from server.jobs.job_queue import JobQueue
 from server.jobs.preparer import Preparer
+from server.jobs.submit_rate import SubmitRate
 from server.media.outputs import ROUTE, OutputStore
 from server.workers.executor import Executor
 
@@ -35,6 +36,7 @@ class EditService:
         outputs: OutputStore,
         *,
         check_address: Callable[[str, str], Awaitable[None]],
+        submit_rate: SubmitRate,
         clock: Callable[[], float],
         log_prompts: bool = False,
     ) -> None:
@@ -46,6 +48,7 @@ class EditService:
         self._executor = executor
         self._inputs = inputs
         self._check_address = check_address
+        self._submit_rate = submit_rate
         self._clock = clock
         self._log_prompts = log_prompts
         self._deletions: set[asyncio.Task[None]] = set()
@@ -55,14 +58,16 @@ class EditService:
 
         `images` are references, or the bytes of uploaded files.
         Raises InvalidRequest, InvalidImage, InvalidLora, PayloadTooLarge, FetchFailed (offline),
-        QueueFull, StorageFull, Unavailable; then nothing is queued and nothing is left on disk.
+        QueueFull, TooManySubmits, StorageFull, Unavailable; then nothing is queued and nothing is
+        left on disk.
         """
         if self._executor.failure is not None:
             raise Unavailable(f"No model is loaded: {self._executor.failure}")
         _check_count(len(images))
         if request.webhook is not None:
             await self._check_address(request.webhook, request.webhook_field)
-        await self.queue.check_room()
+        self._submit_rate.count(request.owner)
+        await self.queue.check_room(request.owner)
         job_id = uuid.uuid4().hex
         urls, is_prepared = await self._inputs.store(job_id, request, images)
         now = self._clock()
@@ -94,7 +99,7 @@ class EditService:
         A running job is cancelled and hidden at once; its files are deleted when its worker has
         left it, at the next step. Raises NotFound, StorageFull; then nothing has changed.
         """
-        job = (await self.queue.state(job_id)).job
+        job = await self.queue.find(job_id)
         # first, so that no webhook reports the cancellation
         self.queue.hide(job_id)
         deletion = asyncio.create_task(self._delete_when_ended(job_id))

@@ -7,6 +7,7 @@ expires. Content is not validated here: a file that is no image fails when a job
 import asyncio
 import re
 import secrets
+import sqlite3
 from collections.abc import AsyncIterable, Callable
 from dataclasses import replace
 from functools import partial
@@ -14,7 +15,7 @@ from pathlib import Path, PurePath
 
 from server import durable_files
 from server.durable_files import disk_errors
-from server.errors import InvalidRequest, NotFound
+from server.errors import InvalidRequest, NotFound, StorageFull
 from server.limits import MAX_IMAGE_BYTES
 from server.media.images import check_bytes
 from server.media.served_folder import ServedFolder
@@ -46,11 +47,18 @@ class UploadStore(ServedFolder):
     """The folder of uploads and its table."""
 
     def __init__(
-        self, folder: Path, database: Database, *, keep_s: float, clock: Callable[[], float]
+        self,
+        folder: Path,
+        database: Database,
+        *,
+        keep_s: float,
+        max_bytes_per_owner: int,
+        clock: Callable[[], float],
     ) -> None:
         super().__init__(folder, ROUTE, _NAME)
         self._database = database
         self._keep_s = keep_s
+        self._max_bytes_per_owner = max_bytes_per_owner
         self._clock = clock
 
     async def open(self) -> None:
@@ -60,8 +68,13 @@ class UploadStore(ServedFolder):
             unfinished.unlink(missing_ok=True)
         await self._database.write(uploads.create_table)
 
-    async def create(self, filename: str, size_bytes: int, content_type: str | None) -> Upload:
-        """Create a ticket for a file of this size. Raises PayloadTooLarge."""
+    async def create(
+        self, filename: str, size_bytes: int, content_type: str | None, owner: str
+    ) -> Upload:
+        """Create a ticket for a file of this size.
+
+        Raises PayloadTooLarge, and StorageFull if the owner's uploads would exceed their limit.
+        """
         check_bytes(size_bytes, MAX_IMAGE_BYTES, "size")
         now = self._clock()
         upload = Upload(
@@ -72,8 +85,16 @@ class UploadStore(ServedFolder):
             content_type=content_type or _type_of(filename) or UNKNOWN_TYPE,
             created_at=now,
             expires_at=now + TICKET_S,
+            owner=owner,
         )
-        await self._database.write(partial(uploads.insert, upload=upload))
+        taken = await self._database.write(partial(self._insert, upload=upload))
+        if taken is not None:
+            raise StorageFull(
+                f"The uploads of this key take {taken / 2**30:.3f} GiB; with another "
+                f"{size_bytes / 2**30:.3f} GiB they would exceed the "
+                f"{self._max_bytes_per_owner / 2**30:g} GiB of QWEN_EDIT_MAX_UPLOAD_GB_PER_KEY. "
+                f"They are deleted after {self._keep_s / 3600:g} hours."
+            )
         return upload
 
     async def ticket(self, token: str) -> Upload:
@@ -115,6 +136,14 @@ class UploadStore(ServedFolder):
             partial(uploads.delete, tokens=[upload.token for upload in over])
         )
         return len(over)
+
+    def _insert(self, connection: sqlite3.Connection, upload: Upload) -> int | None:
+        """Add the upload, or return the bytes of its owner's others if they leave no room."""
+        taken = uploads.bytes_of(connection, upload.owner, now=upload.created_at)
+        if taken + upload.size_bytes > self._max_bytes_per_owner:
+            return taken
+        uploads.insert(connection, upload)
+        return None
 
     async def _write_part(self, part: Path, size_bytes: int, chunks: AsyncIterable[bytes]) -> None:
         received = 0

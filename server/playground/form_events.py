@@ -80,16 +80,17 @@ class FormEvents:
         choices = self._page_state.lora_choices()
         return {menu: gr.update(choices=choices) for menu in self._page.lora_menus}
 
-    async def check_images(self, *images: Any) -> AsyncIterator[Updates]:
+    async def check_images(self, request: gr.Request, *images: Any) -> AsyncIterator[Updates]:
         """Store the images, and show what is wrong with one of them.
 
         An earlier error is cleared first, so that one reported in the meantime stays.
         """
         yield self._image_error(None)
+        owner = self._page_state.caller(request).owner
         try:
             for index, image in enumerate(images_of_values(images)):
                 if image is not None:
-                    await self._page_state.images.store(image, f"images/{index}")
+                    await self._page_state.images.store(image, f"images/{index}", owner)
         except Exception as exc:
             yield self._image_error(exc)
 
@@ -154,7 +155,9 @@ class FormEvents:
         Fields that are not valid clear the code, so that no outdated request is copied.
         """
         page = self._page
-        stored = {page["stored_form"]: await stored_of_values(values, self._page_state.images)}
+        owner = self._page_state.caller(request).owner
+        stored_form = await stored_of_values(values, self._page_state.images, owner)
+        stored = {page["stored_form"]: stored_form}
         try:
             shown, note = await self._code_request(request, values)
         except Exception as exc:
@@ -171,7 +174,7 @@ class FormEvents:
         form = form_of_values(values)
         prompt = form.prompt if form.prompt.strip() else SAMPLE_PROMPT
         params, images = await self._page_state.runner.prepare(
-            dataclasses.replace(form, prompt=prompt)
+            dataclasses.replace(form, prompt=prompt), self._page_state.caller(request).owner
         )
         shown = CodeRequest(
             params,

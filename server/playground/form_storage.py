@@ -12,7 +12,7 @@ from server.playground.form import FIELDS, SLOTS, images_of_values
 from server.playground.images import ImageStore
 
 
-async def stored_of_values(values: Sequence[Any], images: ImageStore) -> list[Any]:
+async def stored_of_values(values: Sequence[Any], images: ImageStore, owner: str) -> list[Any]:
     """Turn the fields' values into what the browser stores: images become URLs of this server.
 
     An unreadable image becomes None.
@@ -20,7 +20,7 @@ async def stored_of_values(values: Sequence[Any], images: ImageStore) -> list[An
     routes: list[str | None] = []
     for image in images_of_values(values[:SLOTS]):
         try:
-            routes.append((await images.store(image, "images")).route if image else None)
+            routes.append((await images.store(image, "images", owner)).route if image else None)
         except (EngineError, ServerError):
             routes.append(None)
     return [*routes, *values[SLOTS:]]

@@ -55,7 +55,9 @@ class GridEvents:
             seed = form.params(random_seed).seed
             wanted = cells(form, str(own[0]), str(own[1]), own[2], seed)
             jobs = await self._page_state.runner.submit_all(
-                [cell.form for cell in wanted], self._page_state.base_url(request)
+                [cell.form for cell in wanted],
+                self._page_state.base_url(request),
+                self._page_state.caller(request).owner,
             )
         except Exception as exc:
             return self._page_state.show_exception(exc, form)
@@ -69,15 +71,17 @@ class GridEvents:
             page["grid_progress"]: views.grid_progress([], len(jobs)),
         }
 
-    async def restore(self, last: Any) -> Updates:
+    async def restore(self, request: gr.Request, last: Any) -> Updates:
         """Restore the last grid of this browser if one of its edits still exists."""
         labeled = [
             [str(pair[0]), str(pair[1])]
             for pair in (last if isinstance(last, list) else [])[:MAX_CELLS]
             if isinstance(pair, list) and len(pair) == 2
         ]
-        known = [await self._page_state.find(job_id) for job_id, _ in labeled]
-        return {self._page["grid_jobs"]: labeled if any(known) else []}
+        found = [await self._page_state.find(job_id, request) for job_id, _ in labeled]
+        # no id of another caller's job, which the browser may have sent
+        known = [[job.id if job else "", pair[1]] for job, pair in zip(found, labeled, strict=True)]
+        return {self._page["grid_jobs"]: known if any(found) else []}
 
     async def follow(self, labeled: Any) -> AsyncIterator[Updates]:
         """Show the cells until the last has ended."""
@@ -96,7 +100,7 @@ class GridEvents:
             }
         yield {page["grid_ended"]: labeled}
 
-    async def finish(self, ended: Any, labeled: Any) -> Updates:
+    async def finish(self, request: gr.Request, ended: Any, labeled: Any) -> Updates:
         """Make Run work again, unless another grid runs by now."""
         page = self._page
         if not ended or ended != labeled:
@@ -105,7 +109,7 @@ class GridEvents:
             page["grid_ended"]: [],
             page["grid_progress"]: "",
             page["grid_jobs"]: [],
-            **await self._page_state.history(),
+            **await self._page_state.history(request),
         }
 
     async def cancel(self, labeled: Any) -> Updates:

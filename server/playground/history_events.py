@@ -30,17 +30,19 @@ class HistoryEvents:
         for name in ("history", "grid", "outputs"):
             listen(page[name].click, self.act, [page["shown"], page["outputs"]], distinct)
 
-    async def act(self, event: gr.EventData, shown: Any, result: Any) -> Updates:
+    async def act(
+        self, request: gr.Request, event: gr.EventData, shown: Any, result: Any
+    ) -> Updates:
         """Do what the button says. `shown` is the length of the history, `result` the
         HTML under Result."""
         job_id, _, index = str(event.value).partition(":")
         shown = int(shown) or HISTORY_PAGE
         if event.action == "more":
             shown += HISTORY_PAGE
-            return {self._page["shown"]: shown, **await self._page_state.history(shown)}
-        job = await self._page_state.find(job_id)
+            return {self._page["shown"]: shown, **await self._page_state.history(request, shown)}
+        job = await self._page_state.find(job_id, request)
         if job is None:
-            return await self._page_state.history(shown)
+            return await self._page_state.history(request, shown)
         context = self._page_state.context
         match event.action:
             case "settings":
@@ -56,8 +58,8 @@ class HistoryEvents:
                 await context.service.delete(job)
                 if job.id in str(result):
                     cleared = {self._page["compare"]: "", self._page["outputs"]: ""}
-                    return {**cleared, **await self._page_state.history(shown)}
-        return await self._page_state.history(shown)
+                    return {**cleared, **await self._page_state.history(request, shown)}
+        return await self._page_state.history(request, shown)
 
     def _use_settings(self, job: Job) -> Updates:
         form, has_images = self._page_state.settings_of(job)

@@ -84,25 +84,25 @@ class ImageStore:
         self._routes: OrderedDict[str, str] = OrderedDict()
         self._urls: OrderedDict[str, str] = OrderedDict()
 
-    async def store(self, image: SlotImage, field: str) -> StoredImage:
-        """Check an image and store it; the same content is stored once.
+    async def store(self, image: SlotImage, field: str, owner: str) -> StoredImage:
+        """Check an image and store it as an upload of `owner`; the same content is stored once.
 
-        Raises InvalidImage, PayloadTooLarge, and NotFound when its upload has expired.
+        Raises InvalidImage, PayloadTooLarge, StorageFull, and NotFound when its upload has expired.
         """
         version = await asyncio.to_thread(self._version, image, field)
         stored = self._stored.get(version)
         if stored is None or self.path(stored.route) is None:
-            stored = await self._read_and_store(image, field)
+            stored = await self._read_and_store(image, field, owner)
         _remember(self._stored, version, stored)
         return stored
 
-    async def _read_and_store(self, image: SlotImage, field: str) -> StoredImage:
+    async def _read_and_store(self, image: SlotImage, field: str, owner: str) -> StoredImage:
         data = await asyncio.to_thread(self._read, image, field)
         digest = await asyncio.to_thread(_hash, data)
         own = await asyncio.to_thread(self._own_route, image.name, data)
         route = own or self._routes.get(digest)
         if route is None or self.path(route) is None:
-            route = await self._upload(image.name, data, field)
+            route = await self._upload(image.name, data, field, owner)
         _remember(self._routes, digest, route)
         is_nameless = own is not None or image.name in _NAMES_OF_NO_FILE
         source = self._urls.get(image.name, None if is_nameless else image.name)
@@ -156,9 +156,9 @@ class ImageStore:
         with _refuse_missing(field):
             return Path(image.path).read_bytes()
 
-    async def _upload(self, name: str, data: bytes, field: str) -> str:
+    async def _upload(self, name: str, data: bytes, field: str, owner: str) -> str:
         await self._decoders.check(data, field)
-        ticket = await self._uploads.create(name, len(data), None)
+        ticket = await self._uploads.create(name, len(data), None, owner)
         stored = await self._uploads.write(ticket, _once(data), keep_s=self._keep_s)
         return self._uploads.route(stored.name)
 

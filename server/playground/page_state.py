@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from pipelines.api.errors import EngineError
+from server.caller import Caller
 from server.errors import NotFound, ServerError
 from server.job import Job, JobStatus
 from server.playground import problems, views
@@ -26,6 +27,7 @@ from server.playground.images import ImageStore
 from server.playground.problems import FieldError
 from server.playground.runner import Runner
 from server.store.jobs import JobFilter
+from server.web.auth import caller
 from server.web.request import base_url
 from server.workers.executor import ExecutorState
 
@@ -54,6 +56,10 @@ class PageState:
     def base_url(self, request: gr.Request) -> str:
         """The server's address as this browser knows it."""
         return base_url(request.request)
+
+    def caller(self, request: gr.Request) -> Caller:
+        """Who has logged in with this browser."""
+        return caller(request.request)
 
     def clear_errors(self) -> Updates:
         """Remove the errors of all fields."""
@@ -133,18 +139,22 @@ class PageState:
         """The components that `shown` changes."""
         return [self.page[name] for name in ("compare", "outputs", "tabs")]
 
-    async def find(self, job_id: object) -> Job | None:
-        """The job with this id, None when there is none."""
+    async def find(self, job_id: object, request: gr.Request) -> Job | None:
+        """The caller's job with this id, None when there is none."""
+        queue = self.context.service.queue
         try:
-            return (await self.context.service.queue.state(str(job_id))).job
+            return (await queue.state(str(job_id), self.caller(request))).job
         except NotFound:
             return None
 
-    async def history(self, shown: int = HISTORY_PAGE) -> Updates:
+    async def history(self, request: gr.Request, shown: int = HISTORY_PAGE) -> Updates:
         """Refresh the history, up to `shown` edits."""
-        wanted = JobFilter(contract=NAME)
-        jobs, total = await self.context.service.queue.search(wanted, limit=max(1, shown), offset=0)
-        return {self.page["history"]: views.history(jobs, total, self.context.has_keys)}
+        wanted, sender = JobFilter(contract=NAME), self.caller(request)
+        jobs, total = await self.context.service.queue.search(
+            wanted, sender, limit=max(1, shown), offset=0
+        )
+        shows_all = self.context.has_keys and sender.is_admin
+        return {self.page["history"]: views.history(jobs, total, shows_all=shows_all)}
 
     def status(self) -> views.Status:
         """The state of the model, for the header."""

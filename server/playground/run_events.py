@@ -58,7 +58,9 @@ class RunEvents:
         form = None
         try:
             form = form_of_values(values)
-            job = await self._page_state.runner.submit(form, self._page_state.base_url(request))
+            job = await self._page_state.runner.submit(
+                form, self._page_state.base_url(request), self._page_state.caller(request).owner
+            )
         except Exception as exc:
             return self._page_state.show_exception(exc, form)
         return {
@@ -70,10 +72,10 @@ class RunEvents:
             self._page["tabs"]: gr.Tabs(selected="result"),
         }
 
-    async def restore(self, last: Any, stored_form: Any) -> Updates:
+    async def restore(self, request: gr.Request, last: Any, stored_form: Any) -> Updates:
         """Restore the fields and the last edit of this browser."""
-        job = await self._page_state.find(last) if last else None
-        updates = await self._page_state.history()
+        job = await self._page_state.find(last, request) if last else None
+        updates = await self._page_state.history(request)
         if values := values_of_stored(stored_form, self._page_state.images):
             updates |= self._page_state.fill(values)
         if job is None:
@@ -82,30 +84,30 @@ class RunEvents:
             return updates | self._started(job, self._page_state.settings_of(job)[0])
         return updates | (self._page_state.shown(job) if job.outputs else {})
 
-    async def follow(self, jobs: Any) -> AsyncIterator[Updates]:
+    async def follow(self, request: gr.Request, jobs: Any) -> AsyncIterator[Updates]:
         """Show the progress of the edit until it has ended."""
         progress = self._page["progress"]
         if not jobs:
             yield {progress: gr.skip()}
             return
-        yield await self._page_state.history()
+        yield await self._page_state.history(request)
         async for states in self._page_state.runner.follow([str(job_id) for job_id in jobs]):
             for state in states.values():
                 yield {progress: self._progress(state)}
         yield {self._page["ended"]: jobs}
 
-    async def finish(self, ended: Any, jobs: Any, form: Any) -> Updates:
+    async def finish(self, request: gr.Request, ended: Any, jobs: Any, form: Any) -> Updates:
         """Show the outcome of the edit, unless another runs by now."""
         page = self._page
         if not ended or ended != jobs:
             return {page["ended"]: gr.skip()}
-        job = await self._page_state.find(ended[0])
+        job = await self._page_state.find(ended[0], request)
         return {
             page["ended"]: [],
             page["progress"]: "",
             page["jobs"]: [],
             page["header"]: views.header(self._page_state.status()),
-            **await self._page_state.history(),
+            **await self._page_state.history(request),
             **(self._outcome(job, form) if job else {}),
         }
 

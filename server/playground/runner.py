@@ -37,28 +37,29 @@ class Runner:
         self._draw_seed = draw_seed
         self._sizes = sizes
 
-    async def prepare(self, form: Form) -> tuple[EditParams, list[StoredImage]]:
+    async def prepare(self, form: Form, owner: str) -> tuple[EditParams, list[StoredImage]]:
         """Check the form and store its images. Raises InvalidParameter and ServerError."""
         params = form.params(self._draw_seed, self._sizes)
         images = [
-            await self._images.store(image, f"images/{slot}")
+            await self._images.store(image, f"images/{slot}", owner)
             for slot, image in enumerate(form.images)
             if image is not None
         ]
         return params, images
 
-    async def submit(self, form: Form, base_url: str) -> Job:
+    async def submit(self, form: Form, base_url: str, owner: str) -> Job:
         """Queue the edit that the form describes. Raises InvalidParameter and ServerError."""
-        params, images = await self.prepare(form)
-        return await self._submit(params, images, form.output_format, base_url)
+        params, images = await self.prepare(form, owner)
+        return await self._submit(params, images, form.output_format, base_url, owner)
 
-    async def submit_all(self, forms: Sequence[Form], base_url: str) -> list[Job]:
+    async def submit_all(self, forms: Sequence[Form], base_url: str, owner: str) -> list[Job]:
         """Queue one edit per form, all or none. Raises InvalidParameter and ServerError."""
-        prepared = [await self.prepare(form) for form in forms]
+        prepared = [await self.prepare(form, owner) for form in forms]
         jobs: list[Job] = []
         try:
             for (params, images), form in zip(prepared, forms, strict=True):
-                jobs.append(await self._submit(params, images, form.output_format, base_url))
+                submitted = self._submit(params, images, form.output_format, base_url, owner)
+                jobs.append(await submitted)
         except BaseException:
             await self.cancel([job.id for job in jobs])
             raise
@@ -108,11 +109,12 @@ class Runner:
         stored: Sequence[StoredImage],
         output_format: OutputFormat,
         base_url: str,
+        owner: str,
     ) -> Job:
         if not stored:
             raise InvalidRequest("Add an image first.", field="images")
         images = [base_url + image.route for image in stored]
-        submission = Submission(NAME, ENDPOINT, params, output_format)
+        submission = Submission(NAME, ENDPOINT, params, output_format, owner=owner)
         return await self._service.submit(submission, images)
 
     async def _watch(self, job_id: str, changes: asyncio.Queue[JobState | None]) -> None:

@@ -161,13 +161,16 @@ def grid(labels: Sequence[str], states: Sequence[JobState | None], executor: Exe
     return f'<div class="qe-grid">{"".join(cells)}</div>'
 
 
-def history(jobs: Sequence[Job], total: int, shown_keys: bool) -> str:
-    """The given edits, newest first, and a button when there are more."""
+def history(jobs: Sequence[Job], total: int, *, shows_all: bool) -> str:
+    """The given edits, newest first, and a button when there are more.
+
+    `shows_all` says that they are everybody's.
+    """
     if not jobs:
         return EMPTY_HISTORY
     parts = []
-    if shown_keys:
-        parts.append(notice("Everyone with a key for this server sees this list."))
+    if shows_all:
+        parts.append(notice("Your key is an admin's: you see the edits of every key."))
     parts.append(f'<div class="qe-history">{"".join(map(_entry, jobs))}</div>')
     if total > len(jobs):
         parts.append(f'<button class="qe-button" data-action="more">Show {total - len(jobs)} more')

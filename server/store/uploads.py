@@ -13,7 +13,8 @@ SCHEMA = """
         content_type TEXT NOT NULL,
         created_at REAL NOT NULL,
         expires_at REAL NOT NULL,
-        stored INTEGER NOT NULL DEFAULT 0
+        stored INTEGER NOT NULL DEFAULT 0,
+        owner TEXT
     )
     """
 
@@ -23,7 +24,7 @@ class Upload:
     """An upload, `stored` once its bytes are on disk.
 
     `token` is the capability to write the file, `name` the one to read it; `filename` is the
-    client's. Times are Unix seconds.
+    client's. Times are Unix seconds. `owner` is None in rows from before owners were stored.
     """
 
     token: str
@@ -34,18 +35,24 @@ class Upload:
     created_at: float
     expires_at: float
     stored: bool = False
+    owner: str | None = None
 
 
 def create_table(connection: sqlite3.Connection) -> None:
-    """Create the table if it does not exist."""
+    """Create the table if it does not exist, or add what the one of version 0.1 lacks."""
     connection.execute(SCHEMA)
+    if "owner" not in {row[1] for row in connection.execute("PRAGMA table_info(uploads)")}:
+        connection.execute("ALTER TABLE uploads ADD COLUMN owner TEXT")
+    connection.execute(
+        "CREATE INDEX IF NOT EXISTS uploads_by_owner ON uploads (owner, expires_at, size_bytes)"
+    )
 
 
 def insert(connection: sqlite3.Connection, upload: Upload) -> None:
     """Add an upload whose bytes have yet to arrive."""
     connection.execute(
         "INSERT INTO uploads (token, name, filename, size_bytes, content_type, created_at,"
-        " expires_at, stored) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        " expires_at, stored, owner) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             upload.token,
             upload.name,
@@ -55,6 +62,7 @@ def insert(connection: sqlite3.Connection, upload: Upload) -> None:
             upload.created_at,
             upload.expires_at,
             upload.stored,
+            upload.owner,
         ),
     )
 
@@ -63,6 +71,15 @@ def get(connection: sqlite3.Connection, token: str) -> Upload | None:
     """Return the upload that this token may write, or None."""
     row = connection.execute("SELECT * FROM uploads WHERE token = ?", (token,)).fetchone()
     return _upload(row) if row else None
+
+
+def bytes_of(connection: sqlite3.Connection, owner: str | None, *, now: float) -> int:
+    """Return the bytes of an owner's stored files and open tickets."""
+    row = connection.execute(
+        "SELECT ifnull(sum(size_bytes), 0) FROM uploads WHERE owner IS ? AND expires_at > ?",
+        (owner, now),
+    ).fetchone()
+    return int(row[0])
 
 
 def mark_stored(

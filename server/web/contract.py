@@ -10,6 +10,7 @@ from pipelines.files.catalog import Catalog, ModelChoice
 from server.jobs.job_queue import JobQueue
 from server.jobs.scraper import Scraper
 from server.jobs.service import EditService
+from server.jobs.webhook_secrets import WebhookSecrets
 from server.jobs.webhook_sender import WebhookFormat
 from server.loras.library import LoraLibrary
 from server.media.outputs import OutputStore
@@ -35,7 +36,7 @@ class Services:
     library: LoraLibrary
     outputs: OutputStore
     uploads: UploadStore
-    webhook_secret: str
+    webhook_secrets: WebhookSecrets
     clock: Callable[[], float]
     scraper: Scraper
     readiness: Readiness

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from pipelines.api.errors import EngineError, InvalidParameter
-from server.errors import InvalidRequest, QueueFull, ServerError
+from server.errors import InvalidRequest, ServerError
 
 SHOWN_CHARS = 80
 
@@ -37,10 +37,8 @@ def problem_of(exc: Exception) -> Problem:
     match exc:
         case RequestValidationError() | ValidationError():
             return _invalid(exc.errors())
-        case QueueFull():
-            return Problem(exc.status, exc.code, str(exc), retry_after_s=exc.retry_after_s)
         case ServerError():
-            return Problem(exc.status, exc.code, str(exc), exc.field)
+            return Problem(exc.status, exc.code, str(exc), exc.field, exc.retry_after_s)
         case InvalidParameter():
             return Problem(InvalidRequest.status, exc.code, str(exc), exc.field.replace(".", "/"))
         case EngineError():

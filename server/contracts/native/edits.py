@@ -13,6 +13,7 @@ from server.job import JobStatus, Submission
 from server.jobs.job_state import JobState
 from server.jobs.service import EditService
 from server.store.jobs import JobFilter
+from server.web.auth import caller
 from server.web.contract import Services
 from server.web.request import base_url, unless_disconnected, while_connected
 
@@ -49,6 +50,7 @@ def _add_submit_and_list(routes: APIRouter, service: EditService) -> None:
             body.params(),
             body.output_format,
             watermark=body.watermark,
+            owner=caller(request).owner,
         )
         images: list[str | bytes] = [*body.images, *files]
         job = await while_connected(request, service.submit(submission, images))
@@ -64,16 +66,18 @@ def _add_submit_and_list(routes: APIRouter, service: EditService) -> None:
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
         offset: Annotated[int, Query(ge=0, le=2**31)] = 0,
     ) -> EditPage:
-        """List the jobs of every contract, newest first."""
+        """List your jobs of every contract, newest first; an admin sees all."""
         wanted = JobFilter(statuses=tuple(status) if status else None)
-        jobs, total = await service.queue.search(wanted, limit=limit, offset=offset)
+        jobs, total = await service.queue.search(
+            wanted, caller(request), limit=limit, offset=offset
+        )
         items = [_view(request, await service.queue.state_of(job)) for job in jobs]
         return EditPage(items=items, total=total, limit=limit, offset=offset)
 
 
 def _add_single_edit(routes: APIRouter, service: EditService) -> None:
-    async def found(edit_id: str) -> JobState:
-        return await service.queue.state(edit_id)
+    async def found(request: Request, edit_id: str) -> JobState:
+        return await service.queue.state(edit_id, caller(request))
 
     @routes.get("/edits/{edit_id}")
     async def get_edit(request: Request, state: Annotated[JobState, Depends(found)]) -> EditView:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Annotated
 
-from fastapi import APIRouter, File, Form, Response, UploadFile
+from fastapi import APIRouter, Depends, File, Form, Response, UploadFile
 from pydantic import BaseModel, ConfigDict
 
 from pipelines.api.errors import LoraNotFound
@@ -14,6 +14,7 @@ from pipelines.files.catalog import Catalog, LoraEntry
 from pipelines.files.lora_format.report import inspect_lora
 from server.errors import NotFound
 from server.settings import Settings
+from server.web.auth import require_admin
 from server.web.contract import Services
 
 ROUTE = "/v1/loras"
@@ -79,20 +80,23 @@ def router(services: Services) -> APIRouter:
         """Return layout, family, ranks, trigger words, and whether the LoRA fits the model."""
         return report(found(name))
 
-    @routes.post("", status_code=201)
+    @routes.post("", status_code=201, dependencies=[Depends(require_admin)])
     async def upload_lora(
         file: Annotated[UploadFile, File(description="A .safetensors file")],
         name: Annotated[str | None, Form(description="Defaults to the file's own name")] = None,
         replace: Annotated[bool, Form(description="Replace a LoRA of the same name")] = False,
     ) -> LoraView:
-        """Store a LoRA under weights/loras. A file that does not fit the model is refused."""
+        """Store a LoRA under weights/loras; admins only.
+
+        A file that does not fit the model is refused.
+        """
         wanted = name or file.filename or ""
         await library.add_upload(wanted, _chunks(file), replace=replace)
         return await asyncio.to_thread(lambda: report(found(wanted)))
 
-    @routes.delete("/{name:path}", status_code=204)
+    @routes.delete("/{name:path}", status_code=204, dependencies=[Depends(require_admin)])
     async def delete_lora(name: str) -> Response:
-        """Delete a LoRA from weights/loras."""
+        """Delete a LoRA from weights/loras; admins only."""
         await asyncio.to_thread(found, name)
         await library.delete(name)
         return Response(status_code=204)

@@ -18,6 +18,7 @@ from server.contracts.openai.schemas import (
 from server.contracts.openai.stream import EditStream
 from server.job import Job, JobStatus, Submission
 from server.jobs.service import EditService
+from server.web.auth import caller
 from server.web.contract import Services
 from server.web.problem import Problem
 from server.web.request import base_url, unless_disconnected, while_connected
@@ -55,6 +56,7 @@ def router(services: Services) -> APIRouter:
             output_format=body.output_format,
             base64_output=body.stream or body.response_format == "b64_json",
             quality=body.output_compression,
+            owner=caller(request).owner,
         )
         job = await while_connected(request, service.submit(submission, images))
         if body.stream:

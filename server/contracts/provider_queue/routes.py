@@ -24,6 +24,7 @@ from server.contracts.provider_queue.schemas import WATERMARK, EditRequest, FalE
 from server.errors import InvalidRequest, NotFound, ServerError
 from server.job import Job, JobStatus, OutputFormat, Submission
 from server.jobs.service import EditService
+from server.web.auth import caller
 from server.web.contract import Services
 from server.web.request import base_url, unless_disconnected, while_connected
 
@@ -101,7 +102,7 @@ class Endpoint:
 
     async def status(self, request: Request, request_id: str) -> JSONResponse:
         """Return the status of a request."""
-        state = await self._service.queue.state(request_id)
+        state = await self._service.queue.state(request_id, caller(request))
         return _answer(200, status_answer(state, self._url(request, request_id)), request_id)
 
     async def stream(self, request: Request, request_id: str) -> AsyncIterator[ServerSentEvent]:
@@ -113,19 +114,20 @@ class Endpoint:
                 yield ServerSentEvent(data=answer)
             last = answer
 
-    async def check(self, request_id: str, response: Response) -> None:
+    async def check(self, request: Request, request_id: str, response: Response) -> None:
         """Raise NotFound before a stream starts, and set its request id header."""
-        await self._service.queue.state(request_id)
+        await self._service.queue.state(request_id, caller(request))
         response.headers[REQUEST_ID_HEADER] = request_id
 
     async def result(self, request: Request, request_id: str) -> JSONResponse:
         """Return the result, or 202 with the status until there is one."""
-        return await self._result(request, (await self._service.queue.state(request_id)).job)
+        state = await self._service.queue.state(request_id, caller(request))
+        return await self._result(request, state.job)
 
-    async def cancel(self, request_id: str) -> JSONResponse:
+    async def cancel(self, request: Request, request_id: str) -> JSONResponse:
         """Cancel a request: immediately if it is waiting, at its next step if it is running."""
         try:
-            before = (await self._service.queue.state(request_id)).job
+            before = (await self._service.queue.state(request_id, caller(request))).job
             job = before if before.status.is_final else await self._service.cancel(request_id)
         except NotFound:
             # a new id: the one in the path may be anything, which a header cannot carry
@@ -163,6 +165,7 @@ class Endpoint:
             webhook=webhook,
             webhook_field="fal_webhook",
             base_url=base_url(request),
+            owner=caller(request).owner,
         )
         try:
             submitted = self._service.submit(submission, body.references())

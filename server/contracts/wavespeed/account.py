@@ -1,9 +1,10 @@
 """WaveSpeed's account: a constant balance, and the webhook secret."""
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
 from server.contracts.wavespeed.schemas import Envelope
+from server.web.auth import caller
 from server.web.contract import Services
 
 
@@ -29,8 +30,9 @@ def router(services: Services) -> APIRouter:
         return Envelope(data=Balance())
 
     @routes.get("/webhook/secret")
-    def get_webhook_secret() -> Envelope[WebhookSecret]:
-        """Return the secret that receivers verify webhook signatures with."""
-        return Envelope(data=WebhookSecret(secret=services.webhook_secret))
+    def get_webhook_secret(request: Request) -> Envelope[WebhookSecret]:
+        """Return the secret that receivers of your webhooks verify their signatures with."""
+        secret = services.webhook_secrets.of(caller(request).owner)
+        return Envelope(data=WebhookSecret(secret=secret))
 
     return routes

@@ -4,6 +4,7 @@ import datetime
 
 from fastapi import APIRouter, Request
 
+from server.caller import Caller
 from server.contracts.wavespeed.codes import NAME, STATUSES
 from server.contracts.wavespeed.schemas import (
     Deleted,
@@ -17,6 +18,7 @@ from server.contracts.wavespeed.views import listed
 from server.errors import NotFound
 from server.job import Job
 from server.store.jobs import JobFilter
+from server.web.auth import caller
 from server.web.contract import Services
 from server.web.request import base_url
 
@@ -31,24 +33,27 @@ def router(services: Services) -> APIRouter:
 
     @routes.post("")
     async def list_predictions(request: Request, body: HistoryRequest) -> Envelope[History]:
-        """List the matching predictions, newest first."""
+        """List your matching predictions, newest first; an admin sees all."""
         offset = (body.page - 1) * body.page_size
-        jobs, total = await service.queue.search(_filter(body), limit=body.page_size, offset=offset)
+        jobs, total = await service.queue.search(
+            _filter(body), caller(request), limit=body.page_size, offset=offset
+        )
         base = base_url(request)
         items = [_item(job, base, body.include_inputs) for job in jobs]
         return Envelope(data=History(page=body.page, items=items, total=total))
 
     @routes.post("/delete")
-    async def delete_predictions(body: DeleteRequest) -> Envelope[Deleted]:
+    async def delete_predictions(request: Request, body: DeleteRequest) -> Envelope[Deleted]:
         """Delete predictions and their files; cancel unfinished ones, skip unknown ones."""
         deleted = 0
         for prediction_id in dict.fromkeys(body.ids):
-            deleted += await delete(prediction_id)
+            deleted += await delete(prediction_id, caller(request))
         return Envelope(data=Deleted(deleted_count=deleted))
 
-    async def delete(prediction_id: str) -> bool:
+    async def delete(prediction_id: str, sender: Caller) -> bool:
         try:
-            if (await service.queue.state(prediction_id)).job.request.contract != NAME:
+            job = (await service.queue.state(prediction_id, sender)).job
+            if job.request.contract != NAME:
                 return False
             await service.delete_any(prediction_id)
         except NotFound:

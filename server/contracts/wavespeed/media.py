@@ -11,6 +11,7 @@ from server.contracts.wavespeed.views import iso
 from server.errors import InvalidRequest
 from server.media.uploads import ROUTE, TICKET_S
 from server.store.uploads import Upload
+from server.web.auth import caller
 from server.web.contract import Services
 from server.web.fields import LenientModel
 from server.web.request import base_url
@@ -63,7 +64,9 @@ def router(services: Services) -> APIRouter:
     async def create_upload(request: Request, body: TicketRequest) -> Envelope[Ticket]:
         """Create an upload: where to PUT the bytes, and the file's future URL."""
         base = base_url(request)
-        upload = await uploads.create(body.filename, body.size, body.content_type)
+        upload = await uploads.create(
+            body.filename, body.size, body.content_type, caller(request).owner
+        )
         instruction = UploadInstruction(
             url=f"{base}{TICKETS}/{upload.token}",
             headers={"Content-Type": upload.content_type},
@@ -76,7 +79,8 @@ def router(services: Services) -> APIRouter:
     ) -> Envelope[MediaFile]:
         """Store a file; its part needs no content type."""
         size = file.size or 0
-        upload = await uploads.create(file.filename or NAMELESS, size, file.content_type)
+        owner = caller(request).owner
+        upload = await uploads.create(file.filename or NAMELESS, size, file.content_type, owner)
         stored = await uploads.write(upload, _chunks(file))
         return Envelope(data=_file(stored, base_url(request)))
 

@@ -7,6 +7,7 @@ from server.contracts.wavespeed.schemas import Envelope, Prediction, Status, Sub
 from server.contracts.wavespeed.views import prediction
 from server.errors import InvalidRequest
 from server.job import Job, Submission
+from server.web.auth import caller
 from server.web.contract import Services
 from server.web.request import base_url, while_connected
 
@@ -22,7 +23,7 @@ def router(services: Services) -> APIRouter:
         """Queue an edit; the response does not wait for images to be fetched."""
         base = base_url(request)
         endpoint = request.url.path.partition("/api/v3/")[2]
-        submission = _submission(body, endpoint, webhook, base)
+        submission = _submission(body, endpoint, webhook, base, caller(request).owner)
         job = await while_connected(request, service.submit(submission, body.references()))
         if not body.enable_sync_mode:
             return await envelope(request, job)
@@ -40,7 +41,8 @@ def router(services: Services) -> APIRouter:
 
     async def result(request: Request, prediction_id: str) -> Envelope[Prediction]:
         """Return the current state of a prediction."""
-        return await envelope(request, (await service.queue.state(prediction_id)).job)
+        state = await service.queue.state(prediction_id, caller(request))
+        return await envelope(request, state.job)
 
     async def envelope(request: Request, job: Job) -> Envelope[Prediction]:
         base = base_url(request)
@@ -58,7 +60,7 @@ def router(services: Services) -> APIRouter:
 
 
 def _submission(
-    body: SubmitRequest, endpoint: str, query_webhook: str | None, base: str
+    body: SubmitRequest, endpoint: str, query_webhook: str | None, base: str, owner: str
 ) -> Submission:
     webhook = query_webhook or body.webhook_url
     if webhook and body.enable_base64_output:
@@ -75,4 +77,5 @@ def _submission(
         webhook=webhook or None,
         webhook_field="webhook" if query_webhook else "webhook_url",
         base_url=base,
+        owner=owner,
     )

@@ -14,7 +14,7 @@ SECRET_PREFIX = "whsec_"
 
 
 def webhook_format(services: Services) -> WebhookFormat:
-    """Send the bare prediction, signed with the server's webhook secret."""
+    """Send the bare prediction, signed with its owner's webhook secret."""
 
     async def render(job: Job) -> bytes:
         base = services.settings.public_url or job.request.base_url
@@ -22,10 +22,11 @@ def webhook_format(services: Services) -> WebhookFormat:
         return shown.model_dump_json().encode()
 
     def headers(job: Job, timestamp: int, body: bytes) -> Mapping[str, str]:
+        secret = services.webhook_secrets.of(job.request.owner)
         return {
             "webhook-id": job.id,
             "webhook-timestamp": str(timestamp),
-            "webhook-signature": sign(services.webhook_secret, job.id, timestamp, body),
+            "webhook-signature": sign(secret, job.id, timestamp, body),
         }
 
     return WebhookFormat(render, headers, MAX_RETRIES)

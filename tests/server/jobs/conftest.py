@@ -16,7 +16,9 @@ from server.jobs.dispatcher import Dispatcher
 from server.jobs.job_inputs import JobInputs
 from server.jobs.job_queue import JobQueue
 from server.jobs.preparer import Preparer
+from server.jobs.queue_limits import QueueLimits
 from server.jobs.service import EditService
+from server.jobs.submit_rate import SubmitRate
 from server.loras.library import LoraLibrary
 from server.media.decoder_pool import DecoderPool
 from server.media.inputs import InputStore
@@ -130,7 +132,7 @@ def clock() -> FakeTime:
 @pytest.fixture
 async def queue(database: Database, clock: FakeTime) -> JobQueue:
     """A queue for three waiting jobs, without the other job modules."""
-    queue = JobQueue(database, max_waiting=3, clock=clock)
+    queue = JobQueue(database, limits=QueueLimits(3), clock=clock)
     await queue.open()
     return queue
 
@@ -178,7 +180,7 @@ def _build(
     step_timeout_s: float | None,
 ) -> Scene:
     time, executor = FakeTime(), FakeExecutor()
-    queue = JobQueue(database, max_waiting=3, clock=time)
+    queue = JobQueue(database, limits=QueueLimits(3), clock=time)
     fetcher = Fetcher(LOOPBACK)
     images = InputStore(
         folder / "inputs", fetcher, decoders, own_file=lambda url: None, fetch_timeout_s=PATIENCE_S
@@ -208,7 +210,7 @@ def _build(
 
     service = EditService(
         queue, dispatcher, preparer, executor, inputs, outputs,
-        check_address=check_address, clock=time,
+        check_address=check_address, submit_rate=SubmitRate(0, time), clock=time,
     )  # fmt: skip
     return Scene(
         folder, time, queue, executor, library, images, inputs, outputs, preparer, dispatcher,

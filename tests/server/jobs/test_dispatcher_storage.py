@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from server import durable_files
+from server.caller import EVERYBODY
 from server.errors import StorageFull
 from server.job import JobStatus
 from server.jobs.dispatcher import MAX_DELIVERIES_PER_WORKER
@@ -106,7 +107,7 @@ async def test_cancel_and_delete_of_a_running_job_are_refused_and_change_nothing
                 await scene.service.cancel(job.id)
             with pytest.raises(StorageFull):
                 await scene.service.delete_any(job.id)
-        state = await scene.queue.state(job.id)
+        state = await scene.queue.state(job.id, EVERYBODY)
         succeed(run)
         ended = await scene.ended(job)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.api.params import EditParams, LoraRef
+from server.caller import EVERYBODY
 from server.errors import NotFound, QueueFull
 from server.job import JobError, JobStatus, Outcome
 from server.jobs.job_queue import JobQueue
@@ -133,12 +134,12 @@ async def test_submit_raises_queue_full_when_the_limit_is_reached(queue: JobQueu
 
 
 async def test_check_room_raises_queue_full_when_the_limit_is_reached(queue: JobQueue) -> None:
-    await queue.check_room()
+    await queue.check_room(None)
     for _ in range(3):
         await submit(queue)
 
     with pytest.raises(QueueFull):
-        await queue.check_room()
+        await queue.check_room(None)
 
 
 async def test_running_job_does_not_count_as_waiting(queue: JobQueue) -> None:
@@ -222,7 +223,7 @@ async def test_requeue_keeps_the_place_of_the_job(queue: JobQueue) -> None:
 
     await queue.requeue(job)
 
-    state = await queue.state(job.id)
+    state = await queue.state(job.id, EVERYBODY)
     assert (state.job.status, state.position, state.progress) == (JobStatus.QUEUED, 0, None)
     assert state.job.attempts == 1
     assert (await queue.claim()).id == job.id
@@ -282,7 +283,7 @@ async def test_lora_references_are_those_of_unfinished_jobs(queue: JobQueue) -> 
 async def test_search_returns_the_newest_first(queue: JobQueue) -> None:
     made = [await submit(queue) for _ in range(3)]
 
-    found, total = await queue.search(jobs.JobFilter(), limit=2, offset=0)
+    found, total = await queue.search(jobs.JobFilter(), EVERYBODY, limit=2, offset=0)
 
     assert ([job.id for job in found], total) == ([made[2].id, made[1].id], 3)
 

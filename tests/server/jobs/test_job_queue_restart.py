@@ -2,6 +2,7 @@
 
 from server.job import Job, JobStatus, Outcome
 from server.jobs.job_queue import JobQueue
+from server.jobs.queue_limits import QueueLimits
 from server.limits import MAX_STARTS
 from server.store.database import Database
 from tests.fake_time import FakeTime
@@ -11,7 +12,7 @@ from tests.server.jobs.queue_steps import running, submit
 
 async def reopened(database: Database, clock: FakeTime) -> tuple[JobQueue, list[Job]]:
     """The queue of the next server on the same file, and what it has to prepare."""
-    queue = JobQueue(database, max_waiting=3, clock=clock)
+    queue = JobQueue(database, limits=QueueLimits(3), clock=clock)
     return queue, await queue.open()
 
 

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from server.caller import EVERYBODY
 from server.errors import NotFound
 from server.job import JobStatus, Outcome
 from server.jobs.job_queue import JobQueue
@@ -16,7 +17,7 @@ async def test_state_has_the_position_of_a_waiting_job(queue: JobQueue) -> None:
     await running(queue)
     waiting = [await submit(queue) for _ in range(2)]
 
-    states = [await queue.state(job.id) for job in waiting]
+    states = [await queue.state(job.id, EVERYBODY) for job in waiting]
 
     assert [(state.position, state.progress) for state in states] == [(0, None), (1, None)]
 
@@ -25,7 +26,9 @@ async def test_state_has_the_progress_of_a_running_job(queue: JobQueue) -> None:
     job = await running(queue)
     queue.report(job.id, JobProgress("denoise", 3, 40))
 
-    assert await queue.state(job.id) == JobState(job, None, JobProgress("denoise", 3, 40))
+    assert await queue.state(job.id, EVERYBODY) == JobState(
+        job, None, JobProgress("denoise", 3, 40)
+    )
 
 
 async def test_state_of_a_final_job_has_neither(queue: JobQueue) -> None:
@@ -33,7 +36,7 @@ async def test_state_of_a_final_job_has_neither(queue: JobQueue) -> None:
     queue.report(job.id, JobProgress("denoise", 3, 40))
     ended = await queue.finish(job, Outcome(JobStatus.SUCCEEDED))
 
-    assert await queue.state(job.id) == JobState(ended, None, None)
+    assert await queue.state(job.id, EVERYBODY) == JobState(ended, None, None)
 
 
 async def test_wait_returns_a_final_job_at_once(queue: JobQueue) -> None:

@@ -9,6 +9,7 @@ from server.errors import ServerError
 from server.job import Job, JobStatus
 from server.jobs import preparer
 from server.jobs.preparer import CONCURRENT_JOBS
+from server.jobs.queue_limits import QueueLimits
 from server.media.decoder_pool import DecoderPool
 from tests.far_side import Answer, FarSide, far_side
 from tests.server.jobs.conftest import IMAGE, Scene, soon
@@ -168,7 +169,7 @@ async def test_slow_downloads_delay_no_other_job(
     scene: Scene, host: FarSide, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host.answers["/silent.png"] = Answer(silent=True)
-    monkeypatch.setattr(scene.queue, "_max_waiting", 100)
+    monkeypatch.setattr(scene.queue, "_limits", QueueLimits(100))
     for _ in range(CONCURRENT_JOBS - 1):
         await scene.submit(images=[host.url("/silent.png")])
     quick = await scene.submit(images=[host.url("/a.png")])

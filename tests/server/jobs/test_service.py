@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from server.caller import EVERYBODY
 from server.errors import (
     InvalidImage,
     InvalidLora,
@@ -131,7 +132,7 @@ async def test_submit_that_loses_its_place_to_another_removes_its_images(
 ) -> None:
     """The queue has room when the request arrives, and none when its images are stored."""
 
-    async def has_room() -> None:
+    async def has_room(_: str | None) -> None:
         return None
 
     for _ in range(3):
@@ -237,8 +238,8 @@ async def test_delete_any_hides_a_running_job_at_once_and_removes_it_when_it_is_
         await scene.service.delete_any(job.id)
 
         with pytest.raises(NotFound):
-            await scene.queue.state(job.id)
-        found, _ = await scene.queue.search(JobFilter(), limit=10, offset=0)
+            await scene.queue.state(job.id, EVERYBODY)
+        found, _ = await scene.queue.search(JobFilter(), EVERYBODY, limit=10, offset=0)
         assert [each.id for each in found] == [other.id]
         assert scene.executor.canceled == [job.id]
         [deletion] = scene.service._deletions
@@ -270,7 +271,7 @@ async def test_job_that_is_deleted_twice_at_once_is_deleted_once(scene: Scene) -
 
     assert [answer for answer in answers if answer and not isinstance(answer, NotFound)] == []
     with pytest.raises(NotFound):
-        await scene.queue.state(job_id)
+        await scene.queue.state(job_id, EVERYBODY)
 
 
 async def test_delete_any_of_an_unknown_job_is_refused(scene: Scene) -> None:

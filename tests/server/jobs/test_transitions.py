@@ -5,6 +5,7 @@ import pytest
 from server.job import JobStatus, Outcome
 from server.jobs.job_queue import JobQueue
 from server.jobs.job_state import JobProgress
+from server.jobs.queue_limits import QueueLimits
 from server.metrics import Metrics
 from server.store.database import Database
 from tests.fake_time import FakeTime
@@ -18,7 +19,7 @@ def metrics() -> Metrics:
 
 @pytest.fixture
 async def queue(database: Database, clock: FakeTime, metrics: Metrics) -> JobQueue:
-    queue = JobQueue(database, max_waiting=3, clock=clock, metrics=metrics)
+    queue = JobQueue(database, limits=QueueLimits(3), clock=clock, metrics=metrics)
     await queue.open()
     return queue
 

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from server.errors import InvalidRequest, NotFound, PayloadTooLarge
+from server.errors import InvalidRequest, NotFound, PayloadTooLarge, StorageFull
 from server.media.uploads import TICKET_S, UploadStore
 from server.store.database import Database
 
 KEEP_S = 24 * 3600.0
+MAX_BYTES = 40 * 2**20
 DATA = b"0123456789"
 
 
@@ -36,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 async def store(tmp_path: Path, folder: Path, clock: FakeClock) -> AsyncIterator[UploadStore]:
     database = Database(tmp_path / "jobs.sqlite3")
-    store = UploadStore(folder, database, keep_s=KEEP_S, clock=clock)
+    store = UploadStore(folder, database, keep_s=KEEP_S, max_bytes_per_owner=MAX_BYTES, clock=clock)
     await store.open()
     yield store
     database.close()
@@ -48,7 +49,7 @@ async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
 
 
 async def stored(store: UploadStore, data: bytes = DATA) -> str:
-    upload = await store.create("cat.png", len(data), None)
+    upload = await store.create("cat.png", len(data), None, "alice")
     return (await store.write(upload, chunks(data))).name
 
 
@@ -72,15 +73,15 @@ def names(folder: Path) -> list[str]:
 async def test_name_is_unguessable_and_ends_like_the_file(
     store: UploadStore, filename: str, content_type: str | None, extension: str, expected_type: str
 ) -> None:
-    upload = await store.create(filename, 10, content_type)
+    upload = await store.create(filename, 10, content_type, "alice")
     stem, _, found = upload.name.partition(".")
     assert (len(stem), found) == (32, extension)
     assert upload.content_type == expected_type
-    assert len({(await store.create(filename, 10, None)).name for _ in range(3)}) == 3
+    assert len({(await store.create(filename, 10, None, "alice")).name for _ in range(3)}) == 3
 
 
 async def test_file_is_there_once_all_of_it_has_come(store: UploadStore, folder: Path) -> None:
-    upload = await store.create("cat.png", len(DATA), None)
+    upload = await store.create("cat.png", len(DATA), None, "alice")
     assert store.path(upload.name) is None
     await store.write(upload, chunks(DATA[:3], DATA[3:]))
     path = store.path(upload.name)
@@ -93,7 +94,7 @@ async def test_file_is_there_once_all_of_it_has_come(store: UploadStore, folder:
 async def test_file_of_another_size_leaves_nothing(
     store: UploadStore, folder: Path, parts: tuple[bytes, ...]
 ) -> None:
-    upload = await store.create("cat.png", len(DATA), None)
+    upload = await store.create("cat.png", len(DATA), None, "alice")
     with pytest.raises(InvalidRequest, match="for a file of 10 bytes"):
         await store.write(upload, chunks(*parts))
     assert names(folder) == []
@@ -104,20 +105,20 @@ async def test_client_that_breaks_off_leaves_nothing(store: UploadStore, folder:
         yield DATA[:3]
         raise ConnectionError
 
-    upload = await store.create("cat.png", len(DATA), None)
+    upload = await store.create("cat.png", len(DATA), None, "alice")
     with pytest.raises(ConnectionError):
         await store.write(upload, broken())
     assert names(folder) == []
 
 
 async def test_file_over_the_limit_gets_no_ticket(store: UploadStore) -> None:
-    await store.create("cat.png", 20 * 2**20, None)
+    await store.create("cat.png", 20 * 2**20, None, "alice")
     with pytest.raises(PayloadTooLarge, match="at most 20 MiB"):
-        await store.create("cat.png", 20 * 2**20 + 1, None)
+        await store.create("cat.png", 20 * 2**20 + 1, None, "alice")
 
 
 async def test_ticket_is_good_for_an_hour(store: UploadStore, clock: FakeClock) -> None:
-    upload = await store.create("cat.png", 10, None)
+    upload = await store.create("cat.png", 10, None, "alice")
     clock.now += TICKET_S - 1
     assert await store.ticket(upload.token) == upload
     clock.now += 1
@@ -147,7 +148,7 @@ async def test_file_is_kept_a_day_and_then_goes_from_disk(
 async def test_file_is_kept_as_long_as_whoever_writes_it_needs_it(
     store: UploadStore, clock: FakeClock
 ) -> None:
-    tickets = [await store.create("cat.png", len(DATA), None) for _ in range(2)]
+    tickets = [await store.create("cat.png", len(DATA), None, "alice") for _ in range(2)]
     for ticket, keep_s in zip(tickets, (KEEP_S / 2, KEEP_S * 2), strict=True):
         await store.write(ticket, chunks(DATA), keep_s=keep_s)
 
@@ -158,7 +159,7 @@ async def test_file_is_kept_as_long_as_whoever_writes_it_needs_it(
 
 
 async def test_ticket_that_nobody_used_is_forgotten(store: UploadStore, clock: FakeClock) -> None:
-    await store.create("cat.png", 10, None)
+    await store.create("cat.png", 10, None, "alice")
     clock.now += TICKET_S
     assert await store.expire() == 1
     assert await store.expire() == 0
@@ -187,3 +188,17 @@ async def test_own_url_names_its_file_under_any_host(store: UploadStore) -> None
         assert store.path_of_url(url) == store.path(name)
     assert store.path_of_url(f"http://127.0.0.1:8000/other/{name}") is None
     assert store.path_of_url("http://[") is None
+
+
+async def test_owner_has_room_for_its_uploads_only(store: UploadStore, clock: FakeClock) -> None:
+    half = MAX_BYTES // 2
+    for _ in range(2):
+        await store.create("cat.png", half, None, "alice")
+
+    with pytest.raises(StorageFull, match="QWEN_EDIT_MAX_UPLOAD_GB_PER_KEY"):
+        await store.create("cat.png", 1, None, "alice")
+    await store.create("cat.png", half, None, "bob")
+
+    # tickets that were never used take no room
+    clock.now += TICKET_S
+    await store.create("cat.png", half, None, "alice")

@@ -23,7 +23,9 @@ from tests.conftest import encoded, gradient
 @pytest.fixture
 async def store(tmp_path: Path, decoders: DecoderPool) -> AsyncIterator[ImageStore]:
     database = Database(tmp_path / "jobs.sqlite3")
-    uploads = UploadStore(tmp_path / "uploads", database, keep_s=60, clock=lambda: 0.0)
+    uploads = UploadStore(
+        tmp_path / "uploads", database, keep_s=60, max_bytes_per_owner=2**30, clock=lambda: 0.0
+    )
     await uploads.open()
     fetcher = Fetcher((), offline=True)
     outputs = OutputStore(tmp_path / "outputs")
@@ -45,8 +47,8 @@ def dropped(folder: Path, name: str, data: bytes) -> SlotImage:
 async def test_store_keeps_one_copy_of_the_same_content(store: ImageStore, tmp_path: Path) -> None:
     data = encoded(gradient())
 
-    kept = await store.store(dropped(tmp_path, "cat.png", data), "images/0")
-    again = await store.store(dropped(tmp_path, "other.png", data), "images/1")
+    kept = await store.store(dropped(tmp_path, "cat.png", data), "images/0", "alice")
+    again = await store.store(dropped(tmp_path, "other.png", data), "images/1", "alice")
 
     stored = store.path(f"http://any-host{kept.route}")
     assert kept.route == again.route
@@ -61,29 +63,29 @@ async def test_store_reads_a_file_again_only_when_it_has_changed(
 ) -> None:
     image = dropped(tmp_path, "cat.png", encoded(gradient()))
     path = Path(image.path)
-    first = await store.store(image, "images/0")
+    first = await store.store(image, "images/0", "alice")
     size, written = path.stat().st_size, path.stat().st_mtime_ns
 
     # reading this would fail
     path.write_bytes(bytes(size))
     os.utime(path, ns=(written, written))
-    assert await store.store(image, "images/0") == first
+    assert await store.store(image, "images/0", "alice") == first
 
     os.utime(path, ns=(written, written + 1))
     with pytest.raises(InvalidImage, match="not an image"):
-        await store.store(image, "images/0")
+        await store.store(image, "images/0", "alice")
 
 
 async def test_store_uploads_an_image_again_when_its_upload_has_expired(
     store: ImageStore, tmp_path: Path
 ) -> None:
     image = dropped(tmp_path, "cat.png", encoded(gradient()))
-    first = await store.store(image, "images/0")
+    first = await store.store(image, "images/0", "alice")
     expired = store.path(first.route)
     assert expired is not None
     expired.unlink()
 
-    second = await store.store(image, "images/0")
+    second = await store.store(image, "images/0", "alice")
 
     assert second.route != first.route
     assert store.path(second.route) is not None
@@ -93,7 +95,7 @@ async def test_store_gives_no_file_name_to_an_image_from_no_file(
     store: ImageStore, tmp_path: Path
 ) -> None:
     for name in ("image.png", EXAMPLES[0].files[0]):
-        kept = await store.store(dropped(tmp_path, name, encoded(gradient())), "images/0")
+        kept = await store.store(dropped(tmp_path, name, encoded(gradient())), "images/0", "alice")
 
         assert kept.source is None
 
@@ -104,8 +106,10 @@ async def test_store_reuses_an_output_unless_its_content_differs(
     name, data = "a" * 32 + ".png", encoded(gradient())
     (tmp_path / "outputs" / name).write_bytes(data)
 
-    kept = await store.store(dropped(tmp_path, name, data), "images/0")
-    changed = await store.store(dropped(tmp_path, name, encoded(gradient(shift=9))), "images/0")
+    kept = await store.store(dropped(tmp_path, name, data), "images/0", "alice")
+    changed = await store.store(
+        dropped(tmp_path, name, encoded(gradient(shift=9))), "images/0", "alice"
+    )
 
     assert (kept.route, kept.source) == (f"/outputs/{name}", None)
     # downloaded, changed, and dropped under the same name
@@ -115,21 +119,21 @@ async def test_store_reuses_an_output_unless_its_content_differs(
 async def test_fetch_reads_an_own_url_from_disk_when_offline(
     store: ImageStore, tmp_path: Path
 ) -> None:
-    kept = await store.store(dropped(tmp_path, "cat.png", encoded(gradient())), "images/0")
+    kept = await store.store(dropped(tmp_path, "cat.png", encoded(gradient())), "images/0", "alice")
 
     fetched = await store.fetch(f" http://any-host{kept.route} ")
 
     assert Path(fetched.path).read_bytes() == encoded(gradient())
     assert store.route(f"http://any-host{kept.route}") == kept.route
     assert store.route("http://any-host/uploads/none.png") is None
-    assert (await store.store(fetched, "images/0")).source == f"http://any-host{kept.route}"
-    assert (await store.store(dropped(tmp_path, "cat.png", encoded(gradient())), "")).source == (
-        "cat.png"
-    )
+    again = await store.store(fetched, "images/0", "alice")
+    assert again.source == f"http://any-host{kept.route}"
+    dropped_again = dropped(tmp_path, "cat.png", encoded(gradient()))
+    assert (await store.store(dropped_again, "", "alice")).source == "cat.png"
 
 
 async def test_fetch_deletes_fetched_images_after_a_day(store: ImageStore, tmp_path: Path) -> None:
-    kept = await store.store(dropped(tmp_path, "cat.png", encoded(gradient())), "images/0")
+    kept = await store.store(dropped(tmp_path, "cat.png", encoded(gradient())), "images/0", "alice")
     url = f"http://any-host{kept.route}"
     old, new = Path((await store.fetch(url)).path), Path((await store.fetch(url)).path)
     a_day_ago = time.time() - CACHE_AGE_S - 1
@@ -149,7 +153,7 @@ async def test_store_names_the_field_when_it_refuses_an_image(
 
     for image, error in ((broken, InvalidImage), (large, PayloadTooLarge)):
         with pytest.raises(error) as refused:
-            await store.store(image, "images/2")
+            await store.store(image, "images/2", "alice")
         assert refused.value.field == "images/2"
     (tmp_path / "not-uploaded.png").write_bytes(encoded(gradient()))
     foreign = [
@@ -159,7 +163,7 @@ async def test_store_names_the_field_when_it_refuses_an_image(
     ]
     for image in (gone, *foreign):
         with pytest.raises(InvalidImage, match="no longer available"):
-            await store.store(image, "images/0")
+            await store.store(image, "images/0", "alice")
     with pytest.raises(InvalidImage, match="http"):
         await store.fetch("cat.png")
     with pytest.raises(FetchFailed, match="offline"):

@@ -54,7 +54,7 @@ class FakeService:
 
 
 class FakeImageStore:
-    async def store(self, image: SlotImage, field: str) -> StoredImage:
+    async def store(self, image: SlotImage, field: str, owner: str) -> StoredImage:
         return StoredImage(f"/uploads/{image.name}", image.name)
 
 
@@ -78,7 +78,7 @@ def state(job_id: str, step: int) -> JobState:
 
 
 async def test_submit_names_images_by_url_in_order(service: FakeService) -> None:
-    await runner_of(service).submit(form(), "http://here")
+    await runner_of(service).submit(form(), "http://here", "alice")
 
     submission, images = service.submitted[0]
     assert submission.contract == "page"
@@ -92,7 +92,7 @@ async def test_submit_all_cancels_the_queued_edits_when_the_queue_is_full(
     service.room = 2
 
     with pytest.raises(QueueFull):
-        await runner_of(service).submit_all([form(), form(), form()], "http://here")
+        await runner_of(service).submit_all([form(), form(), form()], "http://here", "alice")
 
     assert service.canceled == ["2", "1"]
 
@@ -100,7 +100,10 @@ async def test_submit_all_cancels_the_queued_edits_when_the_queue_is_full(
 async def test_submit_refuses_a_form_without_images(service: FakeService) -> None:
     empty, runs = form(images=(None, None, None)), runner_of(service)
 
-    for submit in (runs.submit(empty, "http://here"), runs.submit_all([empty], "http://here")):
+    for submit in (
+        runs.submit(empty, "http://here", "alice"),
+        runs.submit_all([empty], "http://here", "alice"),
+    ):
         with pytest.raises(InvalidRequest, match="Add an image first") as refused:
             await submit
         assert refused.value.field == "images"
@@ -111,7 +114,7 @@ async def test_submit_refuses_a_form_without_images(service: FakeService) -> Non
 async def test_submit_refuses_a_size_that_the_page_does_not_offer(service: FakeService) -> None:
     for size in ({"size": "1024*1024"}, {"size": CUSTOM_SIZE, "width": 513, "height": 512}):
         with pytest.raises(InvalidParameter, match="256–512 pixels") as refused:
-            await runner_of(service).submit(form(**size), "http://here")
+            await runner_of(service).submit(form(**size), "http://here", "alice")
         assert refused.value.field == "size"
 
 

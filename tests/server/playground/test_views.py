@@ -66,7 +66,7 @@ def test_views_escape_everything_from_a_request() -> None:
     failed = job(status=JobStatus.FAILED, error=JobError("a", EVIL))
     done = job(status=JobStatus.SUCCEEDED, outputs=(OUTPUT,))
     pieces = [
-        views.history([failed, done], 2, shown_keys=True),
+        views.history([failed, done], 2, shows_all=True),
         views.grid([EVIL], [JobState(failed, None, None)], READY),
         views.field_error(EVIL),
         views.notice(EVIL),
@@ -107,5 +107,5 @@ def test_compare_shows_the_output_alone_when_its_input_has_expired() -> None:
 
 
 def test_history_offers_the_rest_when_it_shows_a_part() -> None:
-    assert "8 more" in views.history([job()], 9, shown_keys=False)
-    assert views.history([], 0, shown_keys=False) == views.EMPTY_HISTORY
+    assert "8 more" in views.history([job()], 9, shows_all=False)
+    assert views.history([], 0, shows_all=False) == views.EMPTY_HISTORY

@@ -135,7 +135,8 @@ def test_positions_are_the_order_of_claims_which_is_fair(actions: list[tuple[str
         for other in {str(each.request.owner) for each in waiting} - {owner}:
             counts = passed_over.setdefault(other, {})
             counts[owner] = counts.get(owner, 0) + 1
-            assert counts[owner] <= 1, f"{owner} overtook {other}: {served}"
+            # 2 where `other` was served in this turn and submitted its next job after `owner`'s
+            assert counts[owner] <= 2, f"{owner} overtook {other}: {served}"
 
     for action, argument in actions:
         match action:

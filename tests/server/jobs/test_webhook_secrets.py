@@ -1,0 +1,22 @@
+"""Webhook secrets by owner."""
+
+from server.caller import EVERYBODY, parse_key
+from server.jobs.webhook_secrets import WebhookSecrets
+
+
+def test_named_owners_have_secrets_of_their_own() -> None:
+    secrets = WebhookSecrets("whsec_of_the_server")
+
+    found = [secrets.of(owner) for owner in ("alice", "bob", "alice")]
+
+    assert found[0] == found[2] != found[1]
+    assert all(secret.startswith("whsec_") and "server" not in secret for secret in found)
+    assert WebhookSecrets("whsec_of_another").of("alice") != found[0]
+
+
+def test_owner_without_a_name_has_the_secret_of_the_server() -> None:
+    secrets = WebhookSecrets("whsec_of_the_server")
+    bare = parse_key("a-key-without-a-name").caller.owner
+
+    for owner in (None, EVERYBODY.owner, bare):
+        assert secrets.of(owner) == "whsec_of_the_server"
