@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import PIL.Image
 
 from pipelines.api.errors import DeviceFailed, EngineError, is_device_failure
+from pipelines.api.log_lines import JsonLines, log_to_stderr
 from pipelines.api.messages import (
     Cancel,
     Canceled,
@@ -136,7 +137,9 @@ class Worker:
     def _fail(self, run: Run, exc: Exception) -> None:
         """Report the failure of a job; exit if this process can run no other."""
         if is_device_failure(exc):
-            logger.critical("job %s: the device failed, exiting", run.job_id, exc_info=exc)
+            logger.critical(
+                "job %s: the device failed", run.job_id, exc_info=exc, extra={"job": run.job_id}
+            )
             # torch adds lines of advice for programmers
             reason = (str(exc).splitlines() or [repr(exc)])[0]
             message = f"The device failed, and its worker is replaced: {reason}"
@@ -149,7 +152,7 @@ class Worker:
             self._send(Failed(run.job_id, exc.code, message))
             return
         # The border of the process: report it to the server; the next job may be fine.
-        logger.error("job %s failed", run.job_id, exc_info=exc)
+        logger.error("job %s failed", run.job_id, exc_info=exc, extra={"job": run.job_id})
         self._send(Failed(run.job_id, EngineError.code, f"The edit failed: {exc!r}"))
 
     def _edit(self, run: Run) -> None:
@@ -192,7 +195,8 @@ def main(load: Callable[[argparse.Namespace], Loaded]) -> None:
     # Ctrl-C and service managers signal a whole group; the server decides when workers end.
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signal_number, signal.SIG_IGN)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s worker %(levelname)s %(message)s")
+    # the server reads the lines and writes them in its own format
+    log_to_stderr(JsonLines())
     connection = Connection(socket.socket(fileno=args.fd).detach())
     # Before torch is imported, which takes seconds: the server may be gone by then.
     inbox = Inbox(connection)

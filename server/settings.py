@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pipelines.api.load_options import Dtype, Offload
 from pipelines.files.installation import default_folder
 from server.caller import ApiKey, Caller, parse_key
+from server.log import LogFormat
 
 PREFIX = "QWEN_EDIT_"
 # Variables of the command line's clients, which may share the server's environment.
@@ -138,6 +139,9 @@ class Settings(BaseSettings):
         None,
         min_length=16,
         description="Secret that signs webhooks; by default a random one, kept in the data folder",
+    )
+    log_format: LogFormat = Field(
+        LogFormat.TEXT, description="Lines of the log: text, or json for one object per line"
     )
     log_prompts: bool = Field(False, description="Write prompts into the log")
 

@@ -82,7 +82,7 @@ class LiveServer:
                 stdout=log,
                 stderr=log,
             )
-        pattern = re.compile(r"listens on (https?://\S+)")
+        pattern = re.compile(r"listens on (https?://[^\s\"]+)")
         self.url = until(lambda: self._find(pattern, start))
         if wait_ready:
             until(lambda: self.health()["status"] == "ready")

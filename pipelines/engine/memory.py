@@ -26,7 +26,7 @@ def read_memory(device: torch.device) -> DeviceMemory:
         free, total = torch.cuda.mem_get_info(device)
         return DeviceMemory(total - free, torch.cuda.max_memory_reserved(device), total)
     page = os.sysconf("SC_PAGE_SIZE")
-    resident_pages = int(Path("/proc/self/statm").read_text().split()[1])
-    # Linux counts in KiB
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return DeviceMemory(resident_pages * page, peak, os.sysconf("SC_PHYS_PAGES") * page)
+    used = int(Path("/proc/self/statm").read_text().split()[1]) * page
+    # in KiB, and it may lag behind
+    peak = max(used, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    return DeviceMemory(used, peak, os.sysconf("SC_PHYS_PAGES") * page)

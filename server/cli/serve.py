@@ -18,6 +18,7 @@ from pipelines.api.load_options import Dtype, Offload
 from pipelines.files.catalog import Catalog, ModelChoice
 from server.app import create_app
 from server.cli.console import print_error
+from server.log import start_logging
 from server.settings import Settings, SettingsError, read_settings
 from server.store.database import DataFolderInUse, DataFolderLock
 from server.version import VERSION
@@ -49,10 +50,11 @@ def serve(
     """Start the server. Every setting is also a variable, see docs/settings.md."""
     # a closed pipe ends the other commands; here it is a worker or a client that has gone
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     flags = {name: value for name, value in locals().items() if value is not None}
     try:
-        run_server(read_settings(**flags))
+        settings = read_settings(**flags)
+        start_logging(settings.log_format)
+        run_server(settings)
     except (SettingsError, DataFolderInUse, ModelNotFound) as exc:
         print_error(str(exc))
         raise typer.Exit(2) from exc
@@ -77,6 +79,8 @@ async def _serve(
         host=settings.host,
         port=settings.port,
         log_level="warning",
+        # through the handlers of this process
+        log_config=None,
         timeout_graceful_shutdown=SHUTDOWN_GRACE_S,
         ssl_certfile=settings.tls_cert,
         ssl_keyfile=settings.tls_key,

@@ -56,11 +56,11 @@ class Preparer:
                 await self._inputs.delete(job.id)
             except Unavailable:
                 # the server is stopping: the next one prepares the job
-                logger.info("job %s is prepared at the next start", job.id)
+                logger.info("job %s is prepared at the next start", job.id, extra={"job": job.id})
             except (EngineError, ServerError) as exc:
                 await self._fail(job, exc)
             except Exception:
-                logger.exception("job %s cannot be prepared", job.id)
+                logger.exception("job %s cannot be prepared", job.id, extra={"job": job.id})
                 await self._fail(job, ServerError())
 
     async def _prepare_patiently(self, job: Job) -> None:
@@ -86,6 +86,6 @@ class Preparer:
             await self._inputs.delete(job.id)
 
     async def _fail(self, job: Job, exc: EngineError | ServerError) -> None:
-        logger.warning("job %s failed: %s: %s", job.id, exc.code, exc)
+        logger.warning("job %s failed: %s: %s", job.id, exc.code, exc, extra={"job": job.id})
         await self._queue.finish(job, Outcome.failed(exc.code, str(exc)))
         await self._inputs.delete(job.id)

@@ -110,9 +110,10 @@ class WebhookSender:
 
     async def _attempt(self, delivery: Delivery) -> Delivery:
         """Send once and return the delivery's new state."""
+        log = logging.LoggerAdapter(logger, {"job": delivery.job_id})
         form = self._formats.get(delivery.contract)
         if form is None:
-            logger.error("webhook of job %s: its contract has none", delivery.job_id)
+            log.error("webhook of job %s: its contract has none", delivery.job_id)
             return replace(delivery, state=DeliveryState.GIVEN_UP)
         attempts = delivery.attempts + 1
         try:
@@ -123,15 +124,15 @@ class WebhookSender:
         except FetchFailed as exc:
             problem = str(exc)
         except Exception:
-            logger.exception("webhook of job %s failed in the server", delivery.job_id)
+            log.exception("webhook of job %s failed in the server", delivery.job_id)
             problem = "the server failed"
         if problem is None:
-            logger.info("webhook of job %s delivered, attempt %d", delivery.job_id, attempts)
+            log.info("webhook of job %s delivered, attempt %d", delivery.job_id, attempts)
             return replace(delivery, attempts=attempts, state=DeliveryState.DELIVERED)
         if attempts > form.max_retries:
-            logger.warning("webhook of job %s given up: %s", delivery.job_id, problem)
+            log.warning("webhook of job %s given up: %s", delivery.job_id, problem)
             return replace(delivery, attempts=attempts, state=DeliveryState.GIVEN_UP)
-        logger.info("webhook of job %s, attempt %d: %s", delivery.job_id, attempts, problem)
+        log.info("webhook of job %s, attempt %d: %s", delivery.job_id, attempts, problem)
         return replace(delivery, attempts=attempts, next_at=self._clock() + backoff_s(attempts))
 
     async def _send(self, form: WebhookFormat, job: Job, url: str) -> str | None:

@@ -52,6 +52,8 @@ class DecoderProcess:
                 command,
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
+                # libraries quote the image in their warnings; how the process ends is logged
+                stderr=subprocess.DEVNULL,
                 env={**inherited, **_MALLOC, "OPENBLAS_NUM_THREADS": "1"},
                 # Ctrl-C is for the server, which ends its decoders itself
                 start_new_session=True,

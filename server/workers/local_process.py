@@ -32,6 +32,7 @@ from pipelines.api.messages import (
     WorkerUsage,
 )
 from server.workers.executor import WorkerDied
+from server.workers.output import log_output
 from server.workers.threads import thread_settings
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,8 @@ logger = logging.getLogger(__name__)
 STOP_GRACE_S = 2.0
 # A killed process that a driver holds in the kernel keeps its socket open; it is given up then.
 KILL_GRACE_S = 5.0
+# For the last lines of a worker that has exited.
+OUTPUT_GRACE_S = 1.0
 # The program of a worker; its arguments follow.
 WORKER_COMMAND = (sys.executable, "-m", "pipelines.worker")
 
@@ -91,8 +94,15 @@ class WorkerProcess:
         self._reader = threading.Thread(
             target=self._read, name=f"worker-{process.pid}", daemon=True
         )
-        self._reader.start()
-        self._writer.start()
+        assert process.stdout is not None, "it is started with a pipe"
+        self._output = threading.Thread(
+            target=log_output,
+            args=(process.stdout, process.pid),
+            name=f"output-of-worker-{process.pid}",
+            daemon=True,
+        )
+        for thread in (self._reader, self._writer, self._output):
+            thread.start()
 
     @classmethod
     def start(
@@ -116,6 +126,8 @@ class WorkerProcess:
                     options.command_line(theirs.fileno()),
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
                     env={**os.environ, **threads, "PYTHONUNBUFFERED": "1"},
                 )
             on_failure.pop_all()
@@ -176,6 +188,8 @@ class WorkerProcess:
             logger.error("worker %d does not end", self.pid)
             return
         await asyncio.to_thread(self._writer.join)
+        # a process that the worker left behind may keep the pipe open
+        await asyncio.to_thread(self._output.join, OUTPUT_GRACE_S)
         self._connection.close()
 
     def kill(self) -> None:

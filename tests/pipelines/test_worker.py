@@ -152,18 +152,13 @@ def test_ready_carries_the_shapes_of_the_linear_layers(
     assert ready.linears["transformer_blocks.0.attn.to_q"] == (64, 64)
 
 
-def test_usage_follows_ready_and_each_job(start: Callable[..., WorkerUnderTest]) -> None:
-    worker = start()
-    assert isinstance(worker.receive(), Ready)
-    usages = [worker.usage()]
-    for job_id in ("first", "second"):
-        worker.run(job_id)
-        usages.append(worker.usage())
+def test_usage_follows_each_job(worker: WorkerUnderTest) -> None:
+    worker.run("used")
+    usage = worker.usage()
 
-    for usage in usages:
-        assert usage.device == "cpu"
-        assert 0 < usage.memory_used_bytes <= usage.memory_peak_bytes < usage.memory_total_bytes
-        assert (usage.lora_hits, usage.lora_misses) == (0, 0)
+    assert usage.device == "cpu"
+    assert 0 < usage.memory_used_bytes <= usage.memory_peak_bytes < usage.memory_total_bytes
+    assert (usage.lora_hits, usage.lora_misses) == (0, 0)
 
 
 def test_run_sends_steps_then_the_image_then_done(worker: WorkerUnderTest) -> None:

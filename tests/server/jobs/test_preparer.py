@@ -193,7 +193,7 @@ async def test_job_stays_queued_when_the_server_stops_while_its_image_is_decoded
     logged: asyncio.Queue[str] = asyncio.Queue()
     for level in ("info", "warning"):
         monkeypatch.setattr(
-            preparer.logger, level, lambda text, *args: logged.put_nowait(text % args)
+            preparer.logger, level, lambda text, *args, **_: logged.put_nowait(text % args)
         )
 
     async with scene.serving("preparer"):
