@@ -5,10 +5,13 @@ import contextlib
 import logging
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Coroutine
 
 from server.errors import StorageFull
+from server.jobs.expiry_guard import ExpiryGuard
 from server.store import jobs, outputs
+from server.store.storage_watch import DatabaseGone
 from server.wiring import Components
 
 logger = logging.getLogger(__name__)
@@ -21,12 +24,13 @@ async def running(components: Components) -> AsyncIterator[None]:
     """Start the components, and stop them within seconds."""
     await _start(components)
     tasks = [
-        asyncio.create_task(_stop_server_on_failure(name, work))
+        asyncio.create_task(_stop_server_on_failure(components, name, work))
         for name, work in (
             ("the dispatcher", components.dispatcher.serve()),
             ("the preparer", components.preparer.serve()),
             ("the webhook sender", components.webhooks.serve()),
             ("the expiry", _expire(components)),
+            ("the watch of the storage", components.storage_watch.serve()),
         )
     ]
     try:
@@ -74,7 +78,12 @@ async def _stop(components: Components, tasks: list[asyncio.Task[None]]) -> None
 async def _expire(components: Components) -> None:
     """Delete expired jobs, outputs and uploads every hour."""
     services = components.services
+    newest = await components.database.read(outputs.newest_change)
+    guard = ExpiryGuard(services.clock, time.monotonic, newest)
     while True:
+        if not guard.may_expire():
+            await asyncio.sleep(EXPIRY_INTERVAL_S)
+            continue
         older_than = services.clock() - services.settings.keep_outputs_h * 3600
         try:
             if expired := await services.edits.expire(older_than):
@@ -88,10 +97,16 @@ async def _expire(components: Components) -> None:
         await asyncio.sleep(EXPIRY_INTERVAL_S)
 
 
-async def _stop_server_on_failure(name: str, work: Coroutine[object, object, None]) -> None:
+async def _stop_server_on_failure(
+    components: Components, name: str, work: Coroutine[object, object, None]
+) -> None:
     """Run work that never ends; if it fails, stop the server, which its supervisor restarts."""
     try:
         await work
-    except Exception:
-        logger.critical("%s failed; the server stops", name, exc_info=True)
+    except Exception as exc:
+        if isinstance(exc, DatabaseGone):
+            logger.critical("%s The server stops.", exc)
+        else:
+            logger.critical("%s failed; the server stops", name, exc_info=True)
+        components.services.readiness.fatal = f"{name} failed: {exc}"
         os.kill(os.getpid(), signal.SIGTERM)

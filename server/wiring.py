@@ -30,6 +30,8 @@ from server.playground import PageContext, Playground
 from server.readiness import Readiness
 from server.settings import Settings
 from server.store.database import Database
+from server.store.opening import DATABASE_FILE
+from server.store.storage_watch import StorageWatch
 from server.web.auth import KeyCheck
 from server.web.contract import Services
 from server.workers.executor import Executor
@@ -54,6 +56,7 @@ class Components:
     webhooks: WebhookSender
     keys: KeyCheck
     playground: Playground | None
+    storage_watch: StorageWatch
 
     def end_streams(self) -> None:
         """End the streams and decodes that a stop would otherwise wait for."""
@@ -86,7 +89,7 @@ def build_components(
     metrics = Metrics()
     metrics.start_at_zero(each.name for each in CONTRACTS)
     readiness = Readiness()
-    database = Database(data / "jobs.sqlite3", metrics=metrics)
+    database = Database(data / DATABASE_FILE, metrics=metrics)
     limits = QueueLimits(settings.max_waiting_jobs, settings.max_waiting_jobs_per_key)
     queue = JobQueue(database, limits=limits, clock=time.time, metrics=metrics)
     fetcher = Fetcher(settings.allow_networks, offline=settings.offline)
@@ -122,7 +125,7 @@ def build_components(
     playground = Playground(page, keys) if settings.page else None
     return Components(
         services, database, fetcher, decoders, inputs, executor, preparer, dispatcher, webhooks,
-        keys, playground,
+        keys, playground, StorageWatch(data, readiness),
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,6 +43,7 @@ class LiveServer:
         worker: str = "fake",
         environment: Mapping[str, str] | None = None,
         verify: bool | ssl.SSLContext = True,
+        launcher: Sequence[str] = (),
         **settings: object,
     ) -> None:
         self.folder = folder
@@ -52,6 +53,8 @@ class LiveServer:
         self._command = COMMANDS[worker]
         self._settings = {"MODEL": model, **settings}
         self._environment = environment or {}
+        # a command that ends by executing its arguments
+        self._launcher = launcher
         self._log_path = folder / "server.log"
         self._process: subprocess.Popen[bytes] | None = None
         self.url = ""
@@ -77,7 +80,7 @@ class LiveServer:
         start = self._log_path.stat().st_size if self._log_path.exists() else 0
         with self._log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", self._command, "serve"],
+                [*self._launcher, sys.executable, "-m", self._command, "serve"],
                 env=environment,
                 stdout=log,
                 stderr=log,

@@ -21,6 +21,7 @@ from server.cli.console import print_error
 from server.log import start_logging
 from server.settings import Settings, SettingsError, read_settings
 from server.store.database import DataFolderInUse, DataFolderLock
+from server.store.opening import READ_ONLY, StorageUnusable, read_only, wait_for_storage
 from server.version import VERSION
 from server.wiring import build_components, choose_model
 from server.workers.local_process import WORKER_COMMAND
@@ -55,15 +56,21 @@ def serve(
         settings = read_settings(**flags)
         start_logging(settings.log_format)
         run_server(settings)
-    except (SettingsError, DataFolderInUse, ModelNotFound) as exc:
+    except (SettingsError, DataFolderInUse, StorageUnusable, ModelNotFound) as exc:
         print_error(str(exc))
         raise typer.Exit(2) from exc
 
 
 def run_server(settings: Settings, *, worker_command: Sequence[str] = WORKER_COMMAND) -> None:
-    """Serve until a signal. Raises DataFolderInUse and ModelNotFound before anything starts."""
-    lock = DataFolderLock(settings.data_dir)
+    """Serve until a signal. Raises before anything starts what `serve` reports."""
     try:
+        lock = DataFolderLock(settings.data_dir)
+    except OSError as exc:
+        if exc.errno not in READ_ONLY:
+            raise
+        raise read_only(settings.data_dir, exc) from exc
+    try:
+        wait_for_storage(settings.data_dir)
         catalog, choice = choose_model(settings)
         asyncio.run(_serve(settings, catalog, choice, worker_command))
     finally:
@@ -90,6 +97,8 @@ async def _serve(
     address = f"{scheme}://{settings.host}:{sock.getsockname()[1]}"
     logging.getLogger(__name__).info("qwen-edit-server %s listens on %s", VERSION, address)
     await StoppableServer(config, components.end_streams).serve(sockets=[sock])
+    if components.services.readiness.fatal is not None:
+        raise typer.Exit(1)
 
 
 class StoppableServer(uvicorn.Server):

@@ -57,8 +57,8 @@ class JobQueue:
 
         A job that has been started MAX_STARTS times fails instead.
         """
-        await self._database.write(jobs.create_table)
-        await self._database.write(webhooks.create_table)
+        await self._database.persist(jobs.create_table)
+        await self._database.persist(webhooks.create_table)
         for job in await self._database.read(partial(jobs.with_status, status=JobStatus.RUNNING)):
             if job.cancel_requested:
                 await self._write(job, job.ended(Outcome(JobStatus.CANCELED), self._clock()))

@@ -66,7 +66,7 @@ class UploadStore(ServedFolder):
         self._folder.mkdir(parents=True, exist_ok=True)
         for unfinished in self._folder.glob("*.part"):
             unfinished.unlink(missing_ok=True)
-        await self._database.write(uploads.create_table)
+        await self._database.persist(uploads.create_table)
 
     async def create(
         self, filename: str, size_bytes: int, content_type: str | None, owner: str

@@ -37,6 +37,7 @@ STORAGE_ERRORS = frozenset(
         sqlite3.SQLITE_NOTADB,
     }
 )
+DAMAGED = "The server's database is damaged; the next start says how to move it aside."
 DAMAGES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 
@@ -61,7 +62,8 @@ class DataFolderLock:
                 f"it, or choose another folder with --data-dir."
             ) from exc
         os.truncate(self._fd, 0)
-        os.write(self._fd, str(os.getpid()).encode())
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without its note
+            os.write(self._fd, str(os.getpid()).encode())
 
     def release(self) -> None:
         """Release the lock."""
@@ -94,8 +96,8 @@ class Database:
 
     @property
     def failure(self) -> str | None:
-        """The reason why a `persist` is still waiting for the disk, or None."""
-        return self._failure
+        """The reason why a `persist` is still waiting for the disk, or why none works, or None."""
+        return self._failure or (DAMAGED if self.is_damaged else None)
 
     async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` in a transaction, which is on disk when this returns.

@@ -1,4 +1,4 @@
-"""The output files that jobs name, to find those that a killed server left."""
+"""What the start reads of the jobs: the outputs that they name, and times of the last server."""
 
 import sqlite3
 
@@ -10,6 +10,14 @@ def names(connection: sqlite3.Connection) -> frozenset[str]:
         " json_each(jobs.result, '$.outputs') AS output"
     )
     return frozenset(row[0] for row in rows)
+
+
+def newest_change(connection: sqlite3.Connection) -> float | None:
+    """Return when a job was last submitted or ended (Unix seconds), None without any."""
+    row = connection.execute(
+        "SELECT max(max(created_at), max(ifnull(finished_at, 0))) FROM jobs"
+    ).fetchone()
+    return None if row[0] is None else float(row[0])
 
 
 def interrupted_since(connection: sqlite3.Connection) -> float | None:

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
 from pipelines.api.params import (
@@ -52,6 +52,19 @@ class Health(BaseModel):
     waiting: int
     running: int
     error: str | None
+
+
+class Liveness(BaseModel):
+    """The answer of a server that runs."""
+
+    status: Literal["live"]
+
+
+class ReadinessView(BaseModel):
+    """Whether the server takes jobs now, and if not, why."""
+
+    is_ready: bool
+    reason: str | None
 
 
 class Profile(BaseModel):
@@ -125,7 +138,31 @@ def health_router(services: Services) -> APIRouter:
             error=storage_failure or services.executor.failure,
         )
 
+    @routes.get("/health/live")
+    async def live() -> Liveness:
+        """Report that the server answers."""
+        return Liveness(status="live")
+
+    @routes.get("/health/ready", responses={503: {"model": ReadinessView}})
+    async def ready(response: Response) -> ReadinessView:
+        """Report whether the server takes jobs now: 200, or 503 and the reason."""
+        reason = _unready_reason(services)
+        response.status_code = 200 if reason is None else 503
+        return ReadinessView(is_ready=reason is None, reason=reason)
+
     return routes
+
+
+def _unready_reason(services: Services) -> str | None:
+    reason = services.readiness.reason or services.queue.storage_failure
+    if reason is not None:
+        return reason
+    match services.executor.state:
+        case ExecutorState.STARTING:
+            return "The model is being loaded."
+        case ExecutorState.FAILED:
+            return "The model could not be loaded; the server's log has the reason."
+    return None
 
 
 def capabilities_router(services: Services) -> APIRouter:
