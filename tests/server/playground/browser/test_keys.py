@@ -5,7 +5,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Page, expect
 
 from tests.live_server import LiveServer, is_alive
 from tests.server.playground.browser.conftest import (
@@ -17,7 +17,9 @@ from tests.server.playground.browser.conftest import (
 )
 from tests.server.playground.conftest import with_page
 
-KEYS = "first-key-for-tests,second-key-for-tests"
+ALICE, BOB = "alice-key-for-tests", "bob-key-for-tests"
+KEYS = f"first-key-for-tests,second-key-for-tests,alice={ALICE},bob={BOB}"
+_WRITE_STORAGE = "(values) => Object.assign(localStorage, values)"
 # Requests of the page, uploads and the queue included.
 CLOSED = (
     ("GET", "/config"),
@@ -61,7 +63,7 @@ def test_login_opens_the_page_and_survives_a_reload(
     run(page)
     page.get_by_role("tab", name="As code").click()
     expect(page.locator("#curl")).to_contain_text("Bearer $QWEN_EDIT_KEY")
-    expect(page.locator("#history")).to_contain_text("Everyone with a key")
+    expect(page.locator("#history")).to_contain_text("you see the edits of every key")
     page.reload()
 
     expect(page.locator("#history .qe-entry")).to_have_count(1)
@@ -69,6 +71,41 @@ def test_login_opens_the_page_and_survives_a_reload(
     assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Lax")
     assert "second-key" not in cookie["value"]
     context.close()
+
+
+def log_in(browser: Browser, url: str, key: str) -> Page:
+    page = browser.new_context().new_page()
+    page.context.set_default_timeout(TIMEOUT_MS)
+    page.goto(url)
+    page.get_by_label("API key").fill(key)
+    page.keyboard.press("Enter")
+    expect(page.locator(".qe-model")).to_be_visible()
+    return page
+
+
+def test_page_shows_each_key_its_own_edits_alone(
+    keyed: LiveServer, browser: Browser, image_file: Path
+) -> None:
+    alice, bob = (log_in(browser, keyed.url, key) for key in (ALICE, BOB))
+    for page, prompt in ((alice, "Make it red"), (bob, "Make it green")):
+        fill_form(page, image_file, prompt)
+        run(page)
+    entries = alice.locator("#history .qe-entry")
+    expect(entries).to_have_count(1)
+    expect(entries).to_contain_text("Make it red")
+
+    # the last edit that bob's browser remembers is alice's
+    bob.evaluate(_WRITE_STORAGE, alice.evaluate("() => ({...localStorage})"))
+    alice.reload()
+    expect(alice.locator("#outputs .qe-outputs")).to_be_visible()
+    bob.reload()
+    expect(bob.locator("#history .qe-entry")).to_have_count(1)
+    expect(bob.locator("#history")).to_contain_text("Make it green")
+    expect(bob.locator("#history")).not_to_contain_text("you see the edits of every key")
+    assert bob.locator("#outputs .qe-outputs").count() == 0
+
+    for page in (alice, bob):
+        page.context.close()
 
 
 @pytest.mark.parametrize(("method", "path"), CLOSED)
