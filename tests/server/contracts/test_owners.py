@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import as_base64, encoded, gradient
 from tests.live_server import LONG, LiveServer, until
-from tests.server.built_app import built_app, operations
+from tests.server.built_app import METHODS, built_app, operations
 
 ALICE, BOB, ROOT = "alice-has-this-key", "bob-has-this-key-too", "root-has-the-last-key"
 KEYS = f"alice={ALICE}, bob={BOB}, admin:root={ROOT}"
@@ -22,6 +22,71 @@ FAL_BODY = {"prompt": "a", "image_urls": [f"data:image/png;base64,{IMAGE}"], "se
 # The names of job ids in paths, and the other parameters of paths.
 JOB_IDS = {"edit_id", "prediction_id", "request_id"}
 OTHERS = {"name", "model_id", "token", "app", "path", "session"}
+# Every route without the id of a job: a new one belongs to a set here, and to that set's tests.
+WAVESPEED_MODELS = [
+    f"/api/v3/wavespeed-ai/qwen-image/edit-{name}"
+    for name in ("plus", "plus-lora", "2511", "2511-lora")
+]
+QUEUE_MODELS = [
+    f"{mount}/{model}"
+    for mount in ("/v1/queue", "/model/v1/queue")
+    for model in (
+        "qwen_image_edit_plus",
+        "fal-ai/qwen-image-edit-plus",
+        "fal-ai/qwen-image-edit-plus-lora",
+    )
+]
+FAL_MODELS = [
+    f"{mount}/fal-ai/qwen-image-edit-plus{suffix}"
+    for mount in ("", "/run")
+    for suffix in ("", "-lora")
+]
+SUBMIT_PATHS = [*WAVESPEED_MODELS, *QUEUE_MODELS, *FAL_MODELS, "/v1/edits"]
+OPENAI = "/v1/images/edits"
+OF_OWNERS = {
+    *(("POST", path) for path in (*SUBMIT_PATHS, OPENAI)),
+    ("GET", "/v1/edits"),
+    ("POST", "/api/v3/predictions"),
+    ("POST", "/api/v3/predictions/delete"),
+    ("POST", "/api/v3/media/uploads"),
+    ("POST", "/api/v3/media/upload/binary"),
+    ("POST", "/api/v2/media/upload/binary"),
+    ("GET", "/api/v3/webhook/secret"),
+}
+OF_ADMINS = {("POST", "/v1/loras"), ("DELETE", "/v1/loras/{name:path}"), ("GET", "/metrics")}
+# The same for every key: the server's models, LoRAs, documentation and health; and what only an
+# unguessable name or token opens.
+OF_EVERYBODY = {
+    ("GET", "/"),
+    ("GET", "/docs"),
+    ("GET", "/docs/oauth2-redirect"),
+    ("GET", "/redoc"),
+    ("GET", "/openapi.json"),
+    ("HEAD", "/openapi.json"),
+    *((method, "/static-offline-docs") for method in METHODS),
+    ("GET", "/health"),
+    ("GET", "/.well-known/jwks.json"),
+    ("GET", "/v1/capabilities"),
+    ("GET", "/v1/models"),
+    ("GET", "/v1/models/{model_id:path}"),
+    ("GET", "/v1/loras"),
+    ("GET", "/v1/loras/{name:path}"),
+    ("GET", "/api/v3/models"),
+    ("GET", "/api/v3/balance"),
+    ("POST", "/api/v3/model/price"),
+    ("POST", "/api/v3/model/pricing"),
+    ("PUT", "/api/v3/media/uploads/{token}"),
+    *(
+        (method, f"/{kind}/{{name}}")
+        for method in ("GET", "HEAD")
+        for kind in ("outputs", "uploads")
+    ),
+    *(
+        (method, f"{mount}/{{app:path}}")
+        for method in ("GET", "POST", "PUT")
+        for mount in ("/v1/queue", "/model/v1/queue", "/fal-ai", "/run/fal-ai")
+    ),
+}
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +99,18 @@ def keyed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.fixture(scope="module")
-def routes(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str]]:
+def every_route(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str]]:
+    """Every method and path."""
+    with built_app(tmp_path_factory.mktemp("built"), page=False) as app:
+        return operations(app)
+
+
+@pytest.fixture(scope="module")
+def routes(every_route: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """Every method and path with the id of a job."""
-    with built_app(tmp_path_factory.mktemp("built")) as app:
-        found = operations(app)
-    names = {name for _, path in found for name in re.findall(r"{(\w+)", path)}
+    names = {name for _, path in every_route for name in re.findall(r"{(\w+)", path)}
     assert names <= JOB_IDS | OTHERS, "a new parameter: is it the id of something with an owner?"
-    return [each for each in found if JOB_IDS & set(re.findall(r"{(\w+)", each[1]))]
+    return [each for each in every_route if JOB_IDS & set(re.findall(r"{(\w+)", each[1]))]
 
 
 def call(server: LiveServer, key: str, method: str, path: str, body: Any = None) -> httpx2.Response:
@@ -121,35 +191,40 @@ def test_predictions_are_listed_and_deleted_by_their_owner_alone(keyed: LiveServ
     assert delete(ALICE) == 1
 
 
-@pytest.mark.parametrize(
-    ("path", "body", "form"),
-    [
-        (WAVESPEED, BODY, None),
-        ("/v1/queue/qwen_image_edit_plus", BODY, None),
-        ("/v1/queue/fal-ai/qwen-image-edit-plus-lora", FAL_BODY, None),
-        ("/run/fal-ai/qwen-image-edit-plus-lora", FAL_BODY, None),
-        ("/v1/edits", BODY, None),
-        ("/v1/images/edits", None, {"prompt": "a", "size": "256x256"}),
-    ],
-)
-def test_submit_of_every_contract_stores_the_owner(
-    keyed: LiveServer, path: str, body: Any, form: dict[str, str] | None
+def test_every_other_route_is_known_by_whom_it_serves(
+    every_route: list[tuple[str, str]], routes: list[tuple[str, str]]
 ) -> None:
-    def newest(key: str) -> str | None:
-        items = call(keyed, key, "GET", "/v1/edits?limit=1").json()["items"]
-        return items[0]["id"] if items else None
+    known = OF_OWNERS | OF_ADMINS | OF_EVERYBODY
 
-    before, before_of_bob = newest(ALICE), newest(BOB)
-    if form is None:
-        answer = call(keyed, ALICE, "POST", path, body)
-    else:
-        files = {"image": ("a.png", encoded(gradient()))}
+    assert {each for each in every_route if each not in routes} == known
+
+
+def body_of(path: str) -> dict[str, Any]:
+    return FAL_BODY if "fal-ai" in path else BODY
+
+
+@pytest.mark.parametrize("path", [*SUBMIT_PATHS, OPENAI])
+def test_submit_stores_the_owner(keyed: LiveServer, path: str) -> None:
+    def total(key: str) -> int:
+        found: int = call(keyed, key, "GET", "/v1/edits?limit=1").json()["total"]
+        return found
+
+    before = {key: total(key) for key in (ALICE, BOB, ROOT)}
+    if path == OPENAI:
+        form, files = {"prompt": "a", "size": "256x256"}, {"image": ("a.png", encoded(gradient()))}
         headers = {"X-API-Key": ALICE}
         answer = keyed.http.post(keyed.url + path, data=form, files=files, headers=headers)
+    else:
+        answer = call(keyed, ALICE, "POST", path, body_of(path))
 
     assert answer.status_code in (200, 201), answer.text
-    assert newest(ALICE) != before
-    assert newest(BOB) == before_of_bob
+    added = {key: total(key) - count for key, count in before.items()}
+    assert added == {ALICE: 1, BOB: 0, ROOT: 1}
+
+
+def test_metrics_are_for_admins(keyed: LiveServer) -> None:
+    assert call(keyed, ALICE, "GET", "/metrics").status_code == 403
+    assert call(keyed, ROOT, "GET", "/metrics").status_code == 200
 
 
 def test_only_an_admin_changes_loras(keyed: LiveServer) -> None:
@@ -216,20 +291,12 @@ def limited(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         server.close()
 
 
-SUBMITS = {
-    WAVESPEED: BODY,
-    "/v1/queue/qwen_image_edit_plus": BODY,
-    "/run/fal-ai/qwen-image-edit-plus-lora": FAL_BODY,
-    "/v1/edits": BODY,
-}
-
-
 def test_owner_with_too_many_waiting_jobs_gets_429_and_others_do_not(limited: LiveServer) -> None:
     for _ in range(2):
         assert call(limited, ALICE, "POST", "/v1/edits", BODY).status_code == 201
 
-    for path, body in SUBMITS.items():
-        refused = call(limited, ALICE, "POST", path, body)
+    for path in SUBMIT_PATHS:
+        refused = call(limited, ALICE, "POST", path, body_of(path))
         assert refused.status_code == 429, refused.text
         assert int(refused.headers["retry-after"]) >= 1
         assert "QWEN_EDIT_MAX_WAITING_JOBS_PER_KEY allows 2" in refused.text
@@ -237,16 +304,25 @@ def test_owner_with_too_many_waiting_jobs_gets_429_and_others_do_not(limited: Li
 
 
 def test_owner_without_room_for_uploads_gets_507(limited: LiveServer) -> None:
-    def upload(key: str) -> httpx2.Response:
-        ticket = {"filename": "a.png", "size": 600 * 1024}
-        return call(limited, key, "POST", "/api/v3/media/uploads", ticket)
+    size = 300 * 1024
 
-    assert upload(ALICE).status_code == 200
+    def ticket(key: str) -> httpx2.Response:
+        body = {"filename": "a.png", "size": size}
+        return call(limited, key, "POST", "/api/v3/media/uploads", body)
 
-    refused = upload(ALICE)
-    assert refused.status_code == 507
-    assert "QWEN_EDIT_MAX_UPLOAD_GB_PER_KEY" in refused.json()["message"]
-    assert upload(BOB).status_code == 200
+    def binary(key: str, version: str) -> httpx2.Response:
+        url = f"{limited.url}/api/{version}/media/upload/binary"
+        files = {"file": ("a.png", bytes(size))}
+        return limited.http.post(url, files=files, headers={"X-API-Key": key})
+
+    taken = [ticket(ALICE), binary(ALICE, "v2"), binary(ALICE, "v3")]
+    refused = [ticket(ALICE), binary(ALICE, "v2"), binary(ALICE, "v3")]
+
+    assert [answer.status_code for answer in taken] == [200] * 3
+    for answer in refused:
+        assert answer.status_code == 507
+        assert "QWEN_EDIT_MAX_UPLOAD_GB_PER_KEY" in answer.json()["message"]
+    assert ticket(BOB).status_code == 200
 
 
 def test_submits_beyond_the_rate_get_429_and_polls_never(tiny_model: Path, tmp_path: Path) -> None:
@@ -254,8 +330,8 @@ def test_submits_beyond_the_rate_get_429_and_polls_never(tiny_model: Path, tmp_p
     try:
         server.start()
         ids = [call(server, ALICE, "POST", "/v1/edits", BODY).json()["id"] for _ in range(2)]
-        for path, body in SUBMITS.items():
-            refused = call(server, ALICE, "POST", path, body)
+        for path in SUBMIT_PATHS:
+            refused = call(server, ALICE, "POST", path, body_of(path))
             assert refused.status_code == 429, refused.text
             assert 1 <= int(refused.headers["retry-after"]) <= 60
         polls = [call(server, ALICE, "GET", f"/v1/edits/{ids[0]}").status_code for _ in range(20)]
