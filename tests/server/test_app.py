@@ -22,7 +22,13 @@ from server.web.problem import Problem
 from tests.server.built_app import WEIGHTS, built_app
 
 # Operations that clients without a key may call.
-PUBLIC = {"GET /.well-known/jwks.json", "GET /health", "PUT /api/v3/media/uploads/{token}"}
+PUBLIC = {
+    "GET /.well-known/jwks.json",
+    "GET /health",
+    "GET /health/live",
+    "GET /health/ready",
+    "PUT /api/v3/media/uploads/{token}",
+}
 
 
 SETTINGS = {"page": False, "api_keys": "right-key-for-tests", "max_lora_mb": 200}

@@ -65,6 +65,8 @@ OF_EVERYBODY = {
     ("HEAD", "/openapi.json"),
     *((method, "/static-offline-docs") for method in METHODS),
     ("GET", "/health"),
+    ("GET", "/health/live"),
+    ("GET", "/health/ready"),
     ("GET", "/.well-known/jwks.json"),
     ("GET", "/v1/capabilities"),
     ("GET", "/v1/models"),

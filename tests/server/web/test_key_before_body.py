@@ -24,6 +24,8 @@ PUBLIC_PATHS = {
     "/login",
     "/.well-known/jwks.json",
     "/health",
+    "/health/live",
+    "/health/ready",
     "/outputs/{name}",
     "/uploads/{name}",
     "/docs",
