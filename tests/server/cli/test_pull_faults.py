@@ -13,7 +13,7 @@ from server.cli.pull.errors import PullError
 from server.cli.pull.lora import pull_url
 from server.cli.pull.partial import check_space, exclusive
 from server.cli.pull.progress import byte_progress
-from server.errors import FetchFailed
+from server.errors import ServerError
 from server.loras.hub_repository import HubFile
 from server.settings import read_settings
 from tests.fake_hub import PRIVATE_TOKEN, FakeHub
@@ -124,13 +124,13 @@ async def test_pull_of_a_url_fails_without_naming_a_field(
 
     async def message(url: str, **settings: bool) -> str:
         allowed = read_settings(weights_dir=tmp_path, allow_networks="127.0.0.0/8", **settings)
-        with pytest.raises((PullError, FetchFailed)) as caught:
+        with pytest.raises((PullError, ServerError)) as caught:
             await pull_url(url, None, allowed)
         return str(caught.value)
 
     assert await message(absent) == f"NAME: {absent} answered 404."
     assert (await message(url)).startswith(
-        f"NAME: {url} cannot be stored: No space left on device. What"
+        "The download cannot be stored: No space left on device. What"
     )
     offline = f"HF_HUB_OFFLINE or QWEN_EDIT_OFFLINE forbids downloads, and so {url}. Unset it, or"
     assert (await message(url, offline=True)).startswith(offline)

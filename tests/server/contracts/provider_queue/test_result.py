@@ -123,7 +123,15 @@ async def test_failed_job_returns_the_status_of_its_cause(
 
 @pytest.mark.parametrize("module", [errors, engine_errors])
 def test_every_stored_error_code_has_an_error_type(module: ModuleType) -> None:
-    about_requests = {"unauthorized", "queue_full", "storage_full", "wrong_host", "wrong_origin"}
+    about_requests = {
+        "unauthorized",
+        "forbidden",
+        "queue_full",
+        "rate_limited",
+        "storage_full",
+        "wrong_host",
+        "wrong_origin",
+    }
     codes = {kind.code for kind in vars(module).values() if hasattr(kind, "code")}
     assert codes
     assert codes - about_requests - set(ERROR_TYPES) == set()
