@@ -3,19 +3,17 @@
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from pipelines.api.messages import Done, OutputImage
 from server.errors import ContentBlocked, StorageFull
 from server.job import Job, JobStatus, Outcome, Output, Submission
 from server.media.outputs import OutputStore
 from server.readiness import Readiness
-from server.store.database import MAX_RETRY_S, MIN_RETRY_S
+from server.store.retry import until_stored
 from server.workers.executor import Executor
 
 logger = logging.getLogger(__name__)
-
-# The source of readiness reasons.
-SOURCE = "outputs"
 
 
 class Delivery:
@@ -74,27 +72,27 @@ class Delivery:
         self, request: Submission, image: OutputImage, facts: dict[str, object]
     ) -> Output:
         """Write an image as soon as the disk takes it."""
-        delay_s = MIN_RETRY_S
+        source = f"output of {image.job_id}"
+
+        def note(exc: StorageFull, delay_s: float) -> None:
+            self._readiness.block(source, str(exc))
+            logger.error("job %s: %s Next attempt in %g s.", image.job_id, exc, delay_s)
+
+        write = partial(
+            self._outputs.write,
+            image.rgb,
+            (image.width, image.height),
+            request.output_format,
+            seed=image.seed,
+            facts=facts,
+            watermark=request.watermark,
+            quality=request.quality,
+            is_unsafe=image.is_unsafe,
+        )
         try:
-            while True:
-                try:
-                    return await self._outputs.write(
-                        image.rgb,
-                        (image.width, image.height),
-                        request.output_format,
-                        seed=image.seed,
-                        facts=facts,
-                        watermark=request.watermark,
-                        quality=request.quality,
-                        is_unsafe=image.is_unsafe,
-                    )
-                except StorageFull as exc:
-                    self._readiness.block(SOURCE, str(exc))
-                    logger.error("%s Next attempt in %g s.", exc, delay_s)
-                await self._sleep(delay_s)
-                delay_s = min(MAX_RETRY_S, 2 * delay_s)
+            return await until_stored(write, self._sleep, note)
         finally:
-            self._readiness.clear(SOURCE)
+            self._readiness.clear(source)
 
 
 def _seconds(job: Job, done: Done, *, deliver_s: float) -> dict[str, float]:

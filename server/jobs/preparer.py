@@ -10,13 +10,11 @@ from server.job import Job, JobStatus, Outcome
 from server.jobs.job_inputs import JobInputs
 from server.jobs.job_queue import JobQueue
 from server.readiness import Readiness
-from server.store.database import MAX_RETRY_S, MIN_RETRY_S
+from server.store.retry import until_stored
 
 logger = logging.getLogger(__name__)
 
 CONCURRENT_JOBS = 4
-# The source of readiness reasons.
-SOURCE = "inputs"
 
 
 class Preparer:
@@ -65,18 +63,16 @@ class Preparer:
 
     async def _prepare_patiently(self, job: Job) -> None:
         """Prepare the job as soon as the disk takes its files."""
-        delay_s = MIN_RETRY_S
+        source = f"inputs of {job.id}"
+
+        def note(exc: StorageFull, delay_s: float) -> None:
+            self._readiness.block(source, str(exc))
+            logger.error("job %s: %s Next attempt in %g s.", job.id, exc, delay_s)
+
         try:
-            while True:
-                try:
-                    return await self._prepare(job)
-                except StorageFull as exc:
-                    self._readiness.block(SOURCE, str(exc))
-                    logger.error("job %s: %s Next attempt in %g s.", job.id, exc, delay_s)
-                await self._sleep(delay_s)
-                delay_s = min(MAX_RETRY_S, 2 * delay_s)
+            await until_stored(lambda: self._prepare(job), self._sleep, note)
         finally:
-            self._readiness.clear(SOURCE)
+            self._readiness.clear(source)
 
     async def _prepare(self, job: Job) -> None:
         if (await self._queue.get(job.id)).status is JobStatus.QUEUED:

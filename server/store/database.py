@@ -13,15 +13,13 @@ from typing import TypeVar
 
 from server.errors import StorageFull
 from server.metrics import Metrics
+from server.store.retry import until_stored
 
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
 BUSY_TIMEOUT_S = 10.0
-# Waits between attempts to write what must be written.
-MIN_RETRY_S = 0.5
-MAX_RETRY_S = 10.0
 # States of the disk or the file, not errors of a statement. The low byte of SQLite's codes.
 STORAGE_ERRORS = frozenset(
     {
@@ -117,15 +115,12 @@ class Database:
 
         `work` may run again after a commit whose success was not reported.
         """
-        delay_s = MIN_RETRY_S
-        while True:
-            try:
-                return await self.write(work)
-            except StorageFull as exc:
-                self._failure = str(exc)
-                logger.error("%s Next attempt in %g s.", exc, delay_s)
-            await self._sleep(delay_s)
-            delay_s = min(MAX_RETRY_S, 2 * delay_s)
+
+        def note(exc: StorageFull, delay_s: float) -> None:
+            self._failure = str(exc)
+            logger.error("%s Next attempt in %g s.", exc, delay_s)
+
+        return await until_stored(lambda: self.write(work), self._sleep, note)
 
     async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` on the read connection.

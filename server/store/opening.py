@@ -12,7 +12,8 @@ from pathlib import Path
 from server import durable_files
 from server.durable_files import disk_errors
 from server.errors import StorageFull
-from server.store.database import BUSY_TIMEOUT_S, DAMAGES, MAX_RETRY_S, MIN_RETRY_S, STORAGE_ERRORS
+from server.store.database import BUSY_TIMEOUT_S, DAMAGES, STORAGE_ERRORS
+from server.store.retry import retry_delays_s
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +37,7 @@ def wait_for_storage(folder: Path, *, sleep: Callable[[float], None] = time.slee
     Waits while the disk is full or the database locked. Raises StorageUnusable; then nothing has
     been changed.
     """
-    delay_s = MIN_RETRY_S
-    while True:
+    for delay_s in retry_delays_s():
         try:
             probe(folder)
             check_database(folder / DATABASE_FILE)
@@ -47,7 +47,6 @@ def wait_for_storage(folder: Path, *, sleep: Callable[[float], None] = time.slee
                 raise read_only(folder, exc.__cause__) from exc
             logger.error("The start waits: %s Next attempt in %g s.", exc, delay_s)
         sleep(delay_s)
-        delay_s = min(MAX_RETRY_S, 2 * delay_s)
 
 
 def read_only(folder: Path, exc: OSError) -> StorageUnusable:

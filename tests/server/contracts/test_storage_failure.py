@@ -11,7 +11,7 @@ from pipelines.files.catalog import Catalog
 from server.app import create_app
 from server.job import Outcome
 from server.settings import Settings
-from server.store.database import MAX_RETRY_S
+from server.store.retry import MAX_RETRY_S
 from server.wiring import Components, build_components
 from tests.fake_time import FakeTime
 from tests.make_job import make_job

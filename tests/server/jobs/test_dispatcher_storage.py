@@ -4,15 +4,18 @@ import asyncio
 import errno
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from server import durable_files
 from server.caller import EVERYBODY
 from server.errors import StorageFull
-from server.job import JobStatus
+from server.job import JobStatus, Output
 from server.jobs.dispatcher import MAX_DELIVERIES_PER_WORKER
-from server.store.database import MAX_RETRY_S, Database
+from server.media.outputs import OutputStore
+from server.store.database import Database
+from server.store.retry import MAX_RETRY_S
 from tests.fake_executor import FakeRun
 from tests.fake_time import FakeTime
 from tests.server.jobs.conftest import IMAGE, Scene, soon
@@ -163,6 +166,30 @@ async def test_outputs_wait_for_a_full_disk_and_no_more_jobs_run_meanwhile(
 
     assert [job.status for job in ended] == [JobStatus.SUCCEEDED] * 3
     assert len(scene.output_files()) == 3
+    assert scene.readiness.reason is None
+
+
+async def test_stored_output_does_not_hide_that_another_still_waits(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = await scene.submit(), await scene.submit()
+    write, attempts = OutputStore.write, iter(range(100))
+
+    async def refuse_once(*args: Any, **options: Any) -> Output:
+        if next(attempts) == 0:
+            raise StorageFull("full")
+        return await write(*args, **options)
+
+    monkeypatch.setattr(OutputStore, "write", refuse_once)
+    async with scene.serving():
+        succeed(await scene.started())
+        await soon(scene.time.pass_by(0))
+        succeed(await scene.started())
+        assert (await scene.ended(second)).status is JobStatus.SUCCEEDED
+        assert scene.readiness.reason == "full"
+        await soon(scene.time.pass_by(MAX_RETRY_S))
+        assert (await scene.ended(first)).status is JobStatus.SUCCEEDED
+
     assert scene.readiness.reason is None
 
 

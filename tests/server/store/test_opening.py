@@ -64,7 +64,7 @@ def test_unusable_database_is_named_and_left_as_it_is(
     before = path.read_bytes()
 
     with pytest.raises(StorageUnusable) as caught:
-        wait_for_storage(path.parent)
+        wait_for_storage(path.parent, sleep=never)
 
     assert str(caught.value).startswith(f"The database {path} {what}")
     assert f"move jobs.sqlite3, jobs.sqlite3-wal and jobs.sqlite3-shm out of {path.parent}" in str(
@@ -74,9 +74,9 @@ def test_unusable_database_is_named_and_left_as_it_is(
 
 
 def test_sound_database_and_an_empty_folder_pass(path: Path, tmp_path: Path) -> None:
-    wait_for_storage(path.parent)
+    wait_for_storage(path.parent, sleep=never)
     (tmp_path / "new").mkdir()
-    wait_for_storage(tmp_path / "new")
+    wait_for_storage(tmp_path / "new", sleep=never)
 
     assert list((tmp_path / "new").iterdir()) == []
 
@@ -103,7 +103,12 @@ def test_folder_that_cannot_be_written_ends_the_start(
     monkeypatch.setattr(durable_files, "sync", partial(refuse, code))
 
     with pytest.raises(StorageUnusable, match=f"^The data folder {path.parent} cannot be written"):
-        wait_for_storage(path.parent)
+        wait_for_storage(path.parent, sleep=never)
+
+
+def never(seconds: float) -> None:
+    """Fail instead of waiting for what does not end by itself."""
+    pytest.fail(f"the start waits {seconds} s")
 
 
 def refuse(code: int, path: Path) -> None:
