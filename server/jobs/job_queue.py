@@ -91,16 +91,19 @@ class JobQueue:
     async def submit(self, job: Job) -> Job:
         """Add a new job, which is on disk when this returns. Raises QueueFull."""
 
-        def insert(connection: sqlite3.Connection) -> str | None:
+        def insert(connection: sqlite3.Connection) -> tuple[str | None, bool]:
             excess = self._limits.excess(connection, job.request.owner)
-            if excess is None:
-                jobs.insert(connection, job)
-            return excess
+            if excess is not None:
+                return excess, False
+            jobs.insert(connection, job)
+            return None, turns.overtakes(connection, job.id)
 
-        excess = await self._database.write(insert)
+        excess, overtakes = await self._database.write(insert)
         if excess is not None:
             raise await self._full(excess)
         self._transitions.queued(job)
+        if overtakes:
+            self._watchers.wake_all()
         self._work.set()
         return job
 
@@ -166,7 +169,7 @@ class JobQueue:
         return job.status
 
     async def claim(self) -> Job:
-        """Wait for a prepared job, mark the oldest as running and return it.
+        """Wait for a prepared job, mark the next in turn as running and return it.
 
         Like every change that no client waits for, it is retried until it is written.
         """

@@ -47,6 +47,16 @@ def move_up(connection: sqlite3.Connection, job_id: str) -> None:
     )
 
 
+def overtakes(connection: sqlite3.Connection, job_id: str) -> bool:
+    """Return whether a queued job is claimed after this one, so that its submit moved it back."""
+    row = connection.execute(
+        "SELECT EXISTS (SELECT 1 FROM jobs WHERE status = 'queued'"
+        " AND (turn, seq) > (SELECT turn, seq FROM jobs WHERE id = ?))",
+        (job_id,),
+    ).fetchone()
+    return bool(row[0])
+
+
 def position(connection: sqlite3.Connection, job_id: str) -> int:
     """Count the queued jobs that are claimed before this one: 0 is next."""
     row = connection.execute(

@@ -137,6 +137,17 @@ async def test_watch_moves_back_when_a_job_ahead_is_requeued(queue: JobQueue) ->
     await states.aclose()
 
 
+async def test_watch_moves_back_when_another_owner_submits(queue: JobQueue) -> None:
+    _, job = await submit(queue, owner="alice"), await submit(queue, owner="alice")
+    states = queue.watch(job.id)
+    first = await soon(anext(states))
+
+    await submit(queue, owner="bob")
+
+    assert (first.position, (await soon(anext(states))).position) == (1, 2)
+    await states.aclose()
+
+
 async def test_watch_yields_a_final_job_once(queue: JobQueue) -> None:
     job = await running(queue)
     ended = await queue.finish(job, Outcome(JobStatus.SUCCEEDED))
