@@ -116,7 +116,7 @@ def _add_middleware(
             allow_headers=["*"],
             expose_headers=CORS_EXPOSED_HEADERS,
         )
-    if settings.is_loopback and not settings.all_api_keys():
+    if settings.is_loopback and not components.keys.has_keys:
         app.add_middleware(OwnHost, public_url=settings.public_url, render=render_problem)
     app.add_middleware(BaseUrl, public_url=settings.public_url)
     app.add_middleware(ModelHeader, model_name=lambda: components.services.model_name)

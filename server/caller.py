@@ -1,4 +1,4 @@
-"""Who sends a request, and the API keys that tell callers apart."""
+"""Callers of the server, and the API keys that tell them apart."""
 
 import hashlib
 import re

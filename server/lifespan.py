@@ -10,8 +10,9 @@ from collections.abc import AsyncIterator, Coroutine
 
 from server.errors import StorageFull
 from server.jobs.expiry_guard import ExpiryGuard
-from server.store import jobs, outputs
+from server.store import jobs, last_run
 from server.store.storage_watch import DatabaseGone
+from server.web.contract import Services
 from server.wiring import Components
 
 logger = logging.getLogger(__name__)
@@ -55,8 +56,9 @@ async def _remove_orphans(components: Components) -> None:
     """Remove the outputs of jobs that the last server was running; they run again."""
     database = components.database
     await database.persist(jobs.create_table)
-    named = await database.read(outputs.names)
-    since = await database.read(outputs.interrupted_since)
+    since = await database.read(last_run.interrupted_since)
+    # only then: it reads the result of every job
+    named = frozenset() if since is None else await database.read(last_run.output_names)
     await asyncio.to_thread(components.services.outputs.remove_orphans, named, since)
 
 
@@ -76,25 +78,27 @@ async def _stop(components: Components, tasks: list[asyncio.Task[None]]) -> None
 
 
 async def _expire(components: Components) -> None:
-    """Delete expired jobs, outputs and uploads every hour."""
-    services = components.services
-    newest = await components.database.read(outputs.newest_change)
-    guard = ExpiryGuard(services.clock, time.monotonic, newest)
+    """Delete what has expired every hour, unless the clock is in doubt."""
+    newest = await components.database.read(last_run.newest_change)
+    guard = ExpiryGuard(components.services.clock, time.monotonic, newest)
     while True:
-        if not guard.may_expire():
-            await asyncio.sleep(EXPIRY_INTERVAL_S)
-            continue
-        older_than = services.clock() - services.settings.keep_outputs_h * 3600
-        try:
-            if expired := await services.edits.expire(older_than):
-                logger.info("deleted %d expired jobs", expired)
-            # an hour later: a file is written a moment before its job ends
-            await asyncio.to_thread(services.outputs.sweep, older_than - EXPIRY_INTERVAL_S)
-            if expired := await services.uploads.expire():
-                logger.info("deleted %d expired uploads", expired)
-        except (StorageFull, OSError) as exc:
-            logger.error("nothing more expires for now: %s", exc)
+        if guard.may_expire():
+            await _delete_expired(components.services)
         await asyncio.sleep(EXPIRY_INTERVAL_S)
+
+
+async def _delete_expired(services: Services) -> None:
+    """Delete expired jobs, outputs and uploads."""
+    older_than = services.clock() - services.settings.keep_outputs_h * 3600
+    try:
+        if expired := await services.edits.expire(older_than):
+            logger.info("deleted %d expired jobs", expired)
+        # an hour later: a file is written a moment before its job ends
+        await asyncio.to_thread(services.outputs.sweep, older_than - EXPIRY_INTERVAL_S)
+        if expired := await services.uploads.expire():
+            logger.info("deleted %d expired uploads", expired)
+    except (StorageFull, OSError) as exc:
+        logger.error("nothing more expires for now: %s", exc)
 
 
 async def _stop_server_on_failure(

@@ -1,4 +1,4 @@
-"""What `/metrics` shows, in one place; `docs/metrics.md` lists it.
+"""All metrics of `/metrics`, in one place; `docs/metrics.md` lists them.
 
 A new metric is an attribute here, a row there, and the line that observes it. No label takes its
 values from clients: each combination is a series that is kept as long as the server.

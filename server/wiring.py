@@ -16,8 +16,8 @@ from server.jobs.queue_limits import QueueLimits
 from server.jobs.scraper import Scraper
 from server.jobs.service import EditService
 from server.jobs.submit_rate import SubmitRate
-from server.jobs.webhook_secrets import WebhookSecrets
-from server.jobs.webhook_sender import WebhookSender, read_or_create_secret
+from server.jobs.webhook_secrets import WebhookSecrets, read_or_create_secret
+from server.jobs.webhook_sender import WebhookSender
 from server.loras.library import LoraLibrary
 from server.loras.store import LoraStore
 from server.media.decoder_pool import DecoderPool
@@ -120,9 +120,9 @@ def build_components(
     webhooks = _build_webhooks(services, database, fetcher, metrics)
     keys = KeyCheck(settings.all_api_keys())
     page = PageContext(
-        settings, choice, catalog, edits, executor, outputs, uploads, fetcher, decoders
+        settings, choice, catalog, edits, executor, outputs, uploads, fetcher, decoders, keys
     )
-    playground = Playground(page, keys) if settings.page else None
+    playground = Playground(page) if settings.page else None
     return Components(
         services, database, fetcher, decoders, inputs, executor, preparer, dispatcher, webhooks,
         keys, playground, StorageWatch(data, readiness),

@@ -1,4 +1,4 @@
-"""What operators see of each job's life: a line in the log and the metrics of each transition."""
+"""Each transition of a job as a line in the log and as metrics, for operators."""
 
 import logging
 from collections.abc import Callable

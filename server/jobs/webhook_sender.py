@@ -6,17 +6,14 @@ Each contract renders and signs its own webhooks.
 
 import asyncio
 import logging
-import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Protocol
 
 from server.errors import FetchFailed, NotFound
 from server.job import Job
 from server.metrics import Metrics
-from server.secret_file import read_or_create
 from server.store import webhooks
 from server.store.database import Database
 from server.store.webhooks import Delivery, DeliveryState
@@ -144,9 +141,3 @@ class WebhookSender:
         }
         status = await self._poster.post(url, body, headers, timeout_s=TIMEOUT_S, field="webhook")
         return None if 200 <= status < 300 else f"{url} answered {status}"
-
-
-def read_or_create_secret(path: Path) -> str:
-    """Return the secret that signs webhooks, created once and readable by its owner only."""
-    secret = read_or_create(path, lambda: f"whsec_{secrets.token_hex(32)}\n".encode())
-    return secret.decode().strip()

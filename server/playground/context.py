@@ -11,6 +11,7 @@ from server.media.uploads import UploadStore
 from server.net.fetch import Fetcher
 from server.playground import examples
 from server.settings import Settings
+from server.web.auth import KeyCheck
 from server.workers.executor import Executor
 
 # The contract and endpoint that the page's jobs are listed under.
@@ -31,6 +32,7 @@ class PageContext:
     uploads: UploadStore
     fetcher: Fetcher
     decoders: DecoderPool
+    keys: KeyCheck
 
     @property
     def cache(self) -> Path:
@@ -45,8 +47,3 @@ class PageContext:
         """
         data = self.settings.data_dir.absolute()
         return examples.FOLDER, data / "outputs", data / "uploads"
-
-    @property
-    def has_keys(self) -> bool:
-        """True when clients need a key."""
-        return bool(self.settings.all_api_keys())

@@ -182,6 +182,6 @@ class FormEvents:
             images or [SAMPLE_IMAGE],
             form.output_format,
             self._page_state.base_url(request),
-            self._page_state.context.has_keys,
+            self._page_state.context.keys.has_keys,
         )
         return shown, views.notice(FILES_NOTE) if images else ""

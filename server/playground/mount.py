@@ -20,7 +20,6 @@ from server.net.daemon_thread import run_in_daemon_thread
 from server.playground import plain_pages
 from server.playground.access import Access
 from server.playground.context import PageContext
-from server.web.auth import KeyCheck
 from server.web.origin import OriginRule
 
 logger = logging.getLogger(__name__)
@@ -58,9 +57,9 @@ _ENVIRONMENT = {
 class Playground:
     """The page as an ASGI application. `start` it with the server, `close` it before the rest."""
 
-    def __init__(self, context: PageContext, keys: KeyCheck) -> None:
+    def __init__(self, context: PageContext) -> None:
         self._context = context
-        self._access = Access(keys, OriginRule(context.settings.cors_origins), time.time)
+        self._access = Access(context.keys, OriginRule(context.settings.cors_origins), time.time)
         self._app: FastAPI | None = None
         self._failure: str | None = None
         self._is_installed = importlib.util.find_spec("gradio") is not None

@@ -58,7 +58,7 @@ class PageState:
         return base_url(request.request)
 
     def caller(self, request: gr.Request) -> Caller:
-        """Who has logged in with this browser."""
+        """The caller that has logged in with this browser."""
         return caller(request.request)
 
     def clear_errors(self) -> Updates:
@@ -153,7 +153,7 @@ class PageState:
         jobs, total = await self.context.service.queue.search(
             wanted, sender, limit=max(1, shown), offset=0
         )
-        shows_all = self.context.has_keys and sender.is_admin
+        shows_all = self.context.keys.has_keys and sender.is_admin
         return {self.page["history"]: views.history(jobs, total, shows_all=shows_all)}
 
     def status(self) -> views.Status:

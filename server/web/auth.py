@@ -31,9 +31,14 @@ class KeyCheck:
         # Digests have one length, so that timing does not reveal a key's length.
         self._callers = {_digest(key.secret): key.caller for key in keys}
 
+    @property
+    def has_keys(self) -> bool:
+        """True when clients need a key."""
+        return bool(self._callers)
+
     def caller(self, key: str) -> Caller | None:
         """Return the caller with this key, or None if it is no key."""
-        return self._match(_digest(key), {digest: digest for digest in self._callers})
+        return self._match(_digest(key), self._callers)
 
     def token(self, key: str, expires_at: float) -> str:
         """Return a token for a cookie: valid as long as the key and until `expires_at`.
@@ -45,21 +50,24 @@ class KeyCheck:
     def caller_of_token(self, token: str, now: float) -> Caller | None:
         """Return the caller whose key `token` was made with, or None once it has expired."""
         expires, _, signature = token.partition(".")
-        signed = {_sign(digest, expires).hex().encode(): digest for digest in self._callers}
+        signed = {
+            _sign(digest, expires).hex().encode(): caller
+            for digest, caller in self._callers.items()
+        }
         found = self._match(signature.encode(), signed)
-        if found is None or not self._callers:
+        if found is None or not self.has_keys:
             return found
         # signed here, so it is a number
         return found if now < float(expires) else None
 
-    def _match(self, offered: bytes, digests: Mapping[bytes, bytes]) -> Caller | None:
-        if not self._callers:
+    def _match(self, offered: bytes, callers: Mapping[bytes, Caller]) -> Caller | None:
+        if not self.has_keys:
             return EVERYBODY
         found = None
         # every key is compared, so that timing does not reveal which one matched
-        for known, digest in digests.items():
+        for known, caller in callers.items():
             if hmac.compare_digest(offered, known):
-                found = self._callers[digest]
+                found = caller
         return found
 
 

@@ -61,7 +61,7 @@ class Liveness(BaseModel):
 
 
 class ReadinessView(BaseModel):
-    """Whether the server takes jobs now, and if not, why."""
+    """`reason` says why the server takes no jobs now; it is None when it does."""
 
     is_ready: bool
     reason: str | None

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 from server.contracts.wavespeed.views import prediction
 from server.job import Job
+from server.jobs.webhook_secrets import PREFIX
 from server.jobs.webhook_sender import WebhookFormat
 from server.web.contract import Services
 
 MAX_RETRIES = 3
-SECRET_PREFIX = "whsec_"
 
 
 def webhook_format(services: Services) -> WebhookFormat:
@@ -34,6 +34,6 @@ def webhook_format(services: Services) -> WebhookFormat:
 
 def sign(secret: str, job_id: str, timestamp: int, body: bytes) -> str:
     """Return the version 3 signature. The key is the secret's text itself, not decoded base64."""
-    key = secret.removeprefix(SECRET_PREFIX).encode()
+    key = secret.removeprefix(PREFIX).encode()
     digest = hmac.new(key, f"{job_id}.{timestamp}.".encode() + body, hashlib.sha256)
     return f"v3,{digest.hexdigest()}"

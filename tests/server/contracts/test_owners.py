@@ -1,48 +1,33 @@
-"""What one key's owner sees and changes of another's, on every route of every contract."""
+"""Access of one key's owner to another's jobs, on every route of every contract."""
 
 import re
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import httpx2
 import pytest
 
-from tests.conftest import as_base64, encoded, gradient
-from tests.live_server import LONG, LiveServer, until
+from tests.conftest import encoded, gradient
+from tests.live_server import LiveServer
 from tests.server.built_app import METHODS, built_app, operations
+from tests.server.contracts.owners import (
+    ALICE,
+    BOB,
+    BODY,
+    KEYS,
+    OPENAI,
+    ROOT,
+    SUBMIT_PATHS,
+    WAVESPEED,
+    body_of,
+    call,
+    submit,
+)
 
-ALICE, BOB, ROOT = "alice-has-this-key", "bob-has-this-key-too", "root-has-the-last-key"
-KEYS = f"alice={ALICE}, bob={BOB}, admin:root={ROOT}"
-WAVESPEED = "/api/v3/wavespeed-ai/qwen-image/edit-plus-lora"
-IMAGE = as_base64(encoded(gradient()))
-BODY = {"prompt": "a", "images": [IMAGE], "size": "512*512", "seed": 1}
-FAL_BODY = {"prompt": "a", "image_urls": [f"data:image/png;base64,{IMAGE}"], "seed": 1}
 # The names of job ids in paths, and the other parameters of paths.
 JOB_IDS = {"edit_id", "prediction_id", "request_id"}
 OTHERS = {"name", "model_id", "token", "app", "path", "session"}
 # Every route without the id of a job: a new one belongs to a set here, and to that set's tests.
-WAVESPEED_MODELS = [
-    f"/api/v3/wavespeed-ai/qwen-image/edit-{name}"
-    for name in ("plus", "plus-lora", "2511", "2511-lora")
-]
-QUEUE_MODELS = [
-    f"{mount}/{model}"
-    for mount in ("/v1/queue", "/model/v1/queue")
-    for model in (
-        "qwen_image_edit_plus",
-        "fal-ai/qwen-image-edit-plus",
-        "fal-ai/qwen-image-edit-plus-lora",
-    )
-]
-FAL_MODELS = [
-    f"{mount}/fal-ai/qwen-image-edit-plus{suffix}"
-    for mount in ("", "/run")
-    for suffix in ("", "-lora")
-]
-SUBMIT_PATHS = [*WAVESPEED_MODELS, *QUEUE_MODELS, *FAL_MODELS, "/v1/edits"]
-OPENAI = "/v1/images/edits"
 OF_OWNERS = {
     *(("POST", path) for path in (*SUBMIT_PATHS, OPENAI)),
     ("GET", "/v1/edits"),
@@ -113,20 +98,6 @@ def routes(every_route: list[tuple[str, str]]) -> list[tuple[str, str]]:
     names = {name for _, path in every_route for name in re.findall(r"{(\w+)", path)}
     assert names <= JOB_IDS | OTHERS, "a new parameter: is it the id of something with an owner?"
     return [each for each in every_route if JOB_IDS & set(re.findall(r"{(\w+)", each[1]))]
-
-
-def call(server: LiveServer, key: str, method: str, path: str, body: Any = None) -> httpx2.Response:
-    headers = {"X-API-Key": key}
-    return server.http.request(method, server.url + path, json=body, headers=headers)
-
-
-def submit(server: LiveServer, key: str, prompt: str = "a") -> str:
-    """Submit a native edit and return its id once it has ended."""
-    answer = call(server, key, "POST", "/v1/edits?wait=60", BODY | {"prompt": prompt})
-    assert answer.status_code == 201, answer.text
-    assert answer.json()["status"] == "succeeded"
-    job_id: str = answer.json()["id"]
-    return job_id
 
 
 def test_foreign_job_does_not_exist_on_any_route(
@@ -201,10 +172,6 @@ def test_every_other_route_is_known_by_whom_it_serves(
     assert {each for each in every_route if each not in routes} == known
 
 
-def body_of(path: str) -> dict[str, Any]:
-    return FAL_BODY if "fal-ai" in path else BODY
-
-
 @pytest.mark.parametrize("path", [*SUBMIT_PATHS, OPENAI])
 def test_submit_stores_the_owner(keyed: LiveServer, path: str) -> None:
     def total(key: str) -> int:
@@ -271,90 +238,3 @@ def test_job_without_an_owner_is_read_by_id_and_listed_for_admins(
 
     assert read.status_code == 200
     assert listed == [[], [job_id]]
-
-
-@pytest.fixture(scope="module")
-def limited(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """A server whose worker is busy, so that jobs wait."""
-    server = LiveServer(
-        tiny_model,
-        tmp_path_factory.mktemp("limited"),
-        API_KEYS=KEYS,
-        MAX_WAITING_JOBS_PER_KEY=2,
-        MAX_UPLOAD_GB_PER_KEY=1 / 1024,
-    )
-    try:
-        server.start()
-        busy = call(server, ROOT, "POST", "/v1/edits", BODY | LONG).json()["id"]
-        edit = f"/v1/edits/{busy}"
-        until(lambda: call(server, ROOT, "GET", edit).json()["status"] == "running")
-        yield server
-    finally:
-        server.close()
-
-
-def test_owner_with_too_many_waiting_jobs_gets_429_and_others_do_not(limited: LiveServer) -> None:
-    for _ in range(2):
-        assert call(limited, ALICE, "POST", "/v1/edits", BODY).status_code == 201
-
-    for path in SUBMIT_PATHS:
-        refused = call(limited, ALICE, "POST", path, body_of(path))
-        assert refused.status_code == 429, refused.text
-        assert int(refused.headers["retry-after"]) >= 1
-        assert "QWEN_EDIT_MAX_WAITING_JOBS_PER_KEY allows 2" in refused.text
-    assert call(limited, BOB, "POST", "/v1/edits", BODY).status_code == 201
-
-
-def test_owner_without_room_for_uploads_gets_507(limited: LiveServer) -> None:
-    size = 300 * 1024
-
-    def ticket(key: str) -> httpx2.Response:
-        body = {"filename": "a.png", "size": size}
-        return call(limited, key, "POST", "/api/v3/media/uploads", body)
-
-    def binary(key: str, version: str) -> httpx2.Response:
-        url = f"{limited.url}/api/{version}/media/upload/binary"
-        files = {"file": ("a.png", bytes(size))}
-        return limited.http.post(url, files=files, headers={"X-API-Key": key})
-
-    taken = [ticket(ALICE), binary(ALICE, "v2"), binary(ALICE, "v3")]
-    refused = [ticket(ALICE), binary(ALICE, "v2"), binary(ALICE, "v3")]
-
-    assert [answer.status_code for answer in taken] == [200] * 3
-    for answer in refused:
-        assert answer.status_code == 507
-        assert "QWEN_EDIT_MAX_UPLOAD_GB_PER_KEY" in answer.json()["message"]
-    assert ticket(BOB).status_code == 200
-
-
-def test_submits_beyond_the_rate_get_429_and_polls_never(tiny_model: Path, tmp_path: Path) -> None:
-    server = LiveServer(tiny_model, tmp_path, API_KEYS=KEYS, MAX_SUBMITS_PER_MINUTE_PER_KEY=2)
-    try:
-        server.start()
-        ids = [call(server, ALICE, "POST", "/v1/edits", BODY).json()["id"] for _ in range(2)]
-        for path in SUBMIT_PATHS:
-            refused = call(server, ALICE, "POST", path, body_of(path))
-            assert refused.status_code == 429, refused.text
-            assert 1 <= int(refused.headers["retry-after"]) <= 60
-        polls = [call(server, ALICE, "GET", f"/v1/edits/{ids[0]}").status_code for _ in range(20)]
-        other = call(server, BOB, "POST", "/v1/edits", BODY)
-    finally:
-        server.close()
-
-    assert polls == [200] * 20
-    assert other.status_code == 201
-
-
-def test_positions_alternate_between_owners(limited: LiveServer) -> None:
-    def position(key: str, job_id: str) -> int:
-        found: int = call(limited, key, "GET", f"/v1/edits/{job_id}").json()["position"]
-        return found
-
-    for key in (ALICE, BOB):
-        for item in call(limited, key, "GET", "/v1/edits").json()["items"]:
-            call(limited, key, "DELETE", f"/v1/edits/{item['id']}")
-    ids = [call(limited, ALICE, "POST", "/v1/edits", BODY).json()["id"] for _ in range(2)]
-    newcomer = call(limited, BOB, "POST", "/v1/edits", BODY).json()["id"]
-
-    assert [position(ALICE, job_id) for job_id in ids] == [0, 2]
-    assert position(BOB, newcomer) == 1

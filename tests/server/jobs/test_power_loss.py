@@ -1,18 +1,22 @@
 """The order of what reaches the disk: a file, its name, and only then the row that names it."""
 
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
+from server.media.uploads import UploadStore
 from server.store.database import Database
 from tests.server.jobs.conftest import Scene
+
+# The statements after which a row names a file.
+ROWS = ("INSERT INTO jobs", "UPDATE jobs SET status = 'succeeded'", "UPDATE uploads SET stored = 1")
 
 
 @pytest.fixture
 def reached_disk(tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What has been synced, renamed and written to the database, in order; all of it happens."""
+    """Syncs, renames and rows in their order; all of them happen."""
     events: list[str] = []
 
     def shown(path: str | os.PathLike[str]) -> str:
@@ -30,7 +34,7 @@ def reached_disk(tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(os, "replace", replace)
 
     def note_row(statement: str) -> None:
-        if statement.startswith(("INSERT INTO jobs", "UPDATE jobs SET status = 'succeeded'")):
+        if statement.startswith(ROWS):
             events.append("row")
 
     database._write_connection.set_trace_callback(note_row)
@@ -68,3 +72,20 @@ async def test_output_is_on_disk_before_the_end_of_its_job(
         "sync outputs",
         "row",
     ]
+
+
+async def test_upload_is_on_disk_before_its_row(
+    tmp_path: Path, database: Database, reached_disk: list[str]
+) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"image"
+
+    uploads = UploadStore(
+        tmp_path / "uploads", database, keep_s=60, max_bytes_per_owner=100, clock=lambda: 0.0
+    )
+    await uploads.open()
+    ticket = await uploads.create("cat.png", 5, None, "alice")
+    upload = await uploads.write(ticket, chunks())
+
+    assert reached_disk[0].startswith(f"sync uploads/{upload.name}.")
+    assert reached_disk[1:] == [f"rename to uploads/{upload.name}", "sync uploads", "row"]

@@ -1,7 +1,10 @@
 """Webhook secrets by owner."""
 
+import stat
+from pathlib import Path
+
 from server.caller import EVERYBODY, parse_key
-from server.jobs.webhook_secrets import WebhookSecrets
+from server.jobs.webhook_secrets import WebhookSecrets, read_or_create_secret
 
 
 def test_named_owners_have_secrets_of_their_own() -> None:
@@ -20,3 +23,14 @@ def test_owner_without_a_name_has_the_secret_of_the_server() -> None:
 
     for owner in (None, EVERYBODY.owner, bare):
         assert secrets.of(owner) == "whsec_of_the_server"
+
+
+def test_secret_is_created_once_and_readable_by_its_owner_only(tmp_path: Path) -> None:
+    path = tmp_path / "webhook_secret"
+    (tmp_path / "webhook_secret.part").write_text("half")
+    secret = read_or_create_secret(path)
+    assert secret.startswith("whsec_")
+    assert len(secret) == len("whsec_") + 64
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert read_or_create_secret(path) == secret
+    assert [found.name for found in tmp_path.iterdir()] == ["webhook_secret"]

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import sqlite3
-import stat
 from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,6 @@ from server.jobs.webhook_sender import (
     WebhookFormat,
     WebhookSender,
     backoff_s,
-    read_or_create_secret,
 )
 from server.store import webhooks
 from server.store.database import Database, T
@@ -318,14 +316,3 @@ async def test_job_of_a_contract_without_webhooks_is_given_up(
     job = await scene.add(ended_job(contract="native"))
     async with scene.serving():
         assert (await scene.ended(job)).state is DeliveryState.GIVEN_UP
-
-
-def test_secret_is_created_once_and_readable_by_its_owner_only(tmp_path: Path) -> None:
-    path = tmp_path / "webhook_secret"
-    (tmp_path / "webhook_secret.part").write_text("half")
-    secret = read_or_create_secret(path)
-    assert secret.startswith("whsec_")
-    assert len(secret) == len("whsec_") + 64
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert read_or_create_secret(path) == secret
-    assert [found.name for found in tmp_path.iterdir()] == ["webhook_secret"]

@@ -22,12 +22,11 @@ from tests.live_server import LiveServer, until
 
 def client_of(keys: tuple[str, ...] = (), public_url: str | None = None) -> TestClient:
     """The page's routes alone, before Gradio is imported."""
-    context = cast(PageContext, FakeContext(Settings()))
+    check = KeyCheck([parse_key(key) for key in keys])
+    context = cast(PageContext, FakeContext(Settings(), check))
     app = FastAPI()
     app.add_middleware(BaseUrl, public_url=public_url)
-    app.router.routes.extend(
-        Playground(context, KeyCheck([parse_key(key) for key in keys])).routes()
-    )
+    app.router.routes.extend(Playground(context).routes())
 
     @app.exception_handler(ServerError)
     async def render(request: Request, exc: Exception) -> Response:
@@ -37,8 +36,9 @@ def client_of(keys: tuple[str, ...] = (), public_url: str | None = None) -> Test
 
 
 class FakeContext:
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, keys: KeyCheck) -> None:
         self.settings = settings
+        self.keys = keys
 
 
 def test_root_reloads_itself_while_the_page_starts() -> None:

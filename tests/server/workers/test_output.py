@@ -1,4 +1,4 @@
-"""What a worker process prints becomes records of the server's log."""
+"""Output of a worker process as records of the server's log."""
 
 import io
 import json

@@ -92,6 +92,30 @@ def test_webhook_secret_of_the_operator_is_returned_to_clients(server: LiveServe
     assert answer.json()["data"] == {"secret": SECRET}
 
 
+def test_webhook_is_signed_with_the_secret_of_its_owner(
+    tiny_model: Path, tmp_path: Path, receiver: Receiver, body: dict[str, Any]
+) -> None:
+    alice, bob = "alice-has-this-key", "bob-has-this-key-too"
+    server = LiveServer(
+        tiny_model, tmp_path, ALLOW_NETWORKS=LOOPBACK, API_KEYS=f"alice={alice},bob={bob}"
+    )
+
+    def secret_of(key: str) -> str:
+        path = f"{server.url}/api/v3/webhook/secret"
+        found: str = server.http.get(path, headers={"X-API-Key": key}).json()["data"]["secret"]
+        return found
+
+    try:
+        server.start(wait_ready=False)
+        accepted(submit(server, body, receiver.url, **{"X-API-Key": alice}))
+        (received,) = deliveries(receiver)
+        is_signed_with = [received.is_signed_with(secret_of(key)) for key in (alice, bob)]
+    finally:
+        server.close()
+
+    assert is_signed_with == [True, False]
+
+
 def test_failed_prediction_is_delivered(
     server: LiveServer, receiver: Receiver, body: dict[str, Any]
 ) -> None:

@@ -1,9 +1,9 @@
-"""What the start reads of the jobs: the outputs that they name, and times of the last server."""
+"""The state of the jobs that the last server left, read once at the start."""
 
 import sqlite3
 
 
-def names(connection: sqlite3.Connection) -> frozenset[str]:
+def output_names(connection: sqlite3.Connection) -> frozenset[str]:
     """Return the file names of all jobs' outputs."""
     rows = connection.execute(
         "SELECT json_extract(output.value, '$.name') FROM jobs,"
