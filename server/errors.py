@@ -9,7 +9,9 @@ ServerError
 ├── WrongHost             403  the Host header names another server
 ├── WrongOrigin           403  a web page of another origin sends the request
 ├── NotFound              404  no such job, file or page
+├── JobDeleted            410  the job of this Idempotency-Key was deleted
 ├── PayloadTooLarge       413  the body, or an image in it, is too large
+├── KeyReused             422  this Idempotency-Key was sent with another request
 ├── QueueFull             429  too many jobs are waiting
 ├── TooManySubmits        429  too many jobs were submitted in a minute
 ├── Unavailable           503  the model could not be loaded
@@ -103,11 +105,25 @@ class NotFound(ServerError):
     code = "not_found"
 
 
+class JobDeleted(ServerError):
+    """The job of this Idempotency-Key was deleted."""
+
+    status = 410
+    code = "job_deleted"
+
+
 class PayloadTooLarge(ServerError):
     """The request is too large."""
 
     status = 413
     code = "payload_too_large"
+
+
+class KeyReused(ServerError):
+    """The Idempotency-Key was sent before with another request."""
+
+    status = 422
+    code = "idempotency_key_reused"
 
 
 class QueueFull(ServerError):

@@ -95,6 +95,7 @@ async def _delete_expired(services: Services) -> None:
             logger.info("deleted %d expired jobs", expired)
         # an hour later: a file is written a moment before its job ends
         await asyncio.to_thread(services.outputs.sweep, older_than - EXPIRY_INTERVAL_S)
+        await services.queue.forget_keys()
         if expired := await services.uploads.expire():
             logger.info("deleted %d expired uploads", expired)
     except (StorageFull, OSError) as exc:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import math
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -11,22 +10,19 @@ from functools import partial
 
 from pipelines.api.messages import Preview
 from server.caller import Caller
-from server.errors import NotFound, QueueFull, ServerLost
+from server.errors import JobDeleted, NotFound
 from server.job import Job, JobStatus, Outcome
 from server.jobs.job_state import JobProgress, JobState, ProgressBoard
 from server.jobs.queue_limits import QueueLimits
 from server.jobs.transitions import Transitions
 from server.jobs.watchers import Watchers
-from server.limits import MAX_STARTS
 from server.metrics import Metrics
-from server.store import endings, jobs, turns, webhooks
+from server.store import endings, idempotency, jobs, recovery, turns
 from server.store.database import Database
+from server.store.idempotency import KeyedRequest
 from server.store.jobs import JobFilter
 
 logger = logging.getLogger(__name__)
-
-# The Retry-After while no job has finished yet.
-UNKNOWN_RUN_S = 30.0
 
 
 class JobQueue:
@@ -57,17 +53,10 @@ class JobQueue:
 
         A job that has been started MAX_STARTS times fails instead.
         """
-        await self._database.persist(jobs.create_table)
-        await self._database.persist(webhooks.create_table)
-        for job in await self._database.read(partial(jobs.with_status, status=JobStatus.RUNNING)):
-            if job.cancel_requested:
-                await self._write(job, job.ended(Outcome(JobStatus.CANCELED), self._clock()))
-            elif job.starts >= MAX_STARTS:
-                lost = Outcome.failed(ServerLost.code, str(ServerLost()))
-                await self._write(job, job.ended(lost, self._clock()))
-            else:
-                logger.info("job %s was interrupted and runs again", job.id)
-                await self._write(job, job.evolve(status=JobStatus.QUEUED))
+        await self._database.persist(recovery.create_tables)
+        for job in await self._database.persist(partial(recovery.recover, now=self._clock())):
+            logger.info("job %s was interrupted and is now %s", job.id, job.status)
+            self._transitions.left(job)
         self._work.set()
         queued = await self._database.read(partial(jobs.with_status, status=JobStatus.QUEUED))
         return [job for job in queued if job.prepared_at is None]
@@ -84,23 +73,39 @@ class JobQueue:
 
     async def check_room(self, owner: str | None) -> None:
         """Raise QueueFull if no more jobs may wait, of anybody or of this owner."""
-        excess = await self._database.read(partial(self._limits.excess, owner=owner))
-        if excess is not None:
-            raise await self._full(excess)
+        await self._database.read(partial(self._limits.check, owner=owner))
 
-    async def submit(self, job: Job) -> Job:
-        """Add a new job, which is on disk when this returns. Raises QueueFull."""
+    async def first_job(self, keyed: KeyedRequest) -> Job | None:
+        """Return the job of an earlier request with the same Idempotency-Key, or None.
 
-        def insert(connection: sqlite3.Connection) -> tuple[str | None, bool]:
-            excess = self._limits.excess(connection, job.request.owner)
-            if excess is not None:
-                return excess, False
+        Raises KeyReused, JobDeleted.
+        """
+        find = partial(idempotency.find, request=keyed, now=self._clock())
+        job = await self._database.read(find)
+        if job is not None and job.id in self._hidden:
+            raise JobDeleted
+        return job
+
+    async def submit(self, job: Job, keyed: KeyedRequest | None = None) -> Job:
+        """Add a new job, which is on disk when this returns.
+
+        If meanwhile a request with the same Idempotency-Key has added one, return that instead.
+        Raises QueueFull, KeyReused, JobDeleted.
+        """
+
+        def insert(connection: sqlite3.Connection) -> tuple[Job | None, bool]:
+            first = idempotency.find(connection, keyed, job.created_at) if keyed else None
+            if first is not None:
+                return first, False
+            self._limits.check(connection, job.request.owner)
             jobs.insert(connection, job)
+            if keyed is not None:
+                idempotency.insert(connection, keyed, job.id, job.created_at)
             return None, turns.overtakes(connection, job.id)
 
-        excess, overtakes = await self._database.write(insert)
-        if excess is not None:
-            raise await self._full(excess)
+        first, overtakes = await self._database.write(insert)
+        if first is not None:
+            return first
         self._transitions.queued(job)
         if overtakes:
             self._watchers.wake_all()
@@ -151,6 +156,10 @@ class JobQueue:
     async def finished_before(self, moment: float) -> list[Job]:
         """Return the jobs that ended before `moment` (Unix seconds)."""
         return await self._database.read(partial(jobs.finished_before, moment=moment))
+
+    async def forget_keys(self) -> None:
+        """Forget the Idempotency-Keys whose time is over."""
+        await self._database.write(partial(idempotency.delete_expired, now=self._clock()))
 
     async def lora_references(self) -> frozenset[str]:
         """Return the LoRA references of all unfinished jobs."""
@@ -289,9 +298,3 @@ class JobQueue:
             self._watchers.wake_all()
         self._watchers.wake(job.id)
         return changed
-
-    async def _full(self, excess: str) -> QueueFull:
-        mean = await self._database.read(jobs.recent_run_seconds)
-        # one job's time: then one place is free
-        retry_after = max(1, math.ceil(UNKNOWN_RUN_S if mean is None else mean))
-        return QueueFull(f"{excess} Try again in {retry_after} seconds.", retry_after_s=retry_after)

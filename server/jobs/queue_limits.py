@@ -1,10 +1,15 @@
 """How many jobs may wait."""
 
+import math
 import sqlite3
 from dataclasses import dataclass
 
+from server.errors import QueueFull
 from server.job import JobStatus
 from server.store import jobs
+
+# The Retry-After while no job has finished yet.
+UNKNOWN_RUN_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,8 +19,17 @@ class QueueLimits:
     waiting: int
     waiting_per_owner: int = 0
 
-    def excess(self, connection: sqlite3.Connection, owner: str | None) -> str | None:
-        """Return which limit another job of this owner would exceed, or None."""
+    def check(self, connection: sqlite3.Connection, owner: str | None) -> None:
+        """Raise QueueFull if another job of this owner would exceed a limit."""
+        excess = self._excess(connection, owner)
+        if excess is not None:
+            mean = jobs.recent_run_seconds(connection)
+            # one job's time: then one place is free
+            retry_after = max(1, math.ceil(UNKNOWN_RUN_S if mean is None else mean))
+            message = f"{excess} Try again in {retry_after} seconds."
+            raise QueueFull(message, retry_after_s=retry_after)
+
+    def _excess(self, connection: sqlite3.Connection, owner: str | None) -> str | None:
         waiting = jobs.count(connection, JobStatus.QUEUED)
         if waiting >= self.waiting:
             return f"{waiting} jobs wait, and the server takes at most {self.waiting}."

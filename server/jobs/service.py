@@ -14,6 +14,7 @@ from server.jobs.job_queue import JobQueue
 from server.jobs.preparer import Preparer
 from server.jobs.submit_rate import SubmitRate
 from server.media.outputs import ROUTE, OutputStore
+from server.store.idempotency import KeyedRequest
 from server.workers.executor import Executor
 
 logger = logging.getLogger(__name__)
@@ -53,14 +54,23 @@ class EditService:
         self._log_prompts = log_prompts
         self._deletions: set[asyncio.Task[None]] = set()
 
-    async def submit(self, request: Submission, images: Sequence[str | bytes]) -> Job:
+    async def submit(
+        self,
+        request: Submission,
+        images: Sequence[str | bytes],
+        keyed: KeyedRequest | None = None,
+    ) -> Job:
         """Validate the request and queue the job, which is on disk when this returns.
 
-        `images` are references, or the bytes of uploaded files.
+        `images` are references, or the bytes of uploaded files. A request with an Idempotency-Key
+        that was sent before gets the job of the first one.
         Raises InvalidRequest, InvalidImage, InvalidLora, PayloadTooLarge, FetchFailed (offline),
-        QueueFull, TooManySubmits, StorageFull, Unavailable; then nothing is queued and nothing is
-        left on disk.
+        KeyReused, JobDeleted, QueueFull, TooManySubmits, StorageFull, Unavailable; then nothing is
+        queued and nothing is left on disk.
         """
+        # first of all: a repeat gets its job even if a new one would be refused
+        if keyed is not None and (first := await self.queue.first_job(keyed)):
+            return first
         if self._executor.failure is not None:
             raise Unavailable(f"No model is loaded: {self._executor.failure}")
         _check_count(len(images))
@@ -73,7 +83,7 @@ class EditService:
         now = self._clock()
         job = Job(request, urls, now, id=job_id, prepared_at=now if is_prepared else None)
         # shielded: a client that hangs up now leaves a whole job, not a row without its images
-        return await asyncio.shield(self._queue(job))
+        return await asyncio.shield(self._queue(job, keyed))
 
     async def cancel(self, job_id: str) -> Job:
         """Cancel a job: at once while it waits, at its next step while it runs.
@@ -133,12 +143,15 @@ class EditService:
                 if job.status.is_final:
                     await self._inputs.release(job_id)
 
-    async def _queue(self, job: Job) -> Job:
+    async def _queue(self, job: Job, keyed: KeyedRequest | None) -> Job:
         try:
-            await self.queue.submit(job)
+            queued = await self.queue.submit(job, keyed)
         except BaseException:
             await self._inputs.delete(job.id)
             raise
+        if queued is not job:
+            await self._inputs.delete(job.id)
+            return queued
         if self._log_prompts:
             logger.info("job %s prompt: %r", job.id, job.request.params.prompt)
         if job.prepared_at is None:

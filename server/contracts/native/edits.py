@@ -15,6 +15,7 @@ from server.jobs.service import EditService
 from server.store.jobs import JobFilter
 from server.web.auth import caller
 from server.web.contract import Services
+from server.web.idempotency import IdempotencyKey, keyed_request
 from server.web.request import base_url, unless_disconnected, while_connected
 
 NAME = "native"
@@ -37,11 +38,13 @@ def _view(request: Request, state: JobState) -> EditView:
 def _add_submit_and_list(routes: APIRouter, service: EditService) -> None:
     @routes.post("/edits", status_code=201, openapi_extra=request_body())
     async def create_edit(
-        request: Request, wait: Annotated[float, Query(ge=0, le=MAX_WAIT_S)] = 0
+        request: Request,
+        key: IdempotencyKey,
+        wait: Annotated[float, Query(ge=0, le=MAX_WAIT_S)] = 0,
     ) -> EditView:
         """Queue an edit. With `wait`, respond once it is done or after that many seconds.
 
-        A client that disconnects while waiting cancels the job.
+        A client that disconnects while waiting cancels the job, unless it sent an Idempotency-Key.
         """
         body, files = await read_body(request)
         submission = Submission(
@@ -53,10 +56,13 @@ def _add_submit_and_list(routes: APIRouter, service: EditService) -> None:
             owner=caller(request).owner,
         )
         images: list[str | bytes] = [*body.images, *files]
-        job = await while_connected(request, service.submit(submission, images))
+        keyed = await keyed_request(request, key, body, images)
+        job = await while_connected(request, service.submit(submission, images, keyed))
         if wait:
             waited = await unless_disconnected(request, service.queue.wait(job.id, wait))
-            job = waited or await service.cancel(job.id)
+            if waited is None and keyed is None:
+                waited = await service.cancel(job.id)
+            job = waited or job
         return _view(request, await service.queue.state_of(job))
 
     @routes.get("/edits")

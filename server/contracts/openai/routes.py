@@ -20,6 +20,7 @@ from server.job import Job, JobStatus, Submission
 from server.jobs.service import EditService
 from server.web.auth import caller
 from server.web.contract import Services
+from server.web.idempotency import IdempotencyKey, keyed_request
 from server.web.problem import Problem
 from server.web.request import base_url, unless_disconnected, while_connected
 
@@ -43,10 +44,11 @@ def router(services: Services) -> APIRouter:
         openapi_extra=request_body(),
         responses=RESPONSES,
     )
-    async def edit_images(request: Request) -> Response:
+    async def edit_images(request: Request, key: IdempotencyKey) -> Response:
         """Edit one to three images. The response comes once the edit is done, or as a stream.
 
-        A client that disconnects cancels the job; otherwise its retry would run a second one.
+        A client that disconnects cancels the job; otherwise its retry would run a second one. With
+        an Idempotency-Key the job stays, and the retry gets its result.
         """
         body, images = await read_body(request)
         submission = Submission(
@@ -58,20 +60,21 @@ def router(services: Services) -> APIRouter:
             quality=body.output_compression,
             owner=caller(request).owner,
         )
-        job = await while_connected(request, service.submit(submission, images))
+        keyed = await keyed_request(request, key, body, images, answers_outcome=True)
+        job = await while_connected(request, service.submit(submission, images, keyed))
         if body.stream:
-            return EditStream(service, job, services.clock)
-        ended = await unless_disconnected(request, service.queue.wait(job.id))
-        return await _answer(service, ended or job, base_url(request))
+            return EditStream(service, job, services.clock, cancels=keyed is None)
+        ended = await unless_disconnected(request, service.queue.wait(job.id)) or job
+        if keyed is None and not ended.status.is_final:
+            # the client has left or the server is stopping: nobody can fetch the outputs later
+            await service.cancel(job.id)
+        return await _answer(service, ended, base_url(request))
 
     _add_models(routes, services)
     return routes
 
 
 async def _answer(service: EditService, job: Job, base: str) -> Response:
-    if not job.status.is_final:
-        # the client has left or the server is stopping: nobody can fetch the outputs later
-        await service.cancel(job.id)
     if job.status is not JobStatus.SUCCEEDED:
         return render(problem_of_job(job), job.id, is_final=job.status.is_final)
     content = await images_response(service, job, base)

@@ -22,10 +22,14 @@ KEEPALIVE_S = 15.0
 
 
 class EditStream(StreamingResponse):
-    """The events of one job, which is canceled if they end before it does."""
+    """The events of one job."""
 
-    def __init__(self, service: EditService, job: Job, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, service: EditService, job: Job, clock: Callable[[], float], *, cancels: bool
+    ) -> None:
+        """`cancels`: a stream that ends before its job does cancels it."""
         self._service = service
+        self._cancels = cancels
         self._job_id = job.id
         super().__init__(
             _with_keepalive(_events(service, job.id, clock)),
@@ -38,9 +42,10 @@ class EditStream(StreamingResponse):
         try:
             await super().__call__(scope, receive, send)
         finally:
-            # not in the generator: a cancellation during a send would never resume it
-            with anyio.CancelScope(shield=True), contextlib.suppress(NotFound):
-                await self._service.cancel(self._job_id)
+            if self._cancels:
+                # not in the generator: a cancellation during a send would never resume it
+                with anyio.CancelScope(shield=True), contextlib.suppress(NotFound):
+                    await self._service.cancel(self._job_id)
 
 
 async def _events(

@@ -26,6 +26,7 @@ from server.job import Job, JobStatus, OutputFormat, Submission
 from server.jobs.service import EditService
 from server.web.auth import caller
 from server.web.contract import Services
+from server.web.idempotency import IdempotencyKey, keyed_request
 from server.web.request import base_url, unless_disconnected, while_connected
 
 MOUNTS = ("/v1/queue", "/model/v1/queue")
@@ -71,34 +72,56 @@ class Endpoint:
         self.path = f"{mount}/{name}"
 
     async def submit(
-        self, request: Request, body: EditRequest, fal_webhook: str | None = None
+        self,
+        request: Request,
+        body: EditRequest,
+        key: IdempotencyKey,
+        fal_webhook: str | None = None,
     ) -> JSONResponse:
         """Queue an edit."""
         _refuse_webhook(fal_webhook)
-        return await self._queued(request, await self._submit(request, body))
+        return await self._queued(request, await self._submit(request, body, key))
 
     async def submit_fal(
-        self, request: Request, body: FalEditRequest, fal_webhook: str | None = None
+        self,
+        request: Request,
+        body: FalEditRequest,
+        key: IdempotencyKey,
+        fal_webhook: str | None = None,
     ) -> JSONResponse:
         """Queue an edit, and post its outcome to `fal_webhook`."""
-        return await self._queued(request, await self._submit_fal(request, body, fal_webhook))
+        job = await self._submit_fal(request, body, key, webhook=fal_webhook)
+        return await self._queued(request, job)
 
     async def submit_or_run(
-        self, request: Request, body: FalEditRequest, fal_webhook: str | None = None
+        self,
+        request: Request,
+        body: FalEditRequest,
+        key: IdempotencyKey,
+        fal_webhook: str | None = None,
     ) -> JSONResponse:
         """Queue an edit if the request has x-fal-queue-priority, else run it."""
         if PRIORITY_HEADER in request.headers:
-            return await self.submit_fal(request, body, fal_webhook)
-        return await self.run(request, body, fal_webhook)
+            return await self.submit_fal(request, body, key, fal_webhook)
+        return await self.run(request, body, key, fal_webhook)
 
     async def run(
-        self, request: Request, body: FalEditRequest, fal_webhook: str | None = None
+        self,
+        request: Request,
+        body: FalEditRequest,
+        key: IdempotencyKey,
+        fal_webhook: str | None = None,
     ) -> JSONResponse:
-        """Run an edit and return its result. A client that disconnects cancels its job."""
+        """Run an edit and return its result.
+
+        A client that disconnects cancels its job, unless it sent an Idempotency-Key.
+        """
         _refuse_webhook(fal_webhook)
-        job = await self._submit_fal(request, body, None)
+        job = await self._submit_fal(request, body, key, answers_outcome=True)
         waited = await unless_disconnected(request, self._service.queue.wait(job.id))
-        return await self._result(request, waited or await self._service.cancel(job.id))
+        if waited is None and key is None:
+            waited = await self._service.cancel(job.id)
+        return await self._result(request, waited or job)
 
     async def status(self, request: Request, request_id: str) -> JSONResponse:
         """Return the status of a request."""
@@ -136,24 +159,40 @@ class Endpoint:
             return _answer(400, CancelAnswer(status="ALREADY_COMPLETED"), request_id)
         return _answer(202, CancelAnswer(status="CANCELLATION_REQUESTED"), request_id)
 
-    async def _submit_fal(self, request: Request, body: FalEditRequest, webhook: str | None) -> Job:
+    async def _submit_fal(
+        self,
+        request: Request,
+        body: FalEditRequest,
+        key: str | None,
+        *,
+        webhook: str | None = None,
+        answers_outcome: bool = False,
+    ) -> Job:
         return await self._submit(
             request,
             body,
+            key,
             output_format=body.output_format,
             data_uris=body.sync_mode,
             webhook=webhook,
+            answers_outcome=answers_outcome,
         )
 
     async def _submit(
         self,
         request: Request,
         body: EditRequest,
+        key: str | None,
         *,
         output_format: OutputFormat = OutputFormat.PNG,
         data_uris: bool = False,
         webhook: str | None = None,
+        answers_outcome: bool = False,
     ) -> Job:
+        images = body.references()
+        keyed = await keyed_request(
+            request, key, body, images, webhook=webhook, answers_outcome=answers_outcome
+        )
         submission = Submission(
             contract=NAME,
             endpoint=self._name,
@@ -168,7 +207,7 @@ class Endpoint:
             owner=caller(request).owner,
         )
         try:
-            submitted = self._service.submit(submission, body.references())
+            submitted = self._service.submit(submission, images, keyed)
             return await while_connected(request, submitted)
         except ServerError as exc:
             if exc.field and exc.field.startswith("images"):

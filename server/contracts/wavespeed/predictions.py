@@ -9,6 +9,7 @@ from server.errors import InvalidRequest
 from server.job import Job, Submission
 from server.web.auth import caller
 from server.web.contract import Services
+from server.web.idempotency import IdempotencyKey, keyed_request
 from server.web.request import base_url, while_connected
 
 
@@ -18,13 +19,15 @@ def router(services: Services) -> APIRouter:
     service, sync_timeout_s = services.edits, services.settings.sync_timeout_s
 
     async def submit(
-        request: Request, body: SubmitRequest, webhook: str | None = None
+        request: Request, body: SubmitRequest, key: IdempotencyKey, webhook: str | None = None
     ) -> Envelope[Prediction]:
         """Queue an edit; the response does not wait for images to be fetched."""
         base = base_url(request)
         endpoint = request.url.path.partition("/api/v3/")[2]
         submission = _submission(body, endpoint, webhook, base, caller(request).owner)
-        job = await while_connected(request, service.submit(submission, body.references()))
+        images = body.references()
+        keyed = await keyed_request(request, key, body, images, webhook=webhook)
+        job = await while_connected(request, service.submit(submission, images, keyed))
         if not body.enable_sync_mode:
             return await envelope(request, job)
         # A client that disconnects does not cancel the task, only the wait.

@@ -17,6 +17,7 @@ from server.errors import (
     Unavailable,
 )
 from server.job import Job, JobStatus, Outcome
+from server.store.idempotency import KeyedRequest
 from server.store.jobs import JobFilter
 from tests.conftest import as_base64
 from tests.server.jobs.conftest import IMAGE, Scene, soon
@@ -326,10 +327,10 @@ async def test_client_that_hangs_up_during_the_write_leaves_a_whole_job(
 ) -> None:
     write, entered, released = scene.queue.submit, asyncio.Event(), asyncio.Event()
 
-    async def slow_write(job: Job) -> Job:
+    async def slow_write(job: Job, keyed: KeyedRequest | None) -> Job:
         entered.set()
         await released.wait()
-        return await write(job)
+        return await write(job, keyed)
 
     monkeypatch.setattr(scene.queue, "submit", slow_write)
     submitting = asyncio.create_task(scene.submit())
