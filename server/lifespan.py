@@ -114,4 +114,5 @@ async def _stop_server_on_failure(
         else:
             logger.critical("%s failed; the server stops", name, exc_info=True)
         components.services.readiness.fatal = f"{name} failed: {exc}"
-        os.kill(os.getpid(), signal.SIGTERM)
+        # not SIGTERM: there is nothing to wait for
+        os.kill(os.getpid(), signal.SIGINT)

@@ -100,6 +100,9 @@ class Settings(BaseSettings):
     max_upload_gb_per_key: float = Field(
         20, gt=0, description="Disk for the uploads of one key's owner, in GiB"
     )
+    drain_s: float = Field(
+        30, ge=0, description="Time that running jobs have to end after SIGTERM, in seconds"
+    )
     job_timeout_s: float = Field(1800, gt=0, description="Longest run of one job, in seconds")
     step_timeout_s: float | None = Field(
         None,

@@ -14,7 +14,7 @@ from server.jobs.job_queue import JobQueue
 from server.jobs.preparer import Preparer
 from server.jobs.queue_limits import QueueLimits
 from server.jobs.scraper import Scraper
-from server.jobs.service import EditService
+from server.jobs.service import STOPPING, EditService
 from server.jobs.submit_rate import SubmitRate
 from server.jobs.webhook_secrets import WebhookSecrets, read_or_create_secret
 from server.jobs.webhook_sender import WebhookSender
@@ -57,6 +57,11 @@ class Components:
     keys: KeyCheck
     playground: Playground | None
     storage_watch: StorageWatch
+
+    async def drain(self) -> None:
+        """Take and start no more jobs, and give the running ones time to end."""
+        self.services.readiness.block("drain", STOPPING)
+        await self.dispatcher.drain(self.services.settings.drain_s)
 
     def end_streams(self) -> None:
         """End the streams and decodes that a stop would otherwise wait for."""

@@ -149,10 +149,10 @@ class LiveServer:
         self.process.kill()
         self.process.wait()
 
-    def stop(self) -> float:
-        """Send SIGTERM and return the seconds until the process ended."""
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> float:
+        """Send a signal and return the seconds until the process ended."""
         start = time.monotonic()
-        self.process.send_signal(signal.SIGTERM)
+        self.process.send_signal(number)
         self.process.wait(timeout=STOP_TIMEOUT_S)
         return time.monotonic() - start
 

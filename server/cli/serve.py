@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -23,11 +25,15 @@ from server.settings import Settings, SettingsError, read_settings
 from server.store.database import DataFolderInUse, DataFolderLock
 from server.store.opening import READ_ONLY, StorageUnusable, read_only, wait_for_storage
 from server.version import VERSION
-from server.wiring import build_components, choose_model
+from server.wiring import Components, build_components, choose_model
 from server.workers.local_process import WORKER_COMMAND
 
-# Seconds after SIGTERM in which open responses may finish.
+logger = logging.getLogger(__name__)
+
+# Seconds in which open responses may finish, once no more jobs run.
 SHUTDOWN_GRACE_S = 3
+# Seconds after which the process ends whatever still holds it up; every job is on disk.
+HARD_STOP_S = 4.5
 
 
 def serve(
@@ -95,18 +101,22 @@ async def _serve(
     sock = _bind(settings)
     scheme = "https" if settings.tls_cert else "http"
     address = f"{scheme}://{settings.host}:{sock.getsockname()[1]}"
-    logging.getLogger(__name__).info("qwen-edit-server %s listens on %s", VERSION, address)
-    await StoppableServer(config, components.end_streams).serve(sockets=[sock])
-    if components.services.readiness.fatal is not None:
-        raise typer.Exit(1)
+    logger.info("qwen-edit-server %s listens on %s", VERSION, address)
+    await StoppableServer(config, components).serve(sockets=[sock])
+    if code := _exit_code(components):
+        raise typer.Exit(code)
 
 
 class StoppableServer(uvicorn.Server):
-    """A uvicorn server that ends its event streams on a signal instead of waiting for them."""
+    """A uvicorn server that drains on SIGTERM, and stops at once on SIGINT or a second signal.
 
-    def __init__(self, config: uvicorn.Config, end_streams: Callable[[], None]) -> None:
+    It ends its event streams then instead of waiting for them.
+    """
+
+    def __init__(self, config: uvicorn.Config, components: Components) -> None:
         super().__init__(config)
-        self._end_streams = end_streams
+        self._components = components
+        self._draining: asyncio.Task[None] | None = None
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -122,9 +132,34 @@ class StoppableServer(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """End the streams, then shut down; a second Ctrl-C shuts down at once."""
-        self._end_streams()
-        super().handle_exit(sig, frame)
+        """Drain after the first SIGTERM, else stop; a signal while it stops cuts responses off."""
+        if sig == signal.SIGTERM and self._draining is None and not self.should_exit:
+            self._draining = asyncio.create_task(self._drain_and_stop())
+            return
+        self.force_exit = self.should_exit
+        self._stop()
+
+    async def _drain_and_stop(self) -> None:
+        try:
+            await self._components.drain()
+        finally:
+            self._stop()
+
+    def _stop(self) -> None:
+        self._components.end_streams()
+        self.should_exit = True
+        timer = threading.Timer(HARD_STOP_S, self._exit_now)
+        # it does not hold up a process that ends in time
+        timer.daemon = True
+        timer.start()
+
+    def _exit_now(self) -> None:
+        logger.error("the server did not stop within %g s", HARD_STOP_S)
+        os._exit(_exit_code(self._components))
+
+
+def _exit_code(components: Components) -> int:
+    return 0 if components.services.readiness.fatal is None else 1
 
 
 def _bind(settings: Settings) -> socket.socket:

@@ -4,16 +4,17 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 
 from pipelines.api.errors import EngineError
 from pipelines.api.messages import Canceled, Done, Failed, OutputImage, Preview, Stage, Step
-from server.errors import ContentBlocked, JobTimeout, ServerError, StorageFull, WorkerLost
+from server.errors import ContentBlocked, ServerError, StorageFull, WorkerLost
 from server.job import Job, JobStatus, Outcome
 from server.jobs.delivery import Delivery
 from server.jobs.job_inputs import JobInputs
 from server.jobs.job_queue import JobQueue
 from server.jobs.job_state import JobProgress
+from server.jobs.run_limits import RunLimits
 from server.jobs.step_watchdog import JobKind, SilenceWatch, StepTimes
 from server.limits import MAX_ATTEMPTS
 from server.media.outputs import OutputStore
@@ -23,12 +24,12 @@ from server.workers.executor import Executor, WorkerDied
 
 logger = logging.getLogger(__name__)
 
-# The time that a worker has to leave a job before it is killed.
-CANCEL_GRACE_S = 30.0
 # The finished jobs that wait for their files, beyond which no more run.
 MAX_DELIVERIES_PER_WORKER = 2
 # The time that outputs have to be written at shutdown; a job that is cut off runs again.
 DELIVERY_GRACE_S = 2.0
+# The time that killed workers have to be noticed at shutdown.
+ABANDON_S = 1.0
 
 
 class Dispatcher:
@@ -62,18 +63,18 @@ class Dispatcher:
             sleep=sleep,
             readiness=readiness or Readiness(),
         )
-        self._delivered = asyncio.Event()
-        self._job_timeout_s = job_timeout_s
+        # set whenever a run or a delivery has ended
+        self._ended = asyncio.Event()
+        self._limits = RunLimits(executor, self.leave, job_timeout_s=job_timeout_s, sleep=sleep)
         self._clock = clock
         self._sleep = sleep
         self._step_times = StepTimes(
             step_timeout_s, on_step=(metrics or Metrics()).step_seconds.observe
         )
         self._leaving: set[str] = set()
-        self._overdue: set[str] = set()
-        # seconds of silence after which the worker of a job was killed
-        self._silent: dict[str, float] = {}
         self._deliveries: set[asyncio.Task[None]] = set()
+        self._running: set[str] = set()
+        self._is_abandoning = False
 
     async def serve(self) -> None:
         """Dispatch jobs until cancelled, then wait briefly for outputs that are being written."""
@@ -87,6 +88,18 @@ class Dispatcher:
                 for delivery in late:
                     delivery.cancel()
 
+    async def drain(self, grace_s: float) -> None:
+        """Start no more jobs, and give the running ones `grace_s` before they are queued again."""
+        self._queue.drain()
+        logger.info("stopping; %d running jobs have %g s to end", len(self._running), grace_s)
+        if await self._has_ended(self._sleep(grace_s)):
+            return
+        self._is_abandoning = True
+        self._executor.close()
+        for job_id in list(self._running):
+            await self._executor.kill(job_id)
+        await self._has_ended(asyncio.sleep(ABANDON_S))
+
     async def leave(self, job_id: str) -> None:
         """Have the worker leave a running job at its next step."""
         self._leaving.add(job_id)
@@ -97,15 +110,25 @@ class Dispatcher:
             await self._executor.ready()
             await self._room_for_outputs()
             job = await self._queue.claim()
+            if job is None:
+                return
+            self._running.add(job.id)
             try:
-                await self._run(job)
-            except (EngineError, ServerError) as exc:
-                await self._fail(job, exc)
-            except WorkerDied as exc:
-                await self._retry(job, exc)
-            except Exception:
-                logger.exception("job %s failed in the server", job.id)
-                await self._fail(job, ServerError())
+                await self._run_to_its_end(job)
+            finally:
+                self._running.discard(job.id)
+                self._ended.set()
+
+    async def _run_to_its_end(self, job: Job) -> None:
+        try:
+            await self._run(job)
+        except (EngineError, ServerError) as exc:
+            await self._fail(job, exc)
+        except WorkerDied as exc:
+            await self._retry(job, exc)
+        except Exception:
+            logger.exception("job %s failed in the server", job.id)
+            await self._fail(job, ServerError())
 
     async def _run(self, job: Job) -> None:
         """Hand the job to a worker and follow it to its end."""
@@ -114,7 +137,7 @@ class Dispatcher:
         stage: Stage | None = None
         watch = SilenceWatch(self._step_times, JobKind.of(job), self._clock, self._sleep)
         run = self._executor.run(job.id, params, inputs.references, inputs.loras)
-        async with self._limits(job.id, watch), contextlib.aclosing(run):
+        async with self._limits.during(job.id, watch), contextlib.aclosing(run):
             async for event in run:
                 watch.hear(event)
                 match event:
@@ -148,13 +171,29 @@ class Dispatcher:
 
     def _forget_delivery(self, delivery: asyncio.Task[None]) -> None:
         self._deliveries.discard(delivery)
-        self._delivered.set()
+        self._ended.set()
 
     async def _room_for_outputs(self) -> None:
         """Wait while finished jobs wait for the disk: their images are in memory."""
         while len(self._deliveries) >= MAX_DELIVERIES_PER_WORKER * self._executor.concurrency:
-            self._delivered.clear()
-            await self._delivered.wait()
+            self._ended.clear()
+            await self._ended.wait()
+
+    async def _has_ended(self, grace: Awaitable[None]) -> bool:
+        """Wait until all runs and deliveries have ended; return False if `grace` ends before."""
+        ending = asyncio.ensure_future(self._until_idle())
+        waiting = asyncio.ensure_future(grace)
+        try:
+            await asyncio.wait({ending, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            return ending.done()
+        finally:
+            for task in (ending, waiting):
+                task.cancel()
+
+    async def _until_idle(self) -> None:
+        while self._running or self._deliveries:
+            self._ended.clear()
+            await self._ended.wait()
 
     async def _preload_next(self, running_id: str) -> None:
         """Have the worker read the next job's LoRAs while this one runs."""
@@ -163,39 +202,6 @@ class Dispatcher:
             upcoming = await self._queue.next_prepared()
             if upcoming is not None and upcoming.request.params.loras:
                 await self._executor.preload(running_id, await self._inputs.loras(upcoming))
-
-    @contextlib.asynccontextmanager
-    async def _limits(self, job_id: str, watch: SilenceWatch) -> AsyncIterator[None]:
-        """Enforce the time limit and the step watchdog during the block."""
-        tasks = (
-            asyncio.create_task(self._end_overdue(job_id)),
-            asyncio.create_task(self._kill_silent(job_id, watch)),
-        )
-        try:
-            yield
-        finally:
-            for task in tasks:
-                task.cancel()
-
-    async def _end_overdue(self, job_id: str) -> None:
-        """Have the worker leave the job after the time limit, and kill it if it does not."""
-        await self._sleep(self._job_timeout_s)
-        self._overdue.add(job_id)
-        # beside the timer: the kill must not wait for a worker that takes no message
-        leaving = asyncio.create_task(self.leave(job_id))
-        try:
-            while True:
-                await self._sleep(CANCEL_GRACE_S)
-                await self._executor.kill(job_id)
-        finally:
-            leaving.cancel()
-
-    async def _kill_silent(self, job_id: str, watch: SilenceWatch) -> None:
-        """Kill the worker whenever it has been silent for too long."""
-        while True:
-            self._silent[job_id] = silence_s = await watch.silence()
-            logger.error("job %s: its worker was silent for %g s and is killed", job_id, silence_s)
-            await self._executor.kill(job_id)
 
     async def _deliver(self, job: Job, images: list[OutputImage], done: Done) -> None:
         """Turn a finished run into files and an outcome."""
@@ -211,18 +217,20 @@ class Dispatcher:
 
     async def _end_left_job(self, job: Job) -> None:
         """Finish a job that the worker has left for the client or for the time limit."""
-        if job.id in self._overdue:
-            await self._fail(job, self._timeout_error())
+        if (timeout := self._limits.timeout(job.id)) is not None:
+            await self._fail(job, timeout)
         else:
             await self._finish(job, Outcome(JobStatus.CANCELED))
 
     async def _retry(self, job: Job, died: WorkerDied) -> None:
         """Requeue the job of a dead worker; fail it if it was overdue or had its last attempt."""
-        silence_s = self._silent.pop(job.id, None)
+        silence_s = self._limits.silence_s(job.id)
         why = f"{died} after {silence_s:g} s without progress" if silence_s else str(died)
         logger.error("%s while it ran job %s", why, job.id)
-        if job.id in self._overdue:
-            await self._fail(job, self._timeout_error())
+        if (timeout := self._limits.timeout(job.id)) is not None:
+            await self._fail(job, timeout)
+        elif self._is_abandoning:
+            await self._queue.requeue(job, is_attempt=False)
         elif job.attempts + 1 >= MAX_ATTEMPTS:
             await self._fail(job, WorkerLost(f"{WorkerLost()} Last: {why}."))
         else:
@@ -230,9 +238,6 @@ class Dispatcher:
             if requeued.status.is_final:  # a cancel had been requested
                 self._leaving.discard(job.id)
                 await self._release_inputs(job)
-
-    def _timeout_error(self) -> JobTimeout:
-        return JobTimeout(f"The job ran longer than the allowed {self._job_timeout_s:g} seconds.")
 
     async def _fail(self, job: Job, exc: EngineError | ServerError) -> None:
         await self._fail_with(job, exc.code, str(exc))
@@ -243,9 +248,8 @@ class Dispatcher:
 
     async def _finish(self, job: Job, outcome: Outcome) -> None:
         await self._queue.finish(job, outcome)
-        self._overdue.discard(job.id)
+        self._limits.forget(job.id)
         self._leaving.discard(job.id)
-        self._silent.pop(job.id, None)
         await self._release_inputs(job)
 
     async def _release_inputs(self, job: Job) -> None:

@@ -1,7 +1,6 @@
 """The queue: jobs on disk, and their progress in memory."""
 
 import asyncio
-import contextlib
 import logging
 import sqlite3
 from collections.abc import AsyncIterator, Callable
@@ -13,6 +12,7 @@ from server.caller import Caller
 from server.errors import JobDeleted, NotFound
 from server.job import Job, JobStatus, Outcome
 from server.jobs.job_state import JobProgress, JobState, ProgressBoard
+from server.jobs.job_waits import JobWaits
 from server.jobs.queue_limits import QueueLimits
 from server.jobs.transitions import Transitions
 from server.jobs.watchers import Watchers
@@ -42,9 +42,9 @@ class JobQueue:
         self._transitions = Transitions(metrics or Metrics(), clock)
         self._board = ProgressBoard()
         self._watchers = Watchers()
+        self._waits = JobWaits(self._watchers, self.get, self.state_of)
         self._work = asyncio.Event()
         self._hidden: set[str] = set()
-        self._closing = False
         # set whenever a webhook has become due
         self.webhook_added = asyncio.Event()
 
@@ -66,10 +66,19 @@ class JobQueue:
         """The reason why the change of a job is still waiting for the disk, or None."""
         return self._database.failure
 
+    @property
+    def is_draining(self) -> bool:
+        """True once no more jobs are claimed."""
+        return self._waits.is_draining
+
+    def drain(self) -> None:
+        """Let nobody claim another job; end the waits for queued ones."""
+        self._waits.drain()
+        self._work.set()
+
     def close(self) -> None:
         """End all waits and event streams; the jobs on disk do not change."""
-        self._closing = True
-        self._watchers.wake_all()
+        self._waits.close()
 
     async def check_room(self, owner: str | None) -> None:
         """Raise QueueFull if no more jobs may wait, of anybody or of this owner."""
@@ -177,12 +186,13 @@ class JobQueue:
             self._work.set()
         return job.status
 
-    async def claim(self) -> Job:
+    async def claim(self) -> Job | None:
         """Wait for a prepared job, mark the next in turn as running and return it.
 
-        Like every change that no client waits for, it is retried until it is written.
+        Like every change that no client waits for, it is retried until it is written. Returns None
+        once the server drains.
         """
-        while True:
+        while not self.is_draining:
             self._work.clear()
             job = await self._database.persist(partial(jobs.claim, now=self._clock()))
             if job is not None:
@@ -191,6 +201,7 @@ class JobQueue:
                 self._watchers.wake_all()
                 return job
             await self._work.wait()
+        return None
 
     async def next_prepared(self) -> Job | None:
         """Return the job that would be claimed next, or None."""
@@ -207,12 +218,14 @@ class JobQueue:
         self._board.add_preview(job_id, preview)
         self._watchers.wake(job_id)
 
-    async def requeue(self, job: Job) -> Job:
-        """Requeue a job whose worker died, at its old place; a cancelled one ends instead."""
+    async def requeue(self, job: Job, *, is_attempt: bool = True) -> Job:
+        """Requeue a job that its worker left, at its old place; a cancelled one ends instead.
+
+        It is no attempt, and no start, when the server itself took the job from its worker.
+        """
         self._board.forget(job.id)
-        requeued = await self._database.persist(
-            partial(endings.requeue, job_id=job.id, now=self._clock())
-        )
+        requeue = partial(endings.requeue, job_id=job.id, now=self._clock(), is_attempt=is_attempt)
+        requeued = await self._database.persist(requeue)
         self.webhook_added.set()
         self._transitions.left(requeued)
         self._watchers.wake_all()
@@ -260,30 +273,11 @@ class JobQueue:
 
     async def wait(self, job_id: str, timeout_s: float | None = None) -> Job:
         """Return the job once it is final, or as it is after `timeout_s` or at shutdown."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                with self._watchers.watch(job_id) as changed:
-                    while not (job := await self.get(job_id)).status.is_final:
-                        if self._closing:
-                            return job
-                        await changed.wait()
-                        changed.clear()
-                    return job
-        return await self.get(job_id)
+        return await self._waits.wait(job_id, timeout_s)
 
-    async def watch(self, job_id: str) -> AsyncIterator[JobState]:
+    def watch(self, job_id: str) -> AsyncIterator[JobState]:
         """Yield the job's state now and after each change, until it is final or at shutdown."""
-        with self._watchers.watch(job_id) as changed:
-            last = None
-            while True:
-                changed.clear()
-                state = await self.state_of(await self.get(job_id))
-                if state != last:
-                    yield state
-                if state.job.status.is_final or self._closing:
-                    return
-                last = state
-                await changed.wait()
+        return self._waits.watch(job_id)
 
     async def _write(self, job: Job, changed: Job, *, until_written: bool = False) -> Job:
         """Store `changed` unless the status on disk is no longer that of `job`; return the row."""

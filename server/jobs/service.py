@@ -19,6 +19,9 @@ from server.workers.executor import Executor
 
 logger = logging.getLogger(__name__)
 
+STOPPING = "The server is stopping. Try again in a minute."
+RESTART_S = 60
+
 
 class EditService:
     """The contracts' entry to jobs.
@@ -71,6 +74,8 @@ class EditService:
         # first of all: a repeat gets its job even if a new one would be refused
         if keyed is not None and (first := await self.queue.first_job(keyed)):
             return first
+        if self.queue.is_draining:
+            raise Unavailable(STOPPING, retry_after_s=RESTART_S)
         if self._executor.failure is not None:
             raise Unavailable(f"No model is loaded: {self._executor.failure}")
         _check_count(len(images))

@@ -17,9 +17,11 @@ def update(connection: sqlite3.Connection, job: Job, expected: Sequence[JobStatu
     return is_written
 
 
-def requeue(connection: sqlite3.Connection, job_id: str, now: float) -> Job:
+def requeue(
+    connection: sqlite3.Connection, job_id: str, now: float, *, is_attempt: bool = True
+) -> Job:
     """Call `jobs.requeue`, and add a delivery if that ended the job."""
-    job = jobs.requeue(connection, job_id, now)
+    job = jobs.requeue(connection, job_id, now, is_attempt=is_attempt)
     webhooks.add_if_asked(connection, job)
     return job
 

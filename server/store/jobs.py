@@ -131,17 +131,20 @@ def update(connection: sqlite3.Connection, job: Job, expected: Sequence[JobStatu
     return cursor.rowcount == 1
 
 
-def requeue(connection: sqlite3.Connection, job_id: str, now: float) -> Job:
-    """Requeue a running job at its old place and count the attempt, or end it if cancelled.
+def requeue(
+    connection: sqlite3.Connection, job_id: str, now: float, *, is_attempt: bool = True
+) -> Job:
+    """Requeue a running job at its old place, or end it if cancelled.
 
-    One statement, so a concurrent cancel either ends the job here or finds it queued.
+    It counts as an attempt, or not even as a start. One statement, so a concurrent cancel either
+    ends the job here or finds it queued.
     """
     row = connection.execute(
         "UPDATE jobs SET status = iif(cancel_requested, 'canceled', 'queued'),"
         " finished_at = iif(cancel_requested, ?, NULL),"
-        " attempts = attempts + iif(cancel_requested, 0, 1)"
+        " attempts = attempts + iif(cancel_requested, 0, ?), starts = starts - ?"
         " WHERE id = ? AND status = 'running' RETURNING *",
-        (now, job_id),
+        (now, is_attempt, not is_attempt, job_id),
     ).fetchone()
     job = _job(row) if row else get(connection, job_id)
     assert job is not None, "a job that was running is in the table"

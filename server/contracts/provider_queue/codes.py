@@ -101,9 +101,9 @@ ERROR_SCHEMA = {
 }
 
 
-def render(problem: Problem) -> JSONResponse:
+def render(problem: Problem, request_id: str | None = None) -> JSONResponse:
     """Render an error; one about a field becomes a validation error."""
-    request_id = uuid.uuid4().hex
+    request_id = request_id or uuid.uuid4().hex
     headers = {**problem.headers, REQUEST_ID_HEADER: request_id}
     status, body = problem.status, _plain(problem.message)
     if status in GATEWAY_CODES:

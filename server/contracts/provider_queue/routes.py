@@ -19,14 +19,15 @@ from server.contracts.provider_queue.answers import (
     status_answer,
     submitted,
 )
-from server.contracts.provider_queue.codes import NAME, REQUEST_ID_HEADER
+from server.contracts.provider_queue.codes import NAME, REQUEST_ID_HEADER, render
 from server.contracts.provider_queue.schemas import WATERMARK, EditRequest, FalEditRequest
-from server.errors import InvalidRequest, NotFound, ServerError
+from server.errors import InvalidRequest, NotFound, ServerError, Unavailable
 from server.job import Job, JobStatus, OutputFormat, Submission
-from server.jobs.service import EditService
+from server.jobs.service import RESTART_S, STOPPING, EditService
 from server.web.auth import caller
 from server.web.contract import Services
 from server.web.idempotency import IdempotencyKey, keyed_request
+from server.web.problem import problem_of
 from server.web.request import base_url, unless_disconnected, while_connected
 
 MOUNTS = ("/v1/queue", "/model/v1/queue")
@@ -119,9 +120,13 @@ class Endpoint:
         _refuse_webhook(fal_webhook)
         job = await self._submit_fal(request, body, key, answers_outcome=True)
         waited = await unless_disconnected(request, self._service.queue.wait(job.id))
-        if waited is None and key is None:
-            waited = await self._service.cancel(job.id)
-        return await self._result(request, waited or job)
+        ended = waited or job
+        if not ended.status.is_final:
+            if key is None:
+                # the client has left or the server is stopping: a retry runs the edit again
+                await self._service.cancel(job.id)
+            return render(problem_of(Unavailable(STOPPING, retry_after_s=RESTART_S)), job.id)
+        return await self._result(request, ended)
 
     async def status(self, request: Request, request_id: str) -> JSONResponse:
         """Return the status of a request."""

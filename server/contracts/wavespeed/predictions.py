@@ -36,10 +36,12 @@ def router(services: Services) -> APIRouter:
         if not job.status.is_final:
             answer.data.status = Status.PROCESSING
             answer.data.code = BusinessCode.TIMEOUT
-            answer.data.error = (
-                f"Sync mode timed out after {sync_timeout_s:g} seconds. The prediction is still "
-                f"processing asynchronously."
+            why = (
+                "The server is restarting."
+                if service.queue.is_draining
+                else f"Sync mode timed out after {sync_timeout_s:g} seconds."
             )
+            answer.data.error = f"{why} The prediction is still processing asynchronously."
         return answer
 
     async def result(request: Request, prediction_id: str) -> Envelope[Prediction]:

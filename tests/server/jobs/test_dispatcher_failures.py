@@ -4,8 +4,8 @@ import pytest
 
 from server.errors import ServerError
 from server.job import JobStatus
-from server.jobs.dispatcher import CANCEL_GRACE_S
 from server.jobs.job_state import JobProgress
+from server.jobs.run_limits import CANCEL_GRACE_S
 from tests.server.jobs.conftest import JOB_TIMEOUT_S, Scene, soon
 
 

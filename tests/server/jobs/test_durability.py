@@ -223,7 +223,7 @@ def test_job_past_its_time_limit_fails_and_the_next_runs(
     assert wait_for(server, quick, *FINAL)["status"] == "succeeded"
 
 
-def test_sigterm_ends_the_server_within_seconds_with_a_stream_open(
+def test_sigint_ends_the_server_within_seconds_with_a_stream_open(
     mortal_server: LiveServer, body: dict[str, Any]
 ) -> None:
     server = mortal_server
@@ -235,7 +235,7 @@ def test_sigterm_ends_the_server_within_seconds_with_a_stream_open(
         # kept, for with the generator goes the connection
         following = events(stream)
         next(following)
-        seconds = server.stop()
+        seconds = server.stop(signal.SIGINT)
 
     # the graces that it gives to clients, files and workers are seven seconds
     assert seconds < 30

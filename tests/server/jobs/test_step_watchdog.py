@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.api.messages import Preview, Stage, Step
 from pipelines.api.params import EditParams
-from server.jobs.dispatcher import CANCEL_GRACE_S
+from server.jobs.run_limits import CANCEL_GRACE_S
 from server.jobs.step_watchdog import JobKind, SilenceWatch, StepTimes
 from tests.fake_time import FakeTime
 from tests.make_job import make_job

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import cast
@@ -165,7 +166,7 @@ def test_open_request_ends_when_the_server_stops(start_server: Callable[..., Liv
     server = start_server()
     with submit_and_leave(server) as connection:
         until(lambda: total(server) == 1)
-        server.stop()
+        server.stop(signal.SIGINT)
         answer = connection.recv(65536)
     assert answer.startswith(b"HTTP/1.1 503")
     assert b"x-should-retry" not in answer

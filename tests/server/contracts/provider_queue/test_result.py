@@ -126,6 +126,8 @@ def test_every_stored_error_code_has_an_error_type(module: ModuleType) -> None:
     about_requests = {
         "unauthorized",
         "forbidden",
+        "idempotency_key_reused",
+        "job_deleted",
         "queue_full",
         "rate_limited",
         "storage_full",

@@ -1,5 +1,6 @@
 """The page of a server with keys: nothing is open without one."""
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -146,7 +147,7 @@ def test_server_stops_quickly_while_a_page_is_open(
     expect(page.locator("#progress")).to_contain_text(LONG_STEP)
     workers = server.worker_pids()
 
-    seconds = server.stop()
+    seconds = server.stop(signal.SIGINT)
 
     context.close()
     # without waiting for the edit or the open stream, which take minutes
