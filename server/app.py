@@ -19,11 +19,13 @@ from server.limits import MAX_IMAGE_BYTES
 from server.version import VERSION
 from server.web import file_routes, metrics_routes
 from server.web.auth import RequireKey
+from server.web.body_deadline import BodyDeadline
 from server.web.contract import find_contract
-from server.web.middleware import BaseUrl, BodyLimit, ModelHeader, OwnHost
+from server.web.middleware import BodyLimit, Forwarded, ModelHeader, OwnHost
 from server.web.openapi_errors import describe_errors
 from server.web.origin import CrossSite, OriginRule
 from server.web.problem import Problem, problem_of
+from server.web.proxies import TrustedProxies
 from server.wiring import Components
 
 # The input images as base64, a third longer than their files, and room for the rest of the body.
@@ -91,6 +93,7 @@ def _add_middleware(
 ) -> None:
     """Add the middleware, the innermost first."""
     settings = components.services.settings
+    app.add_middleware(BodyDeadline)
     body_limits: dict[str, int] = {}
     for contract in CONTRACTS:
         if contract.body_limits is not None:
@@ -118,5 +121,6 @@ def _add_middleware(
         )
     if settings.is_loopback and not components.keys.has_keys:
         app.add_middleware(OwnHost, public_url=settings.public_url, render=render_problem)
-    app.add_middleware(BaseUrl, public_url=settings.public_url)
+    proxies = TrustedProxies(settings.trusted_proxies)
+    app.add_middleware(Forwarded, public_url=settings.public_url, proxies=proxies)
     app.add_middleware(ModelHeader, model_name=lambda: components.services.model_name)

@@ -13,6 +13,7 @@ ServerError
 ├── PayloadTooLarge       413  the body, or an image in it, is too large
 ├── KeyReused             422  this Idempotency-Key was sent with another request
 ├── QueueFull             429  too many jobs are waiting
+├── TooManyLogins         429  too many keys were tried on the login form
 ├── TooManySubmits        429  too many jobs were submitted in a minute
 ├── Unavailable           503  the model could not be loaded
 ├── StorageFull           507  the database cannot be written now
@@ -131,6 +132,13 @@ class QueueFull(ServerError):
 
     status = 429
     code = "queue_full"
+
+
+class TooManyLogins(ServerError):
+    """Too many wrong keys were tried."""
+
+    status = 429
+    code = "too_many_logins"
 
 
 class TooManySubmits(ServerError):

@@ -79,6 +79,18 @@ class Settings(BaseSettings):
     public_url: str | None = Field(
         None, description="Base of the URLs in responses, behind a proxy (https://host/path)"
     )
+    trusted_proxies: Annotated[tuple[IPvAnyNetwork, ...], NoDecode] = Field(
+        (), description="Proxies (CIDR) whose X-Forwarded headers are believed"
+    )
+    max_connections: int = Field(
+        1000, ge=16, description="Connections that clients may hold, as far as open files allow"
+    )
+    max_connections_per_address: int = Field(
+        100,
+        ge=1,
+        description="Connections of one address, or of one /64 of IPv6; loopback and trusted "
+        "proxies may use all",
+    )
     tls_cert: Path | None = Field(None, description="Certificate chain (PEM), to serve HTTPS")
     tls_key: Path | None = Field(None, description="Its private key (PEM)")
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
@@ -148,7 +160,7 @@ class Settings(BaseSettings):
     )
     log_prompts: bool = Field(False, description="Write prompts into the log")
 
-    @field_validator("api_keys", "allow_networks", "cors_origins", mode="before")
+    @field_validator("api_keys", "allow_networks", "cors_origins", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):

@@ -72,6 +72,8 @@ class LiveServer:
             "QWEN_EDIT_PORT": "0",
             # The page costs each server seconds of CPU time; its own tests turn it on.
             "QWEN_EDIT_PAGE": "false",
+            # Tests play the proxy.
+            "QWEN_EDIT_TRUSTED_PROXIES": "127.0.0.0/8",
             "QWEN_EDIT_WEIGHTS_DIR": str(self.weights_dir),
             "QWEN_EDIT_DATA_DIR": str(self.data_dir),
             **{f"QWEN_EDIT_{name}": str(value) for name, value in self._settings.items()},

@@ -2,15 +2,17 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 import uvicorn
@@ -25,6 +27,10 @@ from server.settings import Settings, SettingsError, read_settings
 from server.store.database import DataFolderInUse, DataFolderLock
 from server.store.opening import READ_ONLY, StorageUnusable, read_only, wait_for_storage
 from server.version import VERSION
+from server.web.connection_limits import ConnectionLimits
+from server.web.listener import Listener, places, raise_file_limit
+from server.web.protocol import LimitedProtocol
+from server.web.proxies import TrustedProxies
 from server.wiring import Components, build_components, choose_model
 from server.workers.local_process import WORKER_COMMAND
 
@@ -87,6 +93,7 @@ async def _serve(
     settings: Settings, catalog: Catalog, choice: ModelChoice, worker_command: Sequence[str]
 ) -> None:
     components = build_components(settings, choice, catalog, worker_command=worker_command)
+    limits = _connection_limits(settings)
     config = uvicorn.Config(
         create_app(components),
         host=settings.host,
@@ -94,11 +101,16 @@ async def _serve(
         log_level="warning",
         # through the handlers of this process
         log_config=None,
+        # X-Forwarded headers are `TrustedProxies`' to believe
+        proxy_headers=False,
+        ws="none",
+        http=cast(type[asyncio.Protocol], functools.partial(LimitedProtocol, limits)),
         timeout_graceful_shutdown=SHUTDOWN_GRACE_S,
         ssl_certfile=settings.tls_cert,
         ssl_keyfile=settings.tls_key,
     )
     sock = _bind(settings)
+    sock.limit(limits)
     scheme = "https" if settings.tls_cert else "http"
     address = f"{scheme}://{settings.host}:{sock.getsockname()[1]}"
     logger.info("qwen-edit-server %s listens on %s", VERSION, address)
@@ -162,11 +174,24 @@ def _exit_code(components: Components) -> int:
     return 0 if components.services.readiness.fatal is None else 1
 
 
-def _bind(settings: Settings) -> socket.socket:
+def _connection_limits(settings: Settings) -> ConnectionLimits:
+    total = places(settings.max_connections, raise_file_limit())
+    if total < settings.max_connections:
+        logger.warning("the limit of open files allows %d connections (ulimit -n)", total)
+    proxies = TrustedProxies(settings.trusted_proxies)
+    return ConnectionLimits(
+        total,
+        settings.max_connections_per_address,
+        is_exempt=lambda address: address.is_loopback or proxies.trusts(address),
+        clock=time.monotonic,
+    )
+
+
+def _bind(settings: Settings) -> Listener:
     """Bind before the model is loaded, so that a taken port is reported at once."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     # IPPROTO_TCP: with protocol 0 asyncio keeps Nagle's algorithm, which delays responses by 40 ms
-    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    sock = Listener(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind((settings.host, settings.port))

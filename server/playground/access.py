@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from fastapi import Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
-from server.errors import Unauthorized
+from server.errors import TooManyLogins, Unauthorized
 from server.playground import plain_pages
+from server.playground.login_throttle import LoginThrottle
 from server.web.auth import CALLER, KeyCheck
 from server.web.origin import OriginRule
-from server.web.request import base_url
+from server.web.problem import Problem, problem_of
+from server.web.request import base_url, client_address
 from server.web.unread_body import admit_body
 
 COOKIE = "qwen_edit_page"
@@ -24,6 +26,7 @@ class Access:
     keys: KeyCheck
     origins: OriginRule
     clock: Callable[[], float]
+    throttle: LoginThrottle
 
     def check_origin(self, request: Request) -> None:
         """Raise WrongOrigin for a request, safe ones included, of another site's page."""
@@ -45,10 +48,16 @@ class Access:
     async def log_in(self, request: Request) -> Response:
         """Answer the login form: a cookie for a valid key, the form again for any other."""
         self.check_origin(request)
+        address = client_address(request)
+        try:
+            self.throttle.check(address)
+        except TooManyLogins as exc:
+            return self.login_page(problem_of(exc))
         async with request.form(max_files=0, max_fields=2) as form:
             key = str(form.get("key", "")).strip()
         if self.keys.caller(key) is None:
-            return self.login_page(wrong=True)
+            self.throttle.count_wrong(address)
+            return self.login_page(problem_of(Unauthorized("This key is not valid.")))
         # ./ and not /: behind a proxy the page may have a prefix
         answer = RedirectResponse("./", 303)
         is_secure = base_url(request).startswith("https://")
@@ -62,6 +71,8 @@ class Access:
         )
         return answer
 
-    def login_page(self, *, wrong: bool = False) -> HTMLResponse:
-        """The form that asks for an API key."""
-        return HTMLResponse(plain_pages.login(wrong=wrong), 401)
+    def login_page(self, problem: Problem | None = None) -> HTMLResponse:
+        """The form that asks for an API key, with what was wrong with the last one."""
+        if problem is None:
+            return HTMLResponse(plain_pages.login(None), Unauthorized.status)
+        return HTMLResponse(plain_pages.login(problem.message), problem.status, problem.headers)

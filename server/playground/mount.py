@@ -20,6 +20,7 @@ from server.net.daemon_thread import run_in_daemon_thread
 from server.playground import plain_pages
 from server.playground.access import Access
 from server.playground.context import PageContext
+from server.playground.login_throttle import LoginThrottle
 from server.web.origin import OriginRule
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,8 @@ class Playground:
 
     def __init__(self, context: PageContext) -> None:
         self._context = context
-        self._access = Access(context.keys, OriginRule(context.settings.cors_origins), time.time)
+        origins, throttle = OriginRule(context.settings.cors_origins), LoginThrottle(time.monotonic)
+        self._access = Access(context.keys, origins, time.time, throttle)
         self._app: FastAPI | None = None
         self._failure: str | None = None
         self._is_installed = importlib.util.find_spec("gradio") is not None

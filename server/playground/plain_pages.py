@@ -49,9 +49,9 @@ def broken(reason: str) -> str:
     return _FRAME.format(head="", body=body)
 
 
-def login(*, wrong: bool) -> str:
+def login(problem: str | None) -> str:
     """The form that asks for an API key."""
-    message = '<p class="bad" role="alert">This key is not valid.</p>' if wrong else ""
+    message = f'<p class="bad" role="alert">{html.escape(problem)}</p>' if problem else ""
     body = (
         '<h1>This server needs a key</h1><form method="post" action="login">'
         '<p><label for="key">API key</label></p>'

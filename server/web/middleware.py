@@ -15,36 +15,41 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.errors import PayloadTooLarge, WrongHost
 from server.web.problem import Problem, problem_of
+from server.web.proxies import TrustedProxies
 from server.web.unread_body import UnadmittedBody
 
-# Key in the state of a request's scope.
+# Keys in the state of a request's scope.
 BASE_URL = "base_url"
+CLIENT_ADDRESS = "client_address"
 _SAFE = string.punctuation.replace("%", "")
 
 
-class BaseUrl:
-    """Resolves the server's URL as the client knows it; `base_url(request)` reads it.
+class Forwarded:
+    """Resolves what a proxy may hide: the server's URL as the client knows it, and its address.
 
-    A configured public URL wins; else the proxy's X-Forwarded headers, else the Host header.
+    `base_url(request)` and `client_address(request)` read them. A configured public URL wins; else
+    a trusted proxy's X-Forwarded headers, else the Host header.
     """
 
-    def __init__(self, app: ASGIApp, public_url: str | None) -> None:
+    def __init__(self, app: ASGIApp, public_url: str | None, proxies: TrustedProxies) -> None:
         self._app = app
         self._public_url = public_url
+        self._proxies = proxies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Store the URL in the request's state."""
+        """Store both in the request's state."""
         if scope["type"] == "http":
-            scope.setdefault("state", {})[BASE_URL] = self._public_url or _seen_url(scope)
+            state = scope.setdefault("state", {})
+            state[BASE_URL] = self._public_url or self._seen_url(scope)
+            state[CLIENT_ADDRESS] = self._proxies.client(scope)
         await self._app(scope, receive, send)
 
-
-def _seen_url(scope: Scope) -> str:
-    headers = Headers(scope=scope)
-    scheme = _first(headers.get("x-forwarded-proto")) or scope["scheme"]
-    host = _first(headers.get("x-forwarded-host")) or headers.get("host", "")
-    prefix = _first(headers.get("x-forwarded-prefix")) or ""
-    return f"{scheme}://{host}{prefix}".rstrip("/")
+    def _seen_url(self, scope: Scope) -> str:
+        headers = self._proxies.headers(scope)
+        scheme = _first(headers.get("x-forwarded-proto")) or scope["scheme"]
+        host = _first(headers.get("x-forwarded-host")) or headers.get("host", "")
+        prefix = _first(headers.get("x-forwarded-prefix")) or ""
+        return f"{scheme}://{host}{prefix}".rstrip("/")
 
 
 def _first(header: str | None) -> str | None:

@@ -72,7 +72,7 @@ class CrossSite:
 
 
 def _own_hosts(scope: Scope, headers: Headers) -> set[str]:
-    """The hosts by which the client knows this server: the `BaseUrl` middleware knows one."""
+    """The hosts by which the client knows this server: the `Forwarded` middleware knows one."""
     hosts = {headers.get("host", "").lower(), _host(scope["state"][BASE_URL])}
     return hosts - {""}
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 from fastapi import Request
 
 from server.errors import InvalidRequest
-from server.web.middleware import BASE_URL
+from server.web.middleware import BASE_URL, CLIENT_ADDRESS
 
 T = TypeVar("T")
 
@@ -15,10 +15,16 @@ T = TypeVar("T")
 def base_url(request: Request) -> str:
     """Return the server's URL as the client knows it, without a trailing slash.
 
-    The `BaseUrl` middleware resolves it once per request.
+    The `Forwarded` middleware resolves it once per request.
     """
     url: str = request.scope["state"][BASE_URL]
     return url
+
+
+def client_address(request: Request) -> str:
+    """Return the address of the client, behind trusted proxies."""
+    address: str = request.scope["state"][CLIENT_ADDRESS]
+    return address
 
 
 async def unless_disconnected(request: Request, result: Awaitable[T]) -> T | None:

@@ -11,7 +11,8 @@ from starlette.types import Message, Receive, Scope, Send
 from server.errors import PayloadTooLarge
 
 # The most that is read of a body before its sender is admitted.
-UNADMITTED_BYTES = 64 * 1024
+# With a read of the protocol before and after it, 64 KiB.
+UNADMITTED_BYTES = 32 * 1024
 # Key in the state of a request's scope.
 _ADMITTED = "body_admitted"
 

@@ -15,8 +15,9 @@ from server.errors import ServerError
 from server.playground import PageContext, Playground
 from server.settings import Settings
 from server.web.auth import KeyCheck
-from server.web.middleware import BaseUrl
+from server.web.middleware import Forwarded
 from server.web.problem import problem_of
+from server.web.proxies import TrustedProxies
 from tests.live_server import LiveServer, until
 
 
@@ -25,7 +26,7 @@ def client_of(keys: tuple[str, ...] = (), public_url: str | None = None) -> Test
     check = KeyCheck([parse_key(key) for key in keys])
     context = cast(PageContext, FakeContext(Settings(), check))
     app = FastAPI()
-    app.add_middleware(BaseUrl, public_url=public_url)
+    app.add_middleware(Forwarded, public_url=public_url, proxies=TrustedProxies([]))
     app.router.routes.extend(Playground(context).routes())
 
     @app.exception_handler(ServerError)

@@ -37,6 +37,7 @@ async def call(
     chunks: Sequence[bytes] = (b"",),
     scheme: str = "http",
     method: str = "POST",
+    client: str = "127.0.0.1",
 ) -> Answer:
     """Send one request with its body in `chunks`."""
     scope = {
@@ -45,6 +46,7 @@ async def call(
         "scheme": scheme,
         "path": path,
         "query_string": b"",
+        "client": (client, 50_000),
         "headers": [
             (name.lower().encode(), value.encode()) for name, value in (headers or {}).items()
         ],

@@ -38,7 +38,7 @@ PUBLIC = ("PUT", f"{TICKETS}/{{token}}")
 # below the limit of bodies: a larger one gets 413
 LENGTH = {"Content-Length": str(64 * 2**20)}
 CHUNKED = {"Transfer-Encoding": "chunked"}
-# The server reads up to 64 KiB, and as much waits in the buffers of the kernel.
+# The server reads up to 64 KiB, as `test_protocol.py` counts, and as much waits in the kernel.
 ACCEPTED_BYTES = 2 * 64 * 1024
 SEND_BUFFER_BYTES = 8 * 1024
 FLOOD_BYTES = 4 * 2**20

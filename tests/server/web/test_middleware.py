@@ -1,15 +1,26 @@
 """Middleware, called as ASGI applications."""
 
 import json
+from ipaddress import ip_network
 
 import pytest
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import Message
 
-from server.web.middleware import BASE_URL, BaseUrl, BodyLimit, ModelHeader, OwnHost
+from server.web.middleware import (
+    BASE_URL,
+    CLIENT_ADDRESS,
+    BodyLimit,
+    Forwarded,
+    ModelHeader,
+    OwnHost,
+)
 from server.web.problem import Problem
+from server.web.proxies import TrustedProxies
 from tests.server.web.asgi import EchoApp, call
+
+PROXIES = TrustedProxies([ip_network("127.0.0.0/8")])
 
 
 def render(path: str, problem: Problem) -> JSONResponse:
@@ -20,7 +31,7 @@ async def base_url_of(
     headers: dict[str, str], *, public_url: str | None = None, scheme: str = "http"
 ) -> str:
     app = EchoApp()
-    await call(BaseUrl(app, public_url), headers=headers, scheme=scheme)
+    await call(Forwarded(app, public_url, PROXIES), headers=headers, scheme=scheme)
     assert app.scope is not None
     url: str = app.scope["state"][BASE_URL]
     return url
@@ -62,9 +73,9 @@ async def test_base_url_keeps_the_state_that_a_request_has() -> None:
     async def send(_: Message) -> None:
         pass
 
-    await BaseUrl(app, "https://here")(scope, receive, send)
+    await Forwarded(app, "https://here", PROXIES)(scope, receive, send)
 
-    assert scope["state"] == {"kept": 1, BASE_URL: "https://here"}
+    assert scope["state"] == {"kept": 1, BASE_URL: "https://here", CLIENT_ADDRESS: ""}
 
 
 async def test_model_header_names_the_model_of_the_moment() -> None:

@@ -5,9 +5,10 @@ import json
 import pytest
 from fastapi.responses import JSONResponse
 
-from server.web.middleware import BaseUrl
+from server.web.middleware import Forwarded
 from server.web.origin import CrossSite, OriginRule
 from server.web.problem import Problem
+from server.web.proxies import TrustedProxies
 from tests.server.web.asgi import Answer, EchoApp, call
 
 OWN = {"Host": "here:8000"}
@@ -26,7 +27,8 @@ async def answer_to(
     app: EchoApp | None = None,
 ) -> Answer:
     guarded = CrossSite(app or EchoApp(), OriginRule(allowed), render)
-    return await call(BaseUrl(guarded, public_url), "/v1/edits", {**OWN, **headers}, method=method)
+    app = Forwarded(guarded, public_url, TrustedProxies([]))
+    return await call(app, "/v1/edits", {**OWN, **headers}, method=method)
 
 
 @pytest.mark.parametrize(

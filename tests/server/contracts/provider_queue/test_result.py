@@ -131,6 +131,7 @@ def test_every_stored_error_code_has_an_error_type(module: ModuleType) -> None:
         "queue_full",
         "rate_limited",
         "storage_full",
+        "too_many_logins",
         "wrong_host",
         "wrong_origin",
     }
