@@ -16,6 +16,8 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
     chunks_for_ever: bool = False
     silent: bool = False
+    # seconds between single bytes
+    trickle_s: float | None = None
 
 
 class FarSide(http.server.ThreadingHTTPServer):
@@ -50,6 +52,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(answer.body)))
         self.end_headers()
         with contextlib.suppress(ConnectionError):
+            if answer.trickle_s is not None:
+                for byte in answer.body:
+                    self.wfile.write(bytes([byte]))
+                    self.server.released.wait(answer.trickle_s)
+                return
             self.wfile.write(answer.body)
             while answer.chunks_for_ever:
                 self.wfile.write(answer.body)

@@ -10,6 +10,13 @@ from server.errors import InvalidLora
 from server.job import Job, Submission
 from server.loras.library import LoraLibrary
 from server.media.inputs import InputStore
+from server.net.fair_slots import FairSlots, host_of
+
+# At most 20 MiB each is in memory.
+IMAGE_DOWNLOADS = 16
+IMAGE_DOWNLOADS_PER_OWNER = 12
+# Of one owner.
+IMAGE_DOWNLOADS_PER_HOST = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +40,11 @@ class JobInputs:
         self._library = loras
         self._keep_images = keep_images
         self._loras: dict[str, tuple[LoraFile, ...]] = {}
+        self._slots = FairSlots(
+            IMAGE_DOWNLOADS,
+            per_owner=IMAGE_DOWNLOADS_PER_OWNER,
+            per_host=IMAGE_DOWNLOADS_PER_HOST,
+        )
 
     async def store(
         self, job_id: str, request: Submission, images: Sequence[str | bytes]
@@ -59,10 +71,10 @@ class JobInputs:
             async with asyncio.TaskGroup() as group:
                 for index, url in enumerate(job.images):
                     if url is not None:
-                        fetch = self._images.fetch(job.id, index, url, request.max_image_bytes)
-                        group.create_task(fetch)
+                        group.create_task(self._fetch_image(job, index, url))
                 for index, lora in enumerate(request.params.loras):
-                    group.create_task(self._library.fetch(lora.path, f"loras/{index}/path"))
+                    field_name = f"loras/{index}/path"
+                    group.create_task(self._library.fetch(lora.path, field_name, request.owner))
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from failures
         await self.loras(job)
@@ -93,6 +105,10 @@ class JobInputs:
     def job_ids(self) -> list[str]:
         """The jobs that have images on disk."""
         return self._images.job_ids()
+
+    async def _fetch_image(self, job: Job, index: int, url: str) -> None:
+        async with self._slots.slot(job.request.owner, host_of(url)):
+            await self._images.fetch(job.id, index, url, job.request.max_image_bytes)
 
     async def _find_loras(self, request: Submission) -> tuple[LoraFile, ...] | None:
         """The LoRA files, or None when one has yet to be fetched or hashed."""

@@ -14,11 +14,9 @@ from server.store.retry import until_stored
 
 logger = logging.getLogger(__name__)
 
-CONCURRENT_JOBS = 4
-
 
 class Preparer:
-    """A bounded pool of tasks: a slow download delays no other job."""
+    """One task for each job; `FairSlots` bounds their downloads, so that none delays the others."""
 
     def __init__(
         self,
@@ -41,25 +39,23 @@ class Preparer:
     async def serve(self) -> None:
         """Prepare jobs until cancelled."""
         async with asyncio.TaskGroup() as group:
-            for _ in range(CONCURRENT_JOBS):
-                group.create_task(self._work())
+            while True:
+                group.create_task(self._work(await self._jobs.get()))
 
-    async def _work(self) -> None:
-        while True:
-            job = await self._jobs.get()
-            try:
-                await self._prepare_patiently(job)
-            except NotFound:
-                # canceled and deleted while it waited here, or while its images were fetched
-                await self._inputs.delete(job.id)
-            except Unavailable:
-                # the server is stopping: the next one prepares the job
-                logger.info("job %s is prepared at the next start", job.id, extra={"job": job.id})
-            except (EngineError, ServerError) as exc:
-                await self._fail(job, exc)
-            except Exception:
-                logger.exception("job %s cannot be prepared", job.id, extra={"job": job.id})
-                await self._fail(job, ServerError())
+    async def _work(self, job: Job) -> None:
+        try:
+            await self._prepare_patiently(job)
+        except NotFound:
+            # canceled and deleted while it waited here, or while its images were fetched
+            await self._inputs.delete(job.id)
+        except Unavailable:
+            # the server is stopping: the next one prepares the job
+            logger.info("job %s is prepared at the next start", job.id, extra={"job": job.id})
+        except (EngineError, ServerError) as exc:
+            await self._fail(job, exc)
+        except Exception:
+            logger.exception("job %s cannot be prepared", job.id, extra={"job": job.id})
+            await self._fail(job, ServerError())
 
     async def _prepare_patiently(self, job: Job) -> None:
         """Prepare the job as soon as the disk takes its files."""

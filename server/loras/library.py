@@ -24,7 +24,15 @@ from server.loras import hub_lora as hub
 from server.loras.file_hashes import FileHashes
 from server.loras.store import LoraStore
 from server.net.download import Download, bearer
+from server.net.fair_slots import FairSlots, host_of
 from server.net.fetch import Fetcher
+
+# LoRAs are large and share the network's rate; a slow host keeps two places at most.
+DOWNLOADS = 4
+# Each hash reads gigabytes of the same disk.
+FILES_HASHED_AT_ONCE = 2
+# Stands for the hub's host, which a setting of its library may change.
+HUB = "hub"
 
 
 class LoraLibrary:
@@ -56,6 +64,8 @@ class LoraLibrary:
         self._linears = linears
         self._in_use = in_use
         self._locks: dict[str, asyncio.Lock] = {}
+        self._slots = FairSlots(DOWNLOADS, per_owner=3, per_host=2)
+        self._hashing = asyncio.Semaphore(FILES_HASHED_AT_ONCE)
 
     async def find(self, lora: LoraRef, field: str) -> LoraFile | None:
         """Validate the LoRA and return its file, or None when it must be fetched or hashed first.
@@ -84,7 +94,8 @@ class LoraLibrary:
                 pass  # deleted since it was found
             raise LoraNotFound(f"The LoRA {lora.path!r} is no longer on this machine.")
 
-        return await asyncio.to_thread(find_and_hash)
+        async with self._hashing:
+            return await asyncio.to_thread(find_and_hash)
 
     async def are_current(self, files: Sequence[LoraFile]) -> bool:
         """Return whether the files still have the content they were resolved to."""
@@ -94,8 +105,8 @@ class LoraLibrary:
 
         return await asyncio.to_thread(compare)
 
-    async def fetch(self, reference: str, field: str) -> None:
-        """Download and validate the LoRA unless it is already on this machine.
+    async def fetch(self, reference: str, field: str, owner: str | None) -> None:
+        """Download and validate the LoRA for a job of `owner`, unless it is on this machine.
 
         Raises FetchFailed, PayloadTooLarge, LoraInvalid.
         """
@@ -103,7 +114,8 @@ class LoraLibrary:
             if await asyncio.to_thread(self._find, reference) is not None:
                 return
             self._fetcher.check_online(reference, field)
-            part = await self._download(reference, field)
+            async with self._slots.slot(owner, self._host(reference)):
+                part = await self._download(reference, field)
             try:
                 await asyncio.to_thread(self.prove, part, f"{field}: what {reference} gave")
             except LoraInvalid:
@@ -161,6 +173,11 @@ class LoraLibrary:
         if isinstance(found, HubLora) and (cached := hub.cached_file(found)):
             return cached
         return self._store.find(reference)
+
+    def _host(self, reference: str) -> str:
+        """Return the host that a reference is downloaded from."""
+        found = self._catalog.resolve_lora(reference)
+        return host_of(found.url) if isinstance(found, RemoteLora) else HUB
 
     async def _download(self, reference: str, field: str) -> Path:
         found = self._catalog.resolve_lora(reference)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import httpx2
 
+from server.net.least_rate import LeastRate
+
 # Without a byte for this long, the connection counts as lost.
 STALL_TIMEOUT_S = 30.0
 # Between attempts that bring no byte, after one that did.
@@ -159,10 +161,12 @@ async def _append(response: httpx2.Response, wanted: Download) -> None:
     resumes = response.status_code == 206
     received = file_size(wanted.partial) if resumes else 0
     wanted.on_size(received)
+    rate = LeastRate()
     with wanted.partial.open("ab" if resumes else "wb") as file:
         buffer = bytearray()
         try:
             async for chunk in response.aiter_bytes():
+                rate.note(len(chunk))
                 received += len(chunk)
                 if received > wanted.max_bytes:
                     raise BodyTooLarge

@@ -23,6 +23,7 @@ from server.net.download import (
     http_get,
     storage_message,
 )
+from server.net.least_rate import LeastRate
 
 MAX_REDIRECTS = 5
 # A submit waits no longer for a name server; the address is checked again when it is used.
@@ -68,7 +69,9 @@ class Fetcher:
             if response.status_code != 200:
                 message = f"{field}: {url} answered {response.status_code}."
                 raise FetchFailed(message, field=field)
+            rate = LeastRate()
             async for chunk in response.aiter_bytes():
+                rate.note(len(chunk))
                 body += chunk
                 if len(body) > max_bytes:
                     raise _too_large(url, max_bytes, field)

@@ -138,7 +138,7 @@ async def test_file_over_the_size_limit_is_refused_before_its_first_byte(
     library = make_library(tmp_path, max_bytes=MIB)
 
     with pytest.raises(PayloadTooLarge) as caught:
-        await library.fetch(reference, "loras/0/path")
+        await library.fetch(reference, "loras/0/path", None)
 
     assert str(caught.value) == (
         "loras/0/path: owner/large/large.safetensors has 25 MiB, more than the allowed 1 MiB "

@@ -101,7 +101,7 @@ async def test_headers_are_read_in_other_threads_than_the_event_loop(
 
     await library.add_upload("new.safetensors", chunks(data), replace=False)
     await library.find(LoraRef("new"), "f")
-    await library.fetch(f"{host.url}/a.safetensors", "f")
+    await library.fetch(f"{host.url}/a.safetensors", "f", None)
 
     assert len(threads) == 3
     assert threading.current_thread() not in threads

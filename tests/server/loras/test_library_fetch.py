@@ -32,7 +32,7 @@ async def test_url_is_downloaded_validated_and_found_again(tmp_path: Path, host:
     library = make_library(tmp_path)
 
     assert not await is_here(library, reference)
-    await library.fetch(reference, "loras/0/path")
+    await library.fetch(reference, "loras/0/path", None)
 
     assert await is_here(library, reference)
     assert await content(library, reference) == lora_bytes(tmp_path)
@@ -45,7 +45,8 @@ async def test_concurrent_fetches_download_a_url_once(tmp_path: Path, host: Host
     host.access.clear()
     library = make_library(tmp_path)
     fetches = [
-        asyncio.create_task(library.fetch(f"{host.url}/a.safetensors", "f")) for _ in range(10)
+        asyncio.create_task(library.fetch(f"{host.url}/a.safetensors", "f", None))
+        for _ in range(10)
     ]
     await asyncio.to_thread(until, lambda: host.requests)
     host.access.set()
@@ -58,7 +59,7 @@ async def test_same_content_under_two_urls_is_stored_once(tmp_path: Path, host: 
     host.files |= {"/a.safetensors": data, "/b.safetensors": data}
     library = make_library(tmp_path)
     for name in ("a", "b"):
-        await library.fetch(f"{host.url}/{name}.safetensors", "f")
+        await library.fetch(f"{host.url}/{name}.safetensors", "f", None)
     [file] = (tmp_path / "store" / "files").iterdir()
     assert file.name == f"{hashlib.sha256(data).hexdigest()}.safetensors"
 
@@ -69,7 +70,7 @@ async def test_broken_download_is_resumed(tmp_path: Path, host: Host) -> None:
     host.break_after = [1000, 2000]
     library = make_library(tmp_path)
 
-    await library.fetch(f"{host.url}/a.safetensors", "f")
+    await library.fetch(f"{host.url}/a.safetensors", "f", None)
 
     assert await content(library, f"{host.url}/a.safetensors") == data
     ranges = [request.get("Range") for request in host.requests]
@@ -88,9 +89,9 @@ async def test_full_disk_is_reported_and_the_next_request_resumes(
     part.symlink_to("/dev/full")
 
     with pytest.raises(StorageFull) as failed:
-        await library.fetch(url, "loras/0/path")
+        await library.fetch(url, "loras/0/path", None)
     part.unlink()
-    await library.fetch(url, "loras/0/path")
+    await library.fetch(url, "loras/0/path", None)
 
     assert "The download cannot be stored: No space left on device" in str(failed.value)
     assert await content(library, url) == host.files["/a.safetensors"]
@@ -104,7 +105,7 @@ async def test_partial_download_of_a_changed_file_starts_over(tmp_path: Path, ho
     part.with_name(part.name + ".etag").write_text(f'"{hashlib.sha256(old).hexdigest()}"')
     host.files["/a.safetensors"] = new
 
-    await make_library(tmp_path).fetch(url, "f")
+    await make_library(tmp_path).fetch(url, "f", None)
 
     assert await content(make_library(tmp_path), url) == new
 
@@ -119,7 +120,7 @@ async def test_complete_partial_file_of_a_killed_server_is_fetched_again(
     part.with_name(part.name + ".etag").write_text(f'"{hashlib.sha256(data).hexdigest()}"')
     host.files["/a.safetensors"] = data
 
-    await make_library(tmp_path).fetch(url, "f")
+    await make_library(tmp_path).fetch(url, "f", None)
     assert await content(make_library(tmp_path), url) == data
 
 
@@ -157,7 +158,7 @@ async def test_token_goes_only_over_https_to_its_host_on_port_443(
     fetcher = FakeFetcher(lora_bytes(tmp_path))
     library = make_library(tmp_path, tokens={"models.example": "secret"}, fetcher=fetcher)
 
-    await library.fetch(f"{address}/a.safetensors", "f")
+    await library.fetch(f"{address}/a.safetensors", "f", None)
     await fetcher.close()
 
     expected = {"Authorization": "Bearer secret"} if is_sent else {}
@@ -197,7 +198,7 @@ async def test_invalid_lora_is_refused_and_not_kept(tmp_path: Path, host: Host) 
     host.files["/a.safetensors"] = b"<!doctype html><title>Sign in</title>"
     library = make_library(tmp_path)
     with pytest.raises(LoraInvalid, match=r"loras/0/path: what http://.* looks like a web page"):
-        await library.fetch(f"{host.url}/a.safetensors", "loras/0/path")
+        await library.fetch(f"{host.url}/a.safetensors", "loras/0/path", None)
     assert not list((tmp_path / "store" / "files").iterdir())
     assert not await is_here(library, f"{host.url}/a.safetensors")
 
@@ -205,7 +206,7 @@ async def test_invalid_lora_is_refused_and_not_kept(tmp_path: Path, host: Host) 
 async def test_lora_over_the_size_limit_is_refused(tmp_path: Path, host: Host) -> None:
     host.files["/a.safetensors"] = lora_bytes(tmp_path, rank=64)
     with pytest.raises(PayloadTooLarge, match="more than the allowed"):
-        await make_library(tmp_path, max_bytes=2000).fetch(f"{host.url}/a.safetensors", "f")
+        await make_library(tmp_path, max_bytes=2000).fetch(f"{host.url}/a.safetensors", "f", None)
     assert list((tmp_path / "store" / "parts").iterdir()) == []
 
 
@@ -214,12 +215,12 @@ async def test_malformed_url_is_refused_before_it_is_fetched(tmp_path: Path) -> 
     with pytest.raises(InvalidParameter, match=r"must be a valid URL, got 'http://\[::1'"):
         await library.find(LoraRef("http://[::1"), "f")
     with pytest.raises(InvalidParameter, match=r"must be a valid URL, got 'http://\[::1'"):
-        await library.fetch("http://[::1", "f")
+        await library.fetch("http://[::1", "f", None)
 
 
 async def test_missing_url_is_reported(tmp_path: Path, host: Host) -> None:
     with pytest.raises(FetchFailed, match=r"f: http://.*/nothing answered 404"):
-        await make_library(tmp_path).fetch(f"{host.url}/nothing", "f")
+        await make_library(tmp_path).fetch(f"{host.url}/nothing", "f", None)
 
 
 @pytest.mark.parametrize(
@@ -244,6 +245,6 @@ async def test_full_store_evicts_the_oldest_files_that_no_job_needs(
 
     library = make_library(tmp_path, store_bytes=bound, in_use=frozenset({urls[0]}))
     for url in urls:
-        await library.fetch(url, "f")
+        await library.fetch(url, "f", None)
 
     assert [await is_here(library, url) for url in urls] == [True, False, True]
