@@ -42,7 +42,8 @@ class JobQueue:
         self._transitions = Transitions(metrics or Metrics(), clock)
         self._board = ProgressBoard()
         self._watchers = Watchers()
-        self._waits = JobWaits(self._watchers, self.get, self.state_of)
+        positions = partial(database.read, turns.positions)
+        self._waits = JobWaits(self._watchers, self.get, self.state_of, positions)
         self._work = asyncio.Event()
         self._hidden: set[str] = set()
         # set whenever a webhook has become due
@@ -117,7 +118,7 @@ class JobQueue:
             return first
         self._transitions.queued(job)
         if overtakes:
-            self._watchers.wake_all()
+            self._waits.moved()
         self._work.set()
         return job
 
@@ -197,8 +198,9 @@ class JobQueue:
             job = await self._database.persist(partial(jobs.claim, now=self._clock()))
             if job is not None:
                 self._transitions.started(job)
+                self._watchers.wake(job.id)
                 # the jobs behind it moved up
-                self._watchers.wake_all()
+                self._waits.moved()
                 return job
             await self._work.wait()
         return None
@@ -228,7 +230,8 @@ class JobQueue:
         requeued = await self._database.persist(requeue)
         self.webhook_added.set()
         self._transitions.left(requeued)
-        self._watchers.wake_all()
+        self._watchers.wake(job.id)
+        self._waits.moved()
         self._work.set()
         return requeued
 
@@ -289,6 +292,6 @@ class JobQueue:
         if changed.status != job.status:
             self._transitions.left(changed)
             # the jobs behind it may have moved
-            self._watchers.wake_all()
+            self._waits.moved()
         self._watchers.wake(job.id)
         return changed

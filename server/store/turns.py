@@ -57,6 +57,12 @@ def overtakes(connection: sqlite3.Connection, job_id: str) -> bool:
     return bool(row[0])
 
 
+def positions(connection: sqlite3.Connection) -> dict[str, int]:
+    """Return the position of every queued job."""
+    rows = connection.execute("SELECT id FROM jobs WHERE status = 'queued' ORDER BY turn, seq")
+    return {row[0]: place for place, row in enumerate(rows)}
+
+
 def position(connection: sqlite3.Connection, job_id: str) -> int:
     """Count the queued jobs that are claimed before this one: 0 is next."""
     row = connection.execute(

@@ -1,14 +1,19 @@
 """Reading jobs: their states, waiting for their end, watching their changes."""
 
 import asyncio
+from functools import partial
+from typing import Any
 
 import pytest
 
 from server.caller import EVERYBODY
 from server.errors import NotFound
-from server.job import JobStatus, Outcome
+from server.job import Job, JobStatus, Outcome
 from server.jobs.job_queue import JobQueue
 from server.jobs.job_state import JobProgress, JobState
+from server.jobs.queue_limits import QueueLimits
+from server.store import turns
+from server.store.database import Database
 from tests.server.jobs.conftest import soon
 from tests.server.jobs.queue_steps import running, settle, submit
 
@@ -173,4 +178,70 @@ async def test_closed_watcher_is_dropped(queue: JobQueue) -> None:
 
     await states.aclose()
 
-    assert queue._watchers._events == {}
+    assert queue._watchers._watches == {}
+
+
+async def test_one_read_moves_all_followers(
+    queue: JobQueue, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hundreds of followers that read for themselves would keep every other read waiting."""
+    monkeypatch.setattr(queue, "_limits", QueueLimits(100))
+    jobs = [await submit(queue) for _ in range(40)]
+    followers = [queue.watch(job.id) for job in jobs]
+    for states in followers:
+        await soon(anext(states))
+    reads = 0
+    read = database.read
+
+    async def counting(work: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        return await read(work)
+
+    monkeypatch.setattr(database, "read", counting)
+    monkeypatch.setattr(queue._waits, "_positions", partial(counting, turns.positions))
+    await queue.claim()
+    states = [await soon(anext(states)) for states in followers[1:]]
+
+    assert [state.position for state in states] == list(range(39))
+    assert reads == 1
+    for states in followers:
+        await states.aclose()
+
+
+async def test_moves_that_come_together_are_announced_together(queue: JobQueue) -> None:
+    jobs = [await submit(queue) for _ in range(3)]
+    states = queue.watch(jobs[2].id)
+    seen = [await soon(anext(states))]
+
+    for job in jobs[:2]:
+        await queue.cancel(job.id)
+    while seen[-1].position != 0:
+        seen.append(await soon(anext(states)))
+
+    assert [state.position for state in seen] in ([2, 0], [2, 1, 0])
+    await states.aclose()
+
+
+async def test_who_waits_for_a_job_is_not_woken_by_the_others(
+    queue: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead, job = await running(queue), await submit(queue)
+    reads = 0
+    get = queue._waits._get
+
+    async def counting(job_id: str) -> Job:
+        nonlocal reads
+        reads += 1
+        return await get(job_id)
+
+    monkeypatch.setattr(queue._waits, "_get", counting)
+    waiting = asyncio.create_task(queue.wait(job.id))
+    await settle(queue)
+
+    await queue.finish(ahead, Outcome(JobStatus.SUCCEEDED))
+    await settle(queue)
+    await queue.cancel(job.id)
+
+    assert (await soon(waiting)).status is JobStatus.CANCELED
+    assert reads == 2
