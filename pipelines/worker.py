@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import PIL.Image
 
-from pipelines.api.errors import DeviceFailed, EngineError, is_device_failure
+from pipelines.api.errors import DeviceFailed, EngineError, is_device_failure, without_paths
 from pipelines.api.log_lines import JsonLines, log_to_stderr
 from pipelines.api.messages import (
     Cancel,
@@ -141,19 +141,19 @@ class Worker:
                 "job %s: the device failed", run.job_id, exc_info=exc, extra={"job": run.job_id}
             )
             # torch adds lines of advice for programmers
-            reason = (str(exc).splitlines() or [repr(exc)])[0]
-            message = f"The device failed, and its worker is replaced: {reason}"
-            self._send(Failed(run.job_id, DeviceFailed.code, message, is_fatal=True))
+            reason = without_paths((str(exc).splitlines() or [repr(exc)])[0])
+            reason = f"The device failed, and its worker is replaced: {reason}"
+            self._send(Failed(run.job_id, DeviceFailed.code, reason, is_fatal=True))
             logging.shutdown()
             # Torch's own teardown may hang on a broken device.
             os._exit(1)
         if isinstance(exc, EngineError):
-            message = _in_clients_words(str(exc), run.loras)
-            self._send(Failed(run.job_id, exc.code, message))
+            self._send(Failed(run.job_id, exc.code, _in_clients_words(str(exc), run.loras)))
             return
         # The border of the process: report it to the server; the next job may be fine.
         logger.error("job %s failed", run.job_id, exc_info=exc, extra={"job": run.job_id})
-        self._send(Failed(run.job_id, EngineError.code, f"The edit failed: {exc!r}"))
+        message = without_paths(f"The edit failed: {exc!r}")
+        self._send(Failed(run.job_id, EngineError.code, message))
 
     def _edit(self, run: Run) -> None:
         def report(progress: "Progress") -> None:
@@ -208,7 +208,8 @@ def main(load: Callable[[argparse.Namespace], Loaded]) -> None:
         return
     except Exception as exc:
         logger.exception("the model could not be loaded")
-        connection.send(LoadFailed("model_unusable", f"The model could not be loaded: {exc!r}"))
+        message = without_paths(f"The model could not be loaded: {exc!r}")
+        connection.send(LoadFailed("model_unusable", message))
         return
     inbox.preload_with(pipeline.preload)
     connection.send(ready)

@@ -64,10 +64,10 @@ class FakePipeline:
         try:
             self.linears = read_linears(model)
         except ModelUnusable as exc:
-            raise ModelUnusable(f"The model in {model} cannot be loaded: {exc}") from exc
+            raise ModelUnusable(f"The model {model.name} cannot be loaded: {exc}") from exc
         problems = inspect_model(model).problems
         if problems:
-            raise ModelUnusable(f"The model in {model} cannot be loaded: {'; '.join(problems)}")
+            raise ModelUnusable(f"The model {model.name} cannot be loaded: {'; '.join(problems)}")
 
         self._lora_files: set[str] = set()
         self._hits = 0

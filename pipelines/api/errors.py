@@ -13,7 +13,12 @@ EngineError
 Each class has a stable `code`: errors cross the process border as (code, message), never pickled.
 """
 
+import re
 from typing import ClassVar
+
+# An absolute path, and no part of a URL or of a relative path. The name after the last slash is
+# kept; a path may have spaces, but where it ends is then unknown.
+_PATH = re.compile(r"(?<![\w:/.~-])(?:~|[A-Za-z]:)?(?:/[^\s/'\"`,:;()<>]+)+/([^\s/'\"`,:;()<>]*)")
 
 
 class EngineError(Exception):
@@ -72,6 +77,11 @@ class DeviceFailed(EngineError):
     """The device failed in a way that only a new process recovers from."""
 
     code = "device_failed"
+
+
+def without_paths(text: str) -> str:
+    """Return the text with files by their names alone: clients may read what a library says."""
+    return _PATH.sub(lambda match: match[1] or "…", text)
 
 
 def is_device_failure(exc: BaseException | None) -> bool:

@@ -1,6 +1,7 @@
 """Log records as lines of text or JSON.
 
 Both escape control characters: what a client sent can neither begin a line nor steer a terminal.
+Of URLs they show scheme and host: user info, paths and queries hold passwords, tokens, signatures.
 """
 
 import json
@@ -15,6 +16,22 @@ FIELDS = ("job", "owner", "status", "stage", "seconds", "worker")
 _UNPRINTABLE = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
+
+_URL = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*)://([^\s'\"<>`]*)")
+_HOST_END = re.compile(r"[/?#\\]")
+
+
+def without_secrets(text: str) -> str:
+    """Return the text with its URLs cut after the host, and without user info."""
+    return _URL.sub(_cut, text)
+
+
+def _cut(match: re.Match[str]) -> str:
+    whole = match[2]
+    # user info may hold a slash that its sender forgot to encode
+    authority = _HOST_END.split(whole.rpartition("@")[2] if "@" in whole else whole, maxsplit=1)[0]
+    is_bare = whole in (authority, f"{authority}/")
+    return match[0] if is_bare else f"{match[1]}://{authority}/…"
 
 
 def escaped(text: str) -> str:
@@ -31,7 +48,7 @@ class TextLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, and more of them for an exception."""
         owner = str(vars(record).get("owner") or "#")
-        head = f"{self.formatTime(record)} {record.levelname} {escaped(record.getMessage())}"
+        head = f"{self.formatTime(record)} {record.levelname} {_message(record)}"
         lines = [head if owner.startswith("#") else f"{head} ({escaped(owner)})"]
         if exception := _exception(self, record):
             lines += [f"    {escaped(line)}" for line in exception.splitlines()]
@@ -48,7 +65,7 @@ class JsonLines(logging.Formatter):
             "time": time.replace("+00:00", "Z"),
             "level": record.levelname,
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": without_secrets(record.getMessage()),
         }
         for name in FIELDS:
             if (value := vars(record).get(name)) is not None:
@@ -61,8 +78,12 @@ class JsonLines(logging.Formatter):
 def _exception(formatter: logging.Formatter, record: logging.LogRecord) -> str | None:
     """Return the traceback: text where the record comes from another process."""
     if record.exc_text or not record.exc_info:
-        return record.exc_text
-    return formatter.formatException(record.exc_info)
+        return record.exc_text and without_secrets(record.exc_text)
+    return without_secrets(formatter.formatException(record.exc_info))
+
+
+def _message(record: logging.LogRecord) -> str:
+    return escaped(without_secrets(record.getMessage()))
 
 
 def log_to_stderr(formatter: logging.Formatter) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from diffusers import DiffusionPipeline
 
-from pipelines.api.errors import ModelUnusable
+from pipelines.api.errors import ModelUnusable, without_paths
 from pipelines.api.load_options import Offload
 from pipelines.api.model_spec import ModelSpec
 from pipelines.engine.families import FAMILIES, EngineFamily
@@ -40,7 +40,8 @@ def load_model(path: Path, dtype: torch.dtype) -> LoadedModel:
             **family.load_components(path),
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as exc:
-        raise ModelUnusable(f"The model in {path} cannot be loaded: {exc}") from exc
+        reason = without_paths(str(exc))
+        raise ModelUnusable(f"The model {path.name} cannot be loaded: {reason}") from exc
     family.repair(pipe)
     pipe.set_progress_bar_config(disable=True)
     return LoadedModel(pipe, family, spec)

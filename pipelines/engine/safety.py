@@ -7,7 +7,7 @@ import PIL.Image
 import torch
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from pipelines.api.errors import ModelUnusable
+from pipelines.api.errors import ModelUnusable, without_paths
 
 # Class names in common use: NSFW detectors, content raters.
 _UNSAFE_LABEL = re.compile(r"nsfw|porn|hentai|sexy|sexual|nud|explicit|unsafe|gore", re.IGNORECASE)
@@ -28,7 +28,8 @@ class SafetyChecker:
                 name, use_safetensors=True
             )
         except (OSError, ValueError, ImportError) as exc:
-            raise ModelUnusable(f"The safety checker {reference} cannot be loaded: {exc}") from exc
+            text = without_paths(f"The safety checker {reference} cannot be loaded: {exc}")
+            raise ModelUnusable(text) from exc
         self._model = self._model.to(device).eval()
         labels: dict[int, str] = self._model.config.id2label
         self._unsafe = [

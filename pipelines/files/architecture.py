@@ -6,7 +6,7 @@ So a LoRA can be checked while the worker still loads, or from the command line 
 import json
 from pathlib import Path
 
-from pipelines.api.errors import ModelUnusable
+from pipelines.api.errors import ModelUnusable, without_paths
 from pipelines.api.families import Linears
 from pipelines.files.model_index import read_family
 
@@ -18,4 +18,5 @@ def read_linears(model: Path) -> Linears:
     try:
         return family.linears(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError, AttributeError) as exc:
-        raise ModelUnusable(f"{path} cannot be read: {exc}") from exc
+        name = f"{model.name}/transformer/config.json"
+        raise ModelUnusable(f"{name} cannot be read: {without_paths(str(exc))}") from exc

@@ -182,7 +182,7 @@ class Catalog:
         if (match := _HUB_FILE.fullmatch(reference)) and _is_hub_id(match[1]):
             return HubLora(match[1], match[2])
         known = ", ".join(entry.name for entry in self.loras()) or "none"
-        raise LoraNotFound(f"There is no LoRA {reference!r} under {self._loras}. Found: {known}.")
+        raise LoraNotFound(f"There is no LoRA {reference!r} under weights/loras. Found: {known}.")
 
     def new_lora_path(self, name: str) -> Path:
         """The path for a new LoRA of this name, which may have folders in front.
@@ -197,7 +197,7 @@ class Catalog:
         check_printable(name, field)
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise InvalidParameter(
-                field, f"must be a file name under {self._loras} or a URL, got {name!r}"
+                field, f"must be a file name under weights/loras or a URL, got {name!r}"
             )
 
     def _local_lora(self, reference: str) -> LoraEntry | None:

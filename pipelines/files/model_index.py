@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipelines.api.errors import ModelUnusable
+from pipelines.api.errors import ModelUnusable, without_paths
 from pipelines.api.families import FAMILIES, ModelFamily
 
 INDEX_FILE = "model_index.json"
@@ -18,7 +18,7 @@ def is_model_dir(path: Path) -> bool:
 
 def read_family(path: Path) -> ModelFamily:
     """The family of the model in `path`. Raises ModelUnusable for any other folder."""
-    return family_of(read_object(path / INDEX_FILE), str(path))
+    return family_of(read_object(path / INDEX_FILE), model_name(path))
 
 
 def family_of(index: Mapping[str, Any], name: str) -> ModelFamily:
@@ -44,10 +44,11 @@ def model_name(path: Path) -> str:
 
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file. Raises ModelUnusable."""
+    name = f"{path.parent.name}/{path.name}"
     try:
         value = json.loads(path.read_text())
     except (OSError, ValueError) as exc:
-        raise ModelUnusable(f"{path} cannot be read: {exc}") from exc
+        raise ModelUnusable(f"{name} cannot be read: {without_paths(str(exc))}") from exc
     if not isinstance(value, dict):
-        raise ModelUnusable(f"{path} must hold a JSON object.")
+        raise ModelUnusable(f"{name} must hold a JSON object.")
     return value

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-from pipelines.api.errors import EngineError
+from pipelines.api.errors import EngineError, without_paths
 from pipelines.api.messages import Canceled, Done, Failed, OutputImage, Preview, Stage, Step
 from server.errors import ContentBlocked, ServerError, StorageFull, WorkerLost
 from server.job import Job, JobStatus, Outcome
@@ -211,7 +211,9 @@ class Dispatcher:
             await self._fail(job, exc)
         except Exception as exc:
             logger.exception("the outputs of job %s cannot be written", job.id)
-            await self._fail(job, ServerError(f"The outputs cannot be written: {exc}"))
+            await self._fail(
+                job, ServerError(without_paths(f"The outputs cannot be written: {exc}"))
+            )
         else:
             await self._finish(job, outcome)
 

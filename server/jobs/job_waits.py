@@ -9,8 +9,8 @@ from server.job import Job, JobStatus
 from server.jobs.job_state import JobState
 from server.jobs.watchers import Watchers
 
-# The least time between two announcements of positions, and for each follower: one claim moves every
-# job behind it.
+# The least time between two announcements of positions, in all and for each follower: one claim
+# moves every job behind it.
 MOVE_INTERVAL_S = 0.25
 MOVE_INTERVAL_PER_FOLLOWER_S = 0.005
 # Followers that are told at a time, so that other requests are answered in between.

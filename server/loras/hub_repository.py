@@ -185,7 +185,7 @@ def _read_cached(name: str, revision: str | None) -> HubRepository:
     snapshot = cached_snapshot(name, revision)
     if snapshot is None:
         raise HubError(
-            f"{name} is not in the Hugging Face cache ({constants.HF_HUB_CACHE}), and "
+            f"{name} is not in the Hugging Face cache, and "
             f"HF_HUB_OFFLINE forbids downloads. Set HF_HUB_OFFLINE=0, or copy the files from "
             f"another machine."
         )

@@ -21,8 +21,25 @@ LOCAL_NAT64 = ipaddress.IPv6Network("64:ff9b:1::/48")
 IPV4_COMPATIBLE = ipaddress.IPv6Network("::/96")
 
 
+# Neither the library nor the registry that it follows calls these global in every version: the
+# anycast of 6to4, protocol assignments, IPv4-translated addresses, segment routing, documentation.
+REFUSED = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        "192.0.0.0/24",
+        "192.88.99.0/24",
+        "::ffff:0:0:0/96",
+        "5f00::/16",
+        "3fff::/20",
+    )
+)
+# Those of the web, and those that no system service has.
+ALLOWED_PORTS = frozenset({80, 443})
+FIRST_FREE_PORT = 1024
+
+
 class AddressRefused(Exception):
-    """Requests may not name this address."""
+    """Requests may not name this address, or this port of it."""
 
 
 class PinnedTransport(httpx2.AsyncHTTPTransport):
@@ -53,7 +70,7 @@ class _PinnedBackend(httpcore2.AsyncNetworkBackend):
     ) -> httpcore2.AsyncNetworkStream:
         addresses = await resolve(host, port)
         for address in addresses:
-            check_address(address, self._allowed)
+            check_address(address, port, self._allowed)
         failure: Exception | None = None
         for address in addresses:
             try:
@@ -79,20 +96,28 @@ async def resolve(host: str, port: int) -> list[IpAddress]:
     return list(dict.fromkeys(ipaddress.ip_address(name) for name in names))
 
 
-def check_address(address: IpAddress, allowed: Sequence[IpNetwork]) -> None:
-    """Raise AddressRefused unless `address` is public or in an allowed network."""
+def check_address(address: IpAddress, port: int, allowed: Sequence[IpNetwork]) -> None:
+    """Raise AddressRefused unless `address` is public, with a port of the web, or allowed.
+
+    An allowed network may be asked on every port: its operator knows what listens there.
+    """
     if any(address.version == net.version and address in net for net in allowed):
         return
     if isinstance(address, ipaddress.IPv6Address) and (embedded := _embedded_address(address)):
-        check_address(embedded, allowed)
+        check_address(embedded, port, allowed)
         return
     is_local = isinstance(address, ipaddress.IPv6Address) and (
         address.is_site_local or address in LOCAL_NAT64
     )
-    if is_local or not address.is_global or address.is_multicast:
+    is_refused = any(address.version == net.version and address in net for net in REFUSED)
+    if is_local or is_refused or not address.is_global or address.is_multicast:
         raise AddressRefused(
             f"{address} is not a public address. The operator can allow its network with "
             f"QWEN_EDIT_ALLOW_NETWORKS."
+        )
+    if port not in ALLOWED_PORTS and port < FIRST_FREE_PORT:
+        raise AddressRefused(
+            f"port {port} is not allowed: use 80, 443 or one from {FIRST_FREE_PORT} on."
         )
 
 

@@ -31,6 +31,7 @@ RESOLVE_TIMEOUT_S = 2.0
 # Some hosts refuse the HTTP library's own name.
 USER_AGENT = "qwen-edit-server"
 MAX_PORT = 65535
+DEFAULT_PORTS = {"http": 80, "https": 443}
 # A name, or an address of either kind.
 _HOST = re.compile(r"[0-9A-Za-z._:-]+")
 
@@ -141,8 +142,9 @@ class Fetcher:
         self.check_online(url, field)
         try:
             async with asyncio.timeout(RESOLVE_TIMEOUT_S):
-                for address in await resolve(host, parsed.port or 0):
-                    check_address(address, self._allowed)
+                port = parsed.port or DEFAULT_PORTS[parsed.scheme]
+                for address in await resolve(host, port):
+                    check_address(address, port, self._allowed)
         except (TimeoutError, httpcore2.ConnectError):
             return
         except AddressRefused as exc:

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
+from pipelines.api.errors import without_paths
 from server.net.daemon_thread import run_in_daemon_thread
 from server.playground import plain_pages
 from server.playground.access import Access
@@ -169,7 +170,7 @@ class Playground:
             await self._lifespan.enter_async_context(app.router.lifespan_context(app))
         except Exception as exc:
             logger.exception("the page could not be built")
-            self._failure = f"{type(exc).__name__}: {exc}"
+            self._failure = without_paths(f"{type(exc).__name__}: {exc}")
             return
         self._app = app
         logger.info("the page is ready")

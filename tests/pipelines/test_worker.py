@@ -339,5 +339,5 @@ def test_broken_model_is_named_and_the_worker_ends(
 
     assert isinstance(answer, LoadFailed)
     assert answer.code == "model_unusable"
-    assert answer.message.startswith(f"The model in {tmp_path} cannot be loaded: ")
+    assert answer.message.startswith(f"The model {tmp_path.name} cannot be loaded: ")
     assert worker.exit_code() == 0

@@ -155,10 +155,11 @@ def test_sigint_and_a_second_signal_stop_at_once(
     try:
         submit(server, **LONG)
         began = time.monotonic()
-        for number in signals:
+        for number in signals[:-1]:
             server.process.send_signal(number)
-            if number != signals[-1]:
-                until(lambda: server.http.get(f"{server.url}/health/ready").status_code == 503)
+            # two that are pending at once would be one
+            until(lambda: server.http.get(f"{server.url}/health/ready").status_code == 503)
+        server.process.send_signal(signals[-1])
         code = server.process.wait(timeout=60)
         seconds = time.monotonic() - began
     finally:

@@ -5,6 +5,7 @@ from typing import Literal
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
+from pipelines.api.errors import without_paths
 from pipelines.api.params import (
     CFG_RANGE,
     LORA_SCALE_RANGE,
@@ -34,7 +35,6 @@ class ModelName(BaseModel):
 class ModelView(ModelName):
     """The loaded model, why it was chosen, and its device."""
 
-    path: str
     why: str
     device: str | None
     device_name: str | None
@@ -198,8 +198,7 @@ def _model_view(services: Services) -> ModelView:
     choice, loaded = services.choice, services.executor.model
     return ModelView(
         name=services.model_name,
-        path=str(choice.path),
-        why=choice.why,
+        why=without_paths(choice.why),
         is_demo=choice.is_demo,
         warning=choice.warning,
         device=loaded.device if loaded else None,

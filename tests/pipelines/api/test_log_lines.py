@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.api.log_lines import FIELDS, JsonLines, TextLines, escaped, parse_json_line
+from pipelines.api.log_lines import (
+    FIELDS,
+    JsonLines,
+    TextLines,
+    escaped,
+    parse_json_line,
+    without_secrets,
+)
 
 FORGED = "http://a/\n2026-11-26 19:00:00,000 ERROR forged\r\x1b[2J\u2028\u202e\x85\ud800"
 Lines = Callable[..., list[str]]
@@ -149,3 +156,42 @@ def test_other_lines_are_no_records(line: str) -> None:
 
 def test_fields_do_not_collide_with_those_of_a_record() -> None:
     assert not set(FIELDS) & set(vars(logging.makeLogRecord({})))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("http://a.example:8000", "http://a.example:8000"),
+        ("at http://a.example/ now", "at http://a.example/ now"),
+        ("image https://a.example/b?c=d: 404.", "image https://a.example/… 404."),
+        ("http://user:pw@a.example:81/b", "http://a.example:81/…"),
+        ("http://user:p/w@a.example", "http://a.example/…"),
+        ("'https://a.example?sig=1', \"ftp://u@b/c\"", "'https://a.example/…', \"ftp://b/…\""),
+        ("HTTPS://A.example#x <http://[::1]:80/a>", "HTTPS://A.example/… <http://[::1]:80/…>"),
+        ("a://", "a://"),
+        ("POST /v1/edits", "POST /v1/edits"),
+    ],
+)
+def test_urls_are_cut_after_the_host(text: str, expected: str) -> None:
+    assert without_secrets(text) == expected
+
+
+@pytest.mark.parametrize("formatter", [TextLines(), JsonLines()])
+def test_both_formats_cut_urls_also_in_tracebacks(log: Make, formatter: logging.Formatter) -> None:
+    logger, lines = log(formatter)
+    logger.info("fetching %s", "http://user:secret@a.example/secret?x=secret")
+    log_failure(logger, "http://user:secret@a.example/secret?x=secret")
+
+    text = "\n".join(lines())
+    assert "secret" not in text
+    assert text.count("http://a.example/") == 2
+
+
+def test_message_of_another_process_is_cut_too(log: Make) -> None:
+    logger, lines = log(TextLines())
+    line = {"time": "2026-11-26T19:00:00Z", "level": "ERROR", "logger": "a", "message": "b"}
+    record = parse_json_line(json.dumps({**line, "exception": "at http://a.example/secret"}))
+    assert record is not None
+    logger.handle(record)
+
+    assert "secret" not in "".join(lines())

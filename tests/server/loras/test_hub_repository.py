@@ -49,7 +49,7 @@ async def test_uncached_repository_is_refused_offline(
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
 
-    with pytest.raises(HubError, match=r"owner/x is not in the Hugging Face cache \("):
+    with pytest.raises(HubError, match=r"owner/x is not in the Hugging Face cache, and"):
         await read_repository("owner/x")
 
 

@@ -122,7 +122,7 @@ async def test_resolve_raises_connect_error_for_an_unknown_name(
     ["8.8.8.8", "1.1.1.1", "172.15.0.1", "2606:4700:4700::1111", "2002:808:808::1"],
 )
 def test_public_address_is_allowed(address: str) -> None:
-    check_address(ipaddress.ip_address(address), [])
+    check_address(ipaddress.ip_address(address), 443, [])
 
 
 @pytest.mark.parametrize(
@@ -130,13 +130,14 @@ def test_public_address_is_allowed(address: str) -> None:
     [
         "127.0.0.1", "127.255.255.254", "0.0.0.0", "10.0.0.1", "172.16.0.1", "172.31.255.255",
         "192.168.1.1", "169.254.169.254", "100.64.0.1", "224.0.0.1", "239.1.2.3", "240.0.0.1",
-        "255.255.255.255", "198.18.0.1", "192.0.2.1",
+        "255.255.255.255", "198.18.0.1", "192.0.2.1", "192.0.0.192", "192.88.99.1",
+        "5f00::1", "3fff::1", "3fff:fff:ffff::1",
         "::", "::1", "fe80::1", "fc00::1", "fd00::1", "ff02::1", "2001:db8::1",
     ],
 )  # fmt: skip
 def test_address_that_is_not_public_is_refused(address: str) -> None:
     with pytest.raises(AddressRefused, match="QWEN_EDIT_ALLOW_NETWORKS"):
-        check_address(ipaddress.ip_address(address), [])
+        check_address(ipaddress.ip_address(address), 443, [])
 
 
 @pytest.mark.parametrize(
@@ -144,6 +145,7 @@ def test_address_that_is_not_public_is_refused(address: str) -> None:
     [
         "::ffff:127.0.0.1",  # mapped
         "::ffff:10.0.0.1",
+        "::ffff:0:127.0.0.1",  # translated
         "::ffff:169.254.169.254",
         "2002:7f00:1::",  # 6to4
         "2002:a9fe:a9fe::",
@@ -157,7 +159,7 @@ def test_address_that_is_not_public_is_refused(address: str) -> None:
 )
 def test_address_that_embeds_a_private_one_is_refused(address: str) -> None:
     with pytest.raises(AddressRefused):
-        check_address(ipaddress.ip_address(address), [])
+        check_address(ipaddress.ip_address(address), 443, [])
 
 
 @pytest.mark.parametrize(
@@ -170,7 +172,7 @@ def test_address_that_embeds_a_private_one_is_refused(address: str) -> None:
     ],
 )
 def test_private_address_is_allowed_in_an_allowed_network(address: str, network: str) -> None:
-    check_address(ipaddress.ip_address(address), [ipaddress.ip_network(network)])
+    check_address(ipaddress.ip_address(address), 443, [ipaddress.ip_network(network)])
 
 
 @pytest.mark.parametrize(
@@ -179,4 +181,29 @@ def test_private_address_is_allowed_in_an_allowed_network(address: str, network:
 )
 def test_private_address_is_refused_outside_the_allowed_network(address: str, network: str) -> None:
     with pytest.raises(AddressRefused):
-        check_address(ipaddress.ip_address(address), [ipaddress.ip_network(network)])
+        check_address(ipaddress.ip_address(address), 443, [ipaddress.ip_network(network)])
+
+
+@pytest.mark.parametrize("port", [80, 443, 1024, 8080, 65535])
+def test_port_of_the_web_or_of_no_service_is_allowed(port: int) -> None:
+    check_address(ipaddress.ip_address("8.8.8.8"), port, [])
+
+
+@pytest.mark.parametrize("port", [1, 22, 25, 81, 445, 1023])
+@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700:4700::1111", "64:ff9b::8.8.8.8"])
+def test_port_of_another_service_is_refused(address: str, port: int) -> None:
+    with pytest.raises(AddressRefused, match=f"port {port} is not allowed: use 80, 443 or one"):
+        check_address(ipaddress.ip_address(address), port, [])
+
+
+def test_allowed_network_may_be_asked_on_every_port() -> None:
+    check_address(ipaddress.ip_address("127.0.0.1"), 22, LOOPBACK)
+
+
+async def test_port_is_checked_for_every_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolves_to(monkeypatch, "8.8.8.8")
+    network = FakeNetwork()
+
+    with pytest.raises(AddressRefused, match="port 22"):
+        await backend(network).connect_tcp("host", 22)
+    assert network.connected == []
