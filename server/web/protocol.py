@@ -5,6 +5,7 @@ body is `BodyDeadline`'s.
 """
 
 import asyncio
+from asyncio import sslproto
 from typing import Any
 
 import h11
@@ -19,6 +20,9 @@ WRITE_INTERVAL_S = 30.0
 MIN_WRITE_BYTES = 30 * 1024
 # The most that one read takes: until the key is checked, little is read. See UNADMITTED_BYTES.
 READ_BYTES = 16 * 1024
+
+# TLS has a buffer of its own below the transport, allocated before this protocol knows of it.
+sslproto.SSLProtocol.max_size = READ_BYTES
 
 
 class LimitedProtocol(H11Protocol):

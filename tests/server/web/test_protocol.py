@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 import functools
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
 import pytest
+import trustme
 import uvicorn
 from fastapi import FastAPI, Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
@@ -80,13 +82,14 @@ def serving(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     received.clear()
 
     @contextlib.asynccontextmanager
-    async def serve(app: Any) -> AsyncIterator[int]:
+    async def serve(app: Any, context: ssl.SSLContext | None = None) -> AsyncIterator[int]:
         """Run a server during the block and give its port."""
         limits = ConnectionLimits(10, 10, is_exempt=lambda _: True, clock=lambda: 0.0)
         http = cast(type[asyncio.Protocol], functools.partial(CountingProtocol, limits))
         config = uvicorn.Config(app, http=http, log_config=None, lifespan="off")
         server = uvicorn.Server(config)
         config.load()
+        config.ssl = context
         server.lifespan = config.lifespan_class(config)
         with socket.create_server(("127.0.0.1", 0)) as listener:
             await server.startup(sockets=[listener])
@@ -220,4 +223,21 @@ async def test_little_is_read_before_the_sender_is_admitted(serving: Callable[..
 
         writer.close()
     assert answer.startswith(b"HTTP/1.1 413 ") or not answer
+    assert UNADMITTED_BYTES < sum(received) <= LIMIT_BYTES
+
+
+async def test_little_is_read_over_tls_either(serving: Callable[..., Any]) -> None:
+    authority = trustme.CA()
+    ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority.issue_cert("localhost").configure_cert(ours)
+    authority.configure_trust(theirs)
+    async with serving(Refusing(), ours) as port:
+        _, writer = opened = await asyncio.open_connection("localhost", port, ssl=theirs)
+        writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4000000\r\n\r\n")
+        writer.write(bytes(4_000_000))
+
+        await until_closed(opened[0])
+
+        writer.close()
     assert UNADMITTED_BYTES < sum(received) <= LIMIT_BYTES
