@@ -28,7 +28,7 @@ INSTALL = "pip install -c constraints.txt"
 
 # Options of a command by the names of their settings. None drops one, upper case is a variable.
 Options = Mapping[str, object]
-SET_KEYS: Options = {"no_auth": None, "QWEN_EDIT_API_KEYS": "KEY"}
+SET_KEYS: Options = {"no_auth": None, "QWEN_EDIT_API_KEYS": "KEY_OF_16_OR_MORE_CHARACTERS"}
 
 
 class State(StrEnum):

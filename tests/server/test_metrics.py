@@ -1,10 +1,14 @@
 """The metrics as a whole: their names, and that a server's are its own."""
 
 from pathlib import Path
+from typing import cast
 
 from prometheus_client.metrics import MetricWrapperBase
 
+from server.errors import StorageFull
+from server.jobs.scraper import Scraper
 from server.metrics import Metrics
+from server.store.database import Database
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 
@@ -59,3 +63,17 @@ def test_render_leaves_out_the_times_of_creation() -> None:
 
     assert b"_created" not in metrics.render()
     assert b'qwen_edit_stage_seconds_count{stage="encode"} 1.0' in metrics.render()
+
+
+async def test_scrape_of_a_broken_disk_keeps_the_last_values(tmp_path: Path) -> None:
+    class BrokenDatabase:
+        async def read(self, _: object) -> None:
+            raise StorageFull
+
+    metrics = Metrics()
+    metrics.queue_depth.set(7)
+    database = cast(Database, BrokenDatabase())
+
+    for folder in (tmp_path, tmp_path / "gone"):
+        scraper = Scraper(metrics, database, folder, clock=lambda: 0.0)
+        assert b"qwen_edit_queue_depth 7.0" in await scraper.render("demo")

@@ -128,7 +128,7 @@ def test_doctor_reports_all_problems_at_once(tiny_model: Path, tmp_path: Path) -
     assert shard in topics(report, "model")[0][1]
     assert f"qwen-edit pull 2509 --weights-dir {tmp_path / 'weights'}" in report["next"]
     assert report["next"][-1] == (
-        f"QWEN_EDIT_API_KEYS=KEY qwen-edit serve --host 0.0.0.0 --port 0 "
+        f"QWEN_EDIT_API_KEYS=KEY_OF_16_OR_MORE_CHARACTERS qwen-edit serve --host 0.0.0.0 --port 0 "
         f"--weights-dir {tmp_path / 'weights'} --data-dir OTHER"
     )
 
@@ -210,9 +210,8 @@ def test_next_steps_replace_no_auth_by_keys(tmp_path: Path) -> None:
     flags = {"host": "0.0.0.0", "port": 0, "no_auth": True, "data_dir": tmp_path}
     found = examine(flags, torch_with(gpu(80)), BIG_HOST)
 
-    advised = (
-        f"QWEN_EDIT_API_KEYS=KEY qwen-edit serve --host 0.0.0.0 --port 0 --data-dir {tmp_path}"
-    )
+    options = f"--host 0.0.0.0 --port 0 --data-dir {tmp_path}"
+    advised = f"QWEN_EDIT_API_KEYS=KEY_OF_16_OR_MORE_CHARACTERS qwen-edit serve {options}"
     assert advised in next_steps(found, flags)
 
 
