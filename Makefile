@@ -13,7 +13,7 @@ SETUP_INPUTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test coverage lint bench screenshot judge clean
+.PHONY: help demo serve test coverage lint soak bench screenshot judge clean
 
 help:
 	@echo 'make demo    start a server, edit one image through it, stop it'
@@ -21,6 +21,7 @@ help:
 	@echo 'make test    lint, types, import layers and the tests'
 	@echo 'make coverage   the tests with more edits and more real workers, and what they cover'
 	@echo 'make lint    lint, types and import layers only'
+	@echo 'make soak    200 jobs under kills, hangs and a full disk; a minute of load'
 	@echo 'make bench   measure the speed of the server'
 	@echo 'make screenshot   take the image of the page in README.md; needs Chromium'
 	@echo 'make judge   test and measure the demo model, and write the figures to its card'
@@ -62,6 +63,12 @@ test: $(STAMP)
 coverage: export OMP_NUM_THREADS := $(OMP_NUM_THREADS)
 coverage: $(STAMP)
 	$(PYTEST) --complete --cov --cov-report=term
+
+# Minutes of kills, hangs and a full disk, and of load; a short run of the first is in `make test`.
+soak: export OMP_NUM_THREADS := $(OMP_NUM_THREADS)
+soak: export QWEN_SOAK_JOBS ?= 200
+soak: $(STAMP)
+	$(BIN)/python -m pytest --complete tests/soak
 
 bench: export OMP_NUM_THREADS := $(OMP_NUM_THREADS)
 bench: $(STAMP)

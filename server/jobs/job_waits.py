@@ -13,8 +13,10 @@ from server.jobs.watchers import Watchers
 # moves every job behind it.
 MOVE_INTERVAL_S = 0.25
 MOVE_INTERVAL_PER_FOLLOWER_S = 0.005
-# Followers that are told at a time, so that other requests are answered in between.
-TOLD_AT_ONCE = 20
+# Followers that are told at a time, and the pause after them: each writes an event of its own, and
+# a poll takes several turns of the event loop.
+TOLD_AT_ONCE = 4
+PAUSE_S = 0.01
 
 
 class JobWaits:
@@ -93,7 +95,7 @@ class JobWaits:
             for start in range(0, len(moved), TOLD_AT_ONCE):
                 for job_id in moved[start : start + TOLD_AT_ONCE]:
                     self._watchers.move(job_id, positions[job_id])
-                await asyncio.sleep(0)
+                await asyncio.sleep(PAUSE_S)
             await asyncio.sleep(max(MOVE_INTERVAL_S, MOVE_INTERVAL_PER_FOLLOWER_S * len(moved)))
 
     def _announced(self, task: asyncio.Task[None]) -> None:

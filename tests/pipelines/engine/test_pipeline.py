@@ -267,7 +267,7 @@ def test_load_refuses_another_pipeline(tmp_path: Path) -> None:
 
 def test_load_names_what_is_missing(tiny_model: Path, tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text((tiny_model / "model_index.json").read_text())
-    with pytest.raises(ModelUnusable, match=str(tmp_path)):
+    with pytest.raises(ModelUnusable, match=tmp_path.name):
         EditPipeline.load(tmp_path, device="cpu", dtype=torch.float32)
 
 
