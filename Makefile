@@ -13,7 +13,7 @@ SETUP_INPUTS := pyproject.toml constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test coverage lint soak bench screenshot judge clean
+.PHONY: help demo serve test coverage lint soak fuzz bench screenshot judge clean
 
 help:
 	@echo 'make demo    start a server, edit one image through it, stop it'
@@ -22,6 +22,7 @@ help:
 	@echo 'make coverage   the tests with more edits and more real workers, and what they cover'
 	@echo 'make lint    lint, types and import layers only'
 	@echo 'make soak    200 jobs under kills, hangs and a full disk; a minute of load'
+	@echo 'make fuzz    10,000 bad requests'
 	@echo 'make bench   measure the speed of the server'
 	@echo 'make screenshot   take the image of the page in README.md; needs Chromium'
 	@echo 'make judge   test and measure the demo model, and write the figures to its card'
@@ -69,6 +70,12 @@ soak: export OMP_NUM_THREADS := $(OMP_NUM_THREADS)
 soak: export QWEN_SOAK_JOBS ?= 200
 soak: $(STAMP)
 	$(BIN)/python -m pytest --complete tests/soak
+
+# Bad requests to every submit and account route; a share of them is in `make test`.
+fuzz: export OMP_NUM_THREADS := $(OMP_NUM_THREADS)
+fuzz: export QWEN_FUZZ_REQUESTS ?= 10000
+fuzz: $(STAMP)
+	$(BIN)/python -m pytest -s tests/fuzz
 
 bench: export OMP_NUM_THREADS := $(OMP_NUM_THREADS)
 bench: $(STAMP)

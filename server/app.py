@@ -8,6 +8,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse, RedirectResponse
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute
 
 from pipelines.api.errors import EngineError
@@ -84,7 +85,8 @@ def _add_error_handlers(app: FastAPI) -> None:
     async def render(request: Request, exc: Exception) -> JSONResponse:
         return render_problem(request.url.path, problem_of(exc))
 
-    for kind in (ServerError, EngineError, RequestValidationError, HTTPException, Exception):
+    expected = (ServerError, EngineError, RequestValidationError, HTTPException, ClientDisconnect)
+    for kind in (*expected, Exception):
         app.add_exception_handler(kind, render)
 
 

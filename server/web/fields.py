@@ -10,9 +10,13 @@ from pipelines.api.params import LORA_SCALE_RANGE, SEED_RANGE, LoraRef
 
 
 class LenientModel(BaseModel):
-    """Ignores unknown fields; null and "" count as absent, except for an empty prompt."""
+    """Ignores unknown fields; null and "" count as absent, except for an empty prompt.
 
-    model_config = ConfigDict(extra="ignore")
+    Halves of surrogate pairs are refused in every text: neither a database nor a file takes them.
+    """
+
+    # with any limit of length pydantic also checks that a text is Unicode; without, it does not
+    model_config = ConfigDict(extra="ignore", str_min_length=0)
 
     @model_validator(mode="before")
     @classmethod

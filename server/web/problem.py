@@ -7,6 +7,7 @@ from typing import Any
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from pipelines.api.errors import EngineError, InvalidParameter
 from server.errors import InvalidRequest, ServerError
@@ -43,6 +44,9 @@ def problem_of(exc: Exception) -> Problem:
             return Problem(InvalidRequest.status, exc.code, str(exc), exc.field.replace(".", "/"))
         case EngineError():
             return Problem(InvalidRequest.status, exc.code, str(exc))
+        case ClientDisconnect():
+            # nobody reads this; an error of the server would be logged with its traceback
+            return Problem(InvalidRequest.status, InvalidRequest.code, "the body broke off", "body")
         case HTTPException():
             return Problem(exc.status_code, "http_error", str(exc.detail))
         case _:

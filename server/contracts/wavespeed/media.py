@@ -19,6 +19,8 @@ from server.web.unread_body import admit_body
 
 TICKETS = "/api/v3/media/uploads"
 CHUNK_BYTES = 1024 * 1024
+# Larger sizes cannot be written as a float in the refusal of a file that is too large.
+MAX_SIZE = 2**63 - 1
 # For a form part without a file name.
 NAMELESS = "upload"
 
@@ -27,7 +29,7 @@ class TicketRequest(LenientModel):
     """A file to upload."""
 
     filename: str = Field(min_length=1, max_length=1024)
-    size: int = Field(ge=1)
+    size: int = Field(ge=1, le=MAX_SIZE)
     content_type: str | None = Field(None, max_length=255, pattern=r"^[\x21-\x7e][\x20-\x7e]*$")
 
 

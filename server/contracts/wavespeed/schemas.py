@@ -148,7 +148,7 @@ class History(BaseModel):
     total: int
 
 
-class DeleteRequest(BaseModel):
+class DeleteRequest(LenientModel):
     """The predictions to delete."""
 
     ids: list[str] = Field(min_length=1, max_length=1000)

@@ -229,6 +229,23 @@ def test_bad_deletion_returns_400(server: LiveServer, body: dict[str, Any]) -> N
     assert 'Error at "/ids' in answer.json()["error"]
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "place"),
+    [
+        (HISTORY, rb'{"model": "half\ud800"}', "/model"),
+        (f"{HISTORY}/delete", rb'{"ids": ["half\ud800"]}', "/ids/0"),
+        ("/api/v3/media/uploads", rb'{"filename": "half\ud800", "size": 1}', "/filename"),
+    ],
+)
+def test_half_a_surrogate_pair_is_refused(
+    server: LiveServer, path: str, body: bytes, place: str
+) -> None:
+    headers = {"Content-Type": "application/json"}
+    answer = server.http.post(server.url + path, content=body, headers=headers)
+    assert answer.status_code == 400, answer.text
+    assert f'Error at "{place}"' in answer.json()["error"]
+
+
 def test_predictions_expire_from_disk(
     start_server: Callable[..., LiveServer], body: dict[str, Any]
 ) -> None:

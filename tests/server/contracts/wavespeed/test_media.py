@@ -171,6 +171,7 @@ def test_put_with_an_unknown_token_returns_404(server: LiveServer) -> None:
     ("body", "status", "message"),
     [
         ({"size": 21 * 2**20}, 413, "size has 21.0 MiB; at most 20 MiB are allowed"),
+        ({"size": 10**400}, 400, 'Error at "/size"'),
         ({"size": 0}, 400, 'Error at "/size"'),
         ({"size": None}, 400, "size is required"),
         ({"filename": ""}, 400, "filename is required"),
