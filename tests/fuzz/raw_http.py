@@ -44,7 +44,9 @@ class RawRequest:
     @property
     def _has_valid_head(self) -> bool:
         head = self.encode()[: -len(self.body) or None]
-        parser = h11.Connection(h11.SERVER, MAX_HEAD_BYTES)
+        if len(head) > MAX_HEAD_BYTES:
+            return False
+        parser = h11.Connection(h11.SERVER)
         try:
             parser.receive_data(head)
             return isinstance(parser.next_event(), h11.Request)
