@@ -141,9 +141,9 @@ class Worker:
                 "job %s: the device failed", run.job_id, exc_info=exc, extra={"job": run.job_id}
             )
             # torch adds lines of advice for programmers
-            reason = without_paths((str(exc).splitlines() or [repr(exc)])[0])
-            reason = f"The device failed, and its worker is replaced: {reason}"
-            self._send(Failed(run.job_id, DeviceFailed.code, reason, is_fatal=True))
+            reason = (str(exc).splitlines() or [repr(exc)])[0]
+            message = without_paths(f"The device failed, and its worker is replaced: {reason}")
+            self._send(Failed(run.job_id, DeviceFailed.code, message, is_fatal=True))
             logging.shutdown()
             # Torch's own teardown may hang on a broken device.
             os._exit(1)

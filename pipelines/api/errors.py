@@ -18,7 +18,7 @@ from typing import ClassVar
 
 # An absolute path, and no part of a URL or of a relative path. The name after the last slash is
 # kept; a path may have spaces, but where it ends is then unknown.
-_PATH = re.compile(r"(?<![\w:/.~-])(?:~|[A-Za-z]:)?(?:/[^\s/'\"`,:;()<>]+)+/([^\s/'\"`,:;()<>]*)")
+_PATH = re.compile(r"(?<![\w:/.~-])~?(?:/[^\s/'\"`,:;()<>]+)+/([^\s/'\"`,:;()<>]*)")
 
 
 class EngineError(Exception):

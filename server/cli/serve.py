@@ -37,9 +37,10 @@ from server.workers.local_process import WORKER_COMMAND
 logger = logging.getLogger(__name__)
 
 # Seconds in which open responses may finish, once no more jobs run.
-SHUTDOWN_GRACE_S = 3
-# Seconds after which the process ends whatever still holds it up; every job is on disk.
-HARD_STOP_S = 4.5
+SHUTDOWN_GRACE_S = 2
+# Seconds after which the process ends whatever still holds it up; every job is on disk. With the
+# second that killed workers get at the end of the drain, less than five.
+HARD_STOP_S = 3.5
 
 
 def serve(
@@ -158,6 +159,8 @@ class StoppableServer(uvicorn.Server):
             self._stop()
 
     def _stop(self) -> None:
+        if self.should_exit:
+            return
         self._components.end_streams()
         self.should_exit = True
         timer = threading.Timer(HARD_STOP_S, self._exit_now)

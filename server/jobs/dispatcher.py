@@ -231,12 +231,10 @@ class Dispatcher:
         logger.error("%s while it ran job %s", why, job.id)
         if (timeout := self._limits.timeout(job.id)) is not None:
             await self._fail(job, timeout)
-        elif self._is_abandoning:
-            await self._queue.requeue(job, is_attempt=False)
-        elif job.attempts + 1 >= MAX_ATTEMPTS:
+        elif job.attempts + 1 >= MAX_ATTEMPTS and not self._is_abandoning:
             await self._fail(job, WorkerLost(f"{WorkerLost()} Last: {why}."))
         else:
-            requeued = await self._queue.requeue(job)
+            requeued = await self._queue.requeue(job, is_attempt=not self._is_abandoning)
             if requeued.status.is_final:  # a cancel had been requested
                 self._leaving.discard(job.id)
                 await self._release_inputs(job)

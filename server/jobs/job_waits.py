@@ -52,7 +52,7 @@ class JobWaits:
         self._watchers.wake_all()
 
     def moved(self) -> None:
-        """Tell followers of queued jobs that their positions may have changed, and soon which."""
+        """Announce the positions of queued jobs soon: some may have changed."""
         self._has_moved = True
         if self._announcing is None and not self._is_closed and self._watchers.followed():
             self._announcing = asyncio.create_task(self._announce())

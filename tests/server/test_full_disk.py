@@ -1,7 +1,5 @@
 """A live server whose data folder is a small file system, and whose database is deleted."""
 
-import os
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,23 +7,20 @@ from typing import Any
 
 import pytest
 
-from tests.live_server import LiveServer, until
-
-MOUNT = 'mount -t tmpfs -o size=8m tmpfs "$QWEN_EDIT_DATA_DIR" && exec "$@"'
-NAMESPACE = ("unshare", "-Urm", "sh", "-c", MOUNT, "sh")
+from tests.live_server import LiveServer, live_server, until
+from tests.small_disk import SmallDisk, small_disk
 
 
 @pytest.fixture
-def small_disk(tiny_model: Path, tmp_path: Path) -> Iterator[LiveServer]:
-    """A server on 8 MB, in a namespace of its own."""
-    environment = {**os.environ, "QWEN_EDIT_DATA_DIR": str(tmp_path)}
-    probe = subprocess.run([*NAMESPACE, "true"], env=environment, capture_output=True, text=True)
-    if probe.returncode:
-        pytest.skip(f"no file system can be mounted in a user namespace: {probe.stderr.strip()}")
-    server = LiveServer(tiny_model, tmp_path, launcher=NAMESPACE)
-    server.data_dir.mkdir()
-    yield server
-    server.close()
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    with small_disk(tmp_path / "data", "8m") as disk:
+        yield disk
+
+
+@pytest.fixture
+def server_on_disk(tiny_model: Path, tmp_path: Path, disk: SmallDisk) -> Iterator[LiveServer]:
+    with live_server(tiny_model, tmp_path, launcher=disk.launcher) as running:
+        yield running
 
 
 def ready(server: LiveServer) -> tuple[int, str | None]:
@@ -34,25 +29,16 @@ def ready(server: LiveServer) -> tuple[int, str | None]:
 
 
 def test_full_disk_refuses_submits_and_loses_no_job(
-    small_disk: LiveServer, body: dict[str, Any]
+    server_on_disk: LiveServer, disk: SmallDisk, body: dict[str, Any]
 ) -> None:
-    server = small_disk.start()
-    edits = f"{server.url}/v1/edits"
+    server, edits = server_on_disk, f"{server_on_disk.url}/v1/edits"
     # about a second of work
     accepted = server.http.post(edits, json=body | {"num_inference_steps": 20, "n": 2}).json()["id"]
-    filler = Path(f"/proc/{server.process.pid}/root{server.data_dir}/filler")
-    with filler.open("wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(bytes(4096))
-        except OSError:
-            pass
-
-    refused = server.http.post(edits, json=body)
-    until(lambda: ready(server)[0] == 503)
-    reason = ready(server)[1]
-    live = server.http.get(f"{server.url}/health/live").status_code
-    filler.unlink()
+    with disk.full():
+        refused = server.http.post(edits, json=body)
+        until(lambda: ready(server)[0] == 503)
+        reason = ready(server)[1]
+        live = server.http.get(f"{server.url}/health/live").status_code
 
     def ended() -> str | None:
         status: str = server.http.get(f"{edits}/{accepted}").json()["status"]

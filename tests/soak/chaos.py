@@ -8,7 +8,7 @@ import threading
 import time
 
 from tests.live_server import LiveServer
-from tests.soak.small_disk import SmallDisk
+from tests.small_disk import SmallDisk
 
 # Between two misfortunes, and how long a disk stays full.
 PAUSE_S = (0.2, 1.2)

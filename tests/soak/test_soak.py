@@ -20,8 +20,8 @@ import pytest
 
 from tests.live_server import LiveServer, until
 from tests.server.contracts.owners import FAL_MODELS, OPENAI, WAVESPEED, body_of
+from tests.small_disk import SmallDisk, small_disk
 from tests.soak.chaos import Chaos
-from tests.soak.small_disk import SmallDisk, small_disk
 
 JOBS = int(os.environ.get("QWEN_SOAK_JOBS", "24"))
 SEED = int(os.environ.get("QWEN_SOAK_SEED", "11"))

@@ -2,7 +2,6 @@
 
 import itertools
 import signal
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -31,13 +30,9 @@ KINDS = [SUBMIT_PATHS[0], "/v1/queue/qwen_image_edit_plus", FAL_MODELS[0], "/v1/
 numbers = itertools.count()
 
 
-@pytest.fixture(scope="module")
-def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    server = LiveServer(tiny_model, tmp_path_factory.mktemp("idempotency"), API_KEYS=KEYS)
-    try:
-        yield server.start()
-    finally:
-        server.close()
+@pytest.fixture
+def server(keyed: LiveServer) -> LiveServer:
+    return keyed
 
 
 def new_key() -> str:

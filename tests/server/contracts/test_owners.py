@@ -2,7 +2,6 @@
 
 import re
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -74,15 +73,6 @@ OF_EVERYBODY = {
         for mount in ("/v1/queue", "/model/v1/queue", "/fal-ai", "/run/fal-ai")
     ),
 }
-
-
-@pytest.fixture(scope="module")
-def keyed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    server = LiveServer(tiny_model, tmp_path_factory.mktemp("owners"), API_KEYS=KEYS)
-    try:
-        yield server.start()
-    finally:
-        server.close()
 
 
 @pytest.fixture(scope="module")

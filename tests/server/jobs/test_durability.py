@@ -3,8 +3,10 @@
 Every test runs with the fake worker; CI runs all of them with the real one too.
 """
 
+import contextlib
 import os
 import signal
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -295,11 +297,22 @@ def test_expired_jobs_are_deleted_with_their_files(
     start_server: Callable[..., LiveServer], body: dict[str, Any], worker: str
 ) -> None:
     server = start_server(worker=worker, KEEP_OUTPUTS_H=1e-6)
-    done = submit(server, body)
+    headers = {"Idempotency-Key": "old"}
+    answer = server.http.post(f"{server.url}/v1/edits", json=body, headers=headers)
+    done = answer.json()["id"]
     wait_for(server, done, *FINAL)
     server.stop()
+    database = sqlite3.connect(server.data_dir / "jobs.sqlite3")
+    with contextlib.closing(database), database:
+        database.execute("UPDATE idempotency_keys SET created_at = 0")
     server.start(wait_ready=False)
 
+    def keys() -> int:
+        with contextlib.closing(sqlite3.connect(server.data_dir / "jobs.sqlite3")) as connection:
+            count: int = connection.execute("SELECT count(*) FROM idempotency_keys").fetchone()[0]
+            return count
+
     until(lambda: server.http.get(f"{server.url}/v1/edits/{done}").status_code == 404)
+    until(lambda: keys() == 0)
     # the row goes first, then its files
     until(lambda: not list((server.data_dir / "outputs").iterdir()))

@@ -14,6 +14,7 @@ from server.errors import FetchFailed, PayloadTooLarge, StorageFull
 from server.loras.store import LoraStore
 from server.net.download import Download
 from server.net.fetch import Fetcher
+from tests.far_side import Answer, far_side
 from tests.live_server import until
 from tests.server.loras.conftest import (
     LOOPBACK,
@@ -52,6 +53,25 @@ async def test_concurrent_fetches_download_a_url_once(tmp_path: Path, host: Host
     host.access.set()
     await asyncio.gather(*fetches)
     assert len(host.requests) == 1
+
+
+async def test_slow_host_keeps_two_places_of_an_owner_and_none_of_another(tmp_path: Path) -> None:
+    with far_side() as far:
+        names = [f"/slow{number}.safetensors" for number in range(4)]
+        far.answers = dict.fromkeys(names, Answer(silent=True))
+        far.answers["/quick.safetensors"] = Answer(lora_bytes(tmp_path))
+        library = make_library(tmp_path)
+        slow = [asyncio.create_task(library.fetch(far.url(name), "f", "alice")) for name in names]
+        await asyncio.to_thread(until, lambda: len(far.requests) == 2)
+
+        await library.fetch(far.url("/quick.safetensors"), "f", "bob")
+
+        asked = [path for path, _ in far.requests]
+        for task in slow:
+            task.cancel()
+        await asyncio.gather(*slow, return_exceptions=True)
+    assert sorted(asked[:2]) == names[:2]
+    assert asked[2:] == ["/quick.safetensors"]
 
 
 async def test_same_content_under_two_urls_is_stored_once(tmp_path: Path, host: Host) -> None:

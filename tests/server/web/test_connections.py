@@ -53,6 +53,19 @@ def test_silent_connections_keep_nobody_out(tiny_model: Path, tmp_path: Path, fi
     assert logged <= 2
 
 
+@pytest.mark.skipif(shutil.which("prlimit") is None, reason="needs prlimit of util-linux")
+def test_start_raises_the_limit_of_open_files(tiny_model: Path, tmp_path: Path) -> None:
+    server = LiveServer(tiny_model, tmp_path, launcher=("prlimit", "--nofile=128:3000"))
+    try:
+        server.start(wait_ready=False)
+        limits = Path(f"/proc/{server.process.pid}/limits").read_text()
+    finally:
+        server.close()
+
+    [line] = [line for line in limits.splitlines() if line.startswith("Max open files")]
+    assert line.split()[3:5] == ["3000", "3000"]
+
+
 def test_silent_tls_connections_keep_nobody_out(
     tiny_model: Path, tmp_path: Path, authority: tuple[ssl.SSLContext, Path, dict[str, Path]]
 ) -> None:

@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import functools
+import json
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -13,12 +15,14 @@ import trustme
 import uvicorn
 from fastapi import FastAPI, Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.types import Message
 
 from server.web import protocol
 from server.web.body_deadline import BodyDeadline
 from server.web.connection_limits import ConnectionLimits
 from server.web.protocol import LimitedProtocol
 from server.web.unread_body import UNADMITTED_BYTES, UnadmittedBody
+from tests.server.built_app import built_app
 
 PATIENCE_S = 30.0
 DEADLINE_S = 0.3
@@ -241,3 +245,29 @@ async def test_little_is_read_over_tls_either(serving: Callable[..., Any]) -> No
 
         writer.close()
     assert UNADMITTED_BYTES < sum(received) <= LIMIT_BYTES
+
+
+async def test_application_times_bodies_in_the_shape_of_its_contracts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(BodyDeadline.__init__, "__defaults__", (DEADLINE_S, 1024))
+    sent: list[Message] = []
+    headers = [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")]
+    scope = {
+        "type": "http", "method": "POST", "scheme": "http", "path": "/v1/edits",
+        "query_string": b"", "headers": headers, "client": ("127.0.0.1", 1),
+    }  # fmt: skip
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError("nothing comes")
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    with built_app(tmp_path, page=False) as app:
+        async with asyncio.timeout(PATIENCE_S):
+            await app(scope, receive, send)
+
+    assert sent[0]["status"] == 408
+    assert json.loads(sent[1]["body"])["error"]["message"].startswith("The body arrives too slowly")

@@ -8,6 +8,12 @@ from server.web.middleware import BASE_URL, CLIENT_ADDRESS, Forwarded
 from server.web.proxies import TrustedProxies
 from tests.server.web.asgi import EchoApp, call
 
+FORWARDED = {
+    "X-Forwarded-Proto": "https",
+    "X-Forwarded-Host": "edit.example",
+    "X-Forwarded-Prefix": "/x",
+    "X-Forwarded-For": "203.0.113.9",
+}
 PROXIES = TrustedProxies([ip_network("10.0.0.0/8"), ip_network("fd00::/8")])
 
 
@@ -22,26 +28,12 @@ async def state(client: str, headers: dict[str, str]) -> tuple[str, str]:
 
 @pytest.mark.parametrize("client", ["10.1.2.3", "fd00::1", "::ffff:10.1.2.3"])
 async def test_trusted_proxy_tells_the_urls_and_the_client(client: str) -> None:
-    headers = {
-        "X-Forwarded-Proto": "https",
-        "X-Forwarded-Host": "edit.example",
-        "X-Forwarded-Prefix": "/x",
-        "X-Forwarded-For": "203.0.113.9",
-    }
-
-    assert await state(client, headers) == ("https://edit.example/x", "203.0.113.9")
+    assert await state(client, FORWARDED) == ("https://edit.example/x", "203.0.113.9")
 
 
 @pytest.mark.parametrize("client", ["127.0.0.1", "192.0.2.1", "fe80::1", ""])
 async def test_anybody_else_is_not_believed(client: str) -> None:
-    headers = {
-        "X-Forwarded-Proto": "https",
-        "X-Forwarded-Host": "edit.example",
-        "X-Forwarded-Prefix": "/x",
-        "X-Forwarded-For": "203.0.113.9",
-    }
-
-    assert await state(client, headers) == ("http://own", client)
+    assert await state(client, FORWARDED) == ("http://own", client)
 
 
 @pytest.mark.parametrize(
