@@ -41,10 +41,9 @@ from pipelines.api.messages import (
     ToWorker,
 )
 from pipelines.api.params import LoraRef
+from pipelines.parent_process import die_with_parent
 
 if TYPE_CHECKING:
-    import torch
-
     from pipelines.engine.pipeline import EditPipeline, Progress
     from pipelines.engine.safety import SafetyChecker
 
@@ -191,6 +190,7 @@ class Worker:
 
 def main(load: Callable[[argparse.Namespace], Loaded]) -> None:
     """Load the model named on the command line, send Ready and serve."""
+    die_with_parent()
     args = _parse_args()
     # Ctrl-C and service managers signal a whole group; the server decides when workers end.
     for signal_number in (signal.SIGINT, signal.SIGTERM):
@@ -232,37 +232,27 @@ def _load(args: argparse.Namespace) -> Loaded:
     diffusers_logging.set_verbosity_error()
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
-    device = _pick_device(args.device)
-    dtype = getattr(torch, args.dtype) if args.dtype != "auto" else _pick_dtype(device)
+    name = args.device
+    if name == "auto":
+        name = "cuda:0" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    best = "bfloat16" if device.type == "cuda" else "float32"
+    dtype = getattr(torch, best if args.dtype == "auto" else args.dtype)
     offload = Offload(args.offload)
     pipeline = EditPipeline.load(args.model, device=device, dtype=dtype, offload=offload)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     dtype_name = str(pipeline.dtype).removeprefix("torch.")
     safety = SafetyChecker(args.safety_checker, device) if args.safety_checker else None
     ready = Ready(
         pipeline.spec,
         str(device),
-        name,
+        device_name,
         dtype_name,
         can_extend_prompts=pipeline.spec.can_write,
         checks_safety=safety is not None,
         linears=pipeline.linears,
     )
     return pipeline, safety, ready
-
-
-def _pick_device(name: str) -> "torch.device":
-    import torch
-
-    if name != "auto":
-        return torch.device(name)
-    return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-
-
-def _pick_dtype(device: "torch.device") -> "torch.dtype":
-    import torch
-
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
 def _lora_refs(files: Sequence[LoraFile]) -> tuple[LoraRef, ...]:

@@ -113,7 +113,7 @@ def build_components(
         queue, dispatcher, preparer, executor, job_inputs, outputs,
         check_address=fetcher.check_address,
         submit_rate=SubmitRate(settings.max_submits_per_minute_per_key, time.monotonic),
-        clock=time.time, log_prompts=settings.log_prompts,
+        clock=time.time, readiness=readiness, log_prompts=settings.log_prompts,
     )  # fmt: skip
     secret = settings.webhook_secret or read_or_create_secret(data / "webhook_secret")
     services = Services(

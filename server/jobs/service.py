@@ -3,10 +3,11 @@
 import asyncio
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 from pipelines.api.params import MAX_REFERENCES
-from server.errors import InvalidRequest, NotFound, StorageFull, Unavailable
+from server.errors import InvalidRequest, NotFound, ServerError, StorageFull, Unavailable
 from server.job import Job, JobStatus, Output, Submission
 from server.jobs.dispatcher import Dispatcher
 from server.jobs.job_inputs import JobInputs
@@ -14,8 +15,13 @@ from server.jobs.job_queue import JobQueue
 from server.jobs.preparer import Preparer
 from server.jobs.submit_rate import SubmitRate
 from server.media.outputs import ROUTE, OutputStore
+from server.readiness import Readiness
 from server.store.idempotency import KeyedRequest
+from server.store.retry import until_stored
+from server.store.storage_watch import SLOW
 from server.workers.executor import Executor
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +48,7 @@ class EditService:
         check_address: Callable[[str, str], Awaitable[None]],
         submit_rate: SubmitRate,
         clock: Callable[[], float],
+        readiness: Readiness | None = None,
         log_prompts: bool = False,
     ) -> None:
         """`check_address` refuses a webhook's URL with InvalidRequest, given its field's name."""
@@ -54,8 +61,10 @@ class EditService:
         self._check_address = check_address
         self._submit_rate = submit_rate
         self._clock = clock
+        self._readiness = readiness or Readiness()
         self._log_prompts = log_prompts
-        self._deletions: set[asyncio.Task[None]] = set()
+        # what goes on without the request that began it
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     async def submit(
         self,
@@ -84,11 +93,19 @@ class EditService:
         self._submit_rate.count(request.owner)
         await self.queue.check_room(request.owner)
         job_id = uuid.uuid4().hex
-        urls, is_prepared = await self._inputs.store(job_id, request, images)
+        storing = self._keep(self._inputs.store(job_id, request, images))
+        urls, is_prepared = await self._unless_storage_hangs(storing)
         now = self._clock()
         job = Job(request, urls, now, id=job_id, prepared_at=now if is_prepared else None)
-        # shielded: a client that hangs up now leaves a whole job, not a row without its images
-        return await asyncio.shield(self._queue(job, keyed))
+        queuing = self._keep(self._queue(job, keyed))
+        try:
+            # shielded: a client that hangs up now leaves a whole job, not a row without its images
+            return await self._unless_storage_hangs(asyncio.shield(queuing))
+        except StorageFull:
+            # with a key a repeat gets the job; without one nobody could know of it
+            if not queuing.done() and keyed is None:
+                self._keep(self._withdraw(job.id, queuing))
+            raise
 
     async def cancel(self, job_id: str) -> Job:
         """Cancel a job: at once while it waits, at its next step while it runs.
@@ -117,9 +134,7 @@ class EditService:
         job = await self.queue.find(job_id)
         # first, so that no webhook reports the cancellation
         self.queue.hide(job_id)
-        deletion = asyncio.create_task(self._delete_when_ended(job_id))
-        self._deletions.add(deletion)
-        deletion.add_done_callback(self._deletions.discard)
+        deletion = self._keep(self._delete_when_ended(job_id))
         if not job.status.is_final:
             try:
                 job = await self.cancel(job_id)
@@ -162,6 +177,43 @@ class EditService:
         if job.prepared_at is None:
             self._preparer.add(job)
         return job
+
+    async def _unless_storage_hangs(self, working: asyncio.Future[T]) -> T:
+        """Return its result, or cancel it and raise StorageFull while the storage hangs."""
+        hanging = asyncio.create_task(self._readiness.until_blocked(SLOW))
+        both: list[asyncio.Future[Any]] = [working, hanging]
+        try:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                raise StorageFull(f"{hanging.result()} Try again later.")
+            return working.result()
+        finally:
+            hanging.cancel()
+            working.cancel()
+
+    async def _withdraw(self, job_id: str, queuing: asyncio.Task[Job]) -> None:
+        """Delete a job whose client was told that it is not queued, if it is after all."""
+
+        def note(exc: StorageFull, delay_s: float) -> None:
+            logger.error("job %s stays: %s Next attempt in %g s.", job_id, exc, delay_s)
+
+        try:
+            await queuing
+        except ServerError:
+            return  # it is not
+        await until_stored(lambda: self.delete_any(job_id), asyncio.sleep, note)
+
+    def _keep(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run `work` as a task, whose result need not be asked for."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+        return task
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # raised where the task is awaited, if it is
 
     async def _delete_when_ended(self, job_id: str) -> None:
         try:

@@ -140,18 +140,14 @@ class Database:
 
     @contextlib.contextmanager
     def _refusals(self, participle: str) -> Iterator[None]:
-        """Raise StorageFull for what is a state of the disk or the file."""
+        """Raise StorageFull for what is a state of the disk or the file, and count it."""
         try:
-            yield
-        except sqlite3.DatabaseError as exc:
-            # an error of the module itself has no code
-            code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
-            if code not in STORAGE_ERRORS:
-                raise
+            with refusals(participle):
+                yield
+        except StorageFull as exc:
             self._failures.inc()
-            message = f"The server's database cannot be {participle}: {exc}. Try again later."
-            self.is_damaged = self.is_damaged or code in DAMAGES
-            raise StorageFull(message) from exc
+            self.is_damaged = self.is_damaged or is_damage(exc)
+            raise
 
     def _transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
         with transaction(self._write_connection) as connection:
@@ -169,6 +165,28 @@ def connect(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
     return connection
+
+
+@contextlib.contextmanager
+def refusals(participle: str) -> Iterator[None]:
+    """Raise StorageFull for what is a state of the disk or the file."""
+    try:
+        yield
+    except sqlite3.DatabaseError as exc:
+        if _code(exc) not in STORAGE_ERRORS:
+            raise
+        message = f"The server's database cannot be {participle}: {exc}. Try again later."
+        raise StorageFull(message) from exc
+
+
+def is_damage(exc: StorageFull) -> bool:
+    """Return whether the file is damaged, which does not end by itself."""
+    return _code(exc.__cause__) in DAMAGES
+
+
+def _code(exc: BaseException | None) -> int:
+    # an error of the module itself has no code
+    return getattr(exc, "sqlite_errorcode", 0) & 0xFF
 
 
 @contextlib.contextmanager

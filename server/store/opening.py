@@ -12,7 +12,7 @@ from pathlib import Path
 from server import durable_files
 from server.durable_files import disk_errors
 from server.errors import StorageFull
-from server.store.database import BUSY_TIMEOUT_S, DAMAGES, STORAGE_ERRORS
+from server.store.database import BUSY_TIMEOUT_S, is_damage, refusals
 from server.store.retry import retry_delays_s
 
 logger = logging.getLogger(__name__)
@@ -21,6 +21,8 @@ DATABASE_FILE = "jobs.sqlite3"
 PROBE_FILE = "probe"
 # Room for the pages of a few changes.
 PROBE_BYTES = 64 * 1024
+# How long another program may hold the database before it counts as locked.
+PROBE_TIMEOUT_S = 4.0
 # States of a folder that do not end by themselves.
 READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 # `user_version` of the files that this server understands; raise it with an incompatible change.
@@ -64,27 +66,35 @@ def probe(folder: Path) -> None:
         (folder / PROBE_FILE).unlink()
 
 
+def probe_database(path: Path) -> None:
+    """Begin a write transaction and change nothing. Raises StorageFull."""
+    with refusals("written"), contextlib.closing(_open(path, "rw")) as connection:
+        connection.execute(f"PRAGMA busy_timeout = {PROBE_TIMEOUT_S * 1000:.0f}")
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("ROLLBACK")
+
+
 def check_database(path: Path) -> None:
     """Read the whole database and change nothing. Raises StorageUnusable, StorageFull."""
     if not path.exists() or not path.stat().st_size:
         return
-    address = f"file:{urllib.parse.quote(str(path))}?mode=ro"
     try:
-        connection = sqlite3.connect(address, uri=True, timeout=BUSY_TIMEOUT_S)
-        with contextlib.closing(connection):
+        with refusals("read"), contextlib.closing(_open(path, "ro")) as connection:
             [version] = connection.execute("PRAGMA user_version").fetchone()
             [found] = connection.execute("PRAGMA quick_check(1)").fetchone()
-    except sqlite3.DatabaseError as exc:
-        code = exc.sqlite_errorcode & 0xFF
-        if code in DAMAGES:
-            raise _unusable(path, f"is damaged: {exc}") from exc
-        if code in STORAGE_ERRORS:
-            raise StorageFull(f"The server's database cannot be read: {exc}.") from exc
+    except StorageFull as exc:
+        if is_damage(exc):
+            raise _unusable(path, f"is damaged: {exc.__cause__}") from exc
         raise
     if found != "ok":
         raise _unusable(path, f"is damaged: {' '.join(str(found).split())}")
     if version > SCHEMA_VERSION:
         raise _unusable(path, "was written by a newer version of qwen-edit-server")
+
+
+def _open(path: Path, mode: str) -> sqlite3.Connection:
+    address = f"file:{urllib.parse.quote(str(path))}?mode={mode}"
+    return sqlite3.connect(address, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)
 
 
 def _unusable(path: Path, what: str) -> StorageUnusable:

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from server.errors import StorageFull
 from server.readiness import Readiness
-from server.store.opening import DATABASE_FILE, probe
+from server.store.opening import DATABASE_FILE, probe, probe_database
 
 INTERVAL_S = 5.0
 # A disk that takes longer for a small file is not ready.
 SLOW_S = 5.0
-# The source of readiness reasons.
+# The sources of readiness reasons: what the storage refuses, and what it leaves unanswered.
 SOURCE = "storage"
+SLOW = "slow storage"
 
 
 class DatabaseGone(Exception):
@@ -21,7 +22,10 @@ class DatabaseGone(Exception):
 
 
 class StorageWatch:
-    """Reports a disk that takes no files, and ends when the database file is gone."""
+    """Reports storage that takes nothing, and ends when the database file is gone.
+
+    It writes a file and begins a transaction, because an idle server would notice nothing else.
+    """
 
     def __init__(
         self,
@@ -47,16 +51,21 @@ class StorageWatch:
         if _inode(self._folder / DATABASE_FILE) != self._inode:
             self._readiness.block(SOURCE, str(DatabaseGone.__doc__))
             raise DatabaseGone(DatabaseGone.__doc__)
-        probing = asyncio.create_task(asyncio.to_thread(probe, self._folder))
+        probing = asyncio.create_task(asyncio.to_thread(self._probe))
         await asyncio.wait([probing], timeout=SLOW_S)
         if not probing.done():
-            self._readiness.block(SOURCE, f"The disk takes longer than {SLOW_S:g} s for a file.")
+            self._readiness.block(SLOW, f"The storage has not answered for {SLOW_S:g} s.")
         try:
             await probing
         except StorageFull as exc:
             self._readiness.block(SOURCE, str(exc))
         else:
             self._readiness.clear(SOURCE)
+        self._readiness.clear(SLOW)
+
+    def _probe(self) -> None:
+        probe(self._folder)
+        probe_database(self._folder / DATABASE_FILE)
 
 
 def _inode(path: Path) -> tuple[int, int] | None:

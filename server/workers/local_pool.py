@@ -17,6 +17,7 @@ from pipelines.api.messages import (
 )
 from pipelines.api.params import EditParams
 from server.metrics import Metrics
+from server.workers import load_watch
 from server.workers.executor import ExecutorState, WorkerDied
 from server.workers.local_process import WorkerOptions, WorkerProcess
 from server.workers.usage_metrics import UsageMetrics
@@ -48,8 +49,11 @@ class LocalPool:
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         metrics: Metrics | None = None,
+        load_silence_s: float = load_watch.SILENCE_S,
     ) -> None:
+        """A worker that uses no CPU time for `load_silence_s` while it loads is replaced."""
         self._options = workers
+        self._load_silence_s = load_silence_s
         self._sleep = sleep
         self._metrics = metrics or Metrics()
         self._usage = UsageMetrics(self._metrics)
@@ -183,18 +187,31 @@ class LocalPool:
         except OSError as exc:
             return f"A worker process cannot be started: {exc.strerror or exc}."
         self._alive[worker] = options
+        watch = asyncio.create_task(self._kill_if_hung(worker))
         try:
             answer = await worker.ready()
         except asyncio.CancelledError:
             worker.kill()  # it reads Stop only once the model is loaded
             raise
         except WorkerDied as exc:
+            if watch.done() and watch.result():
+                return (
+                    f"{exc}: it loaded the model without progress for {self._load_silence_s:g} s."
+                )
             return f"{exc} while it loaded the model."
+        finally:
+            watch.cancel()
         if isinstance(answer, LoadFailed):
             worker.kill()  # its own exit takes seconds, in which it holds memory
             return answer.message
         self._add_ready(worker, answer)
         return None
+
+    async def _kill_if_hung(self, worker: WorkerProcess) -> bool:
+        is_hung = await load_watch.hangs(worker.pid, self._load_silence_s)
+        if is_hung:
+            worker.kill()
+        return is_hung
 
     def _add_ready(self, worker: WorkerProcess, ready: Ready) -> None:
         self._model = ready

@@ -7,12 +7,16 @@ import signal
 import threading
 import time
 
-from tests.live_server import LiveServer
+import httpx2
+
+from tests.live_server import LiveServer, until
 from tests.small_disk import SmallDisk
 
 # Between two misfortunes, and how long a disk stays full.
 PAUSE_S = (0.2, 1.2)
 FULL_S = 1.0
+# For a worker to load and to begin a job.
+RUN_S = 60.0
 
 
 class Chaos:
@@ -43,8 +47,6 @@ class Chaos:
             self.done.set()
 
     def _kill_server(self) -> None:
-        # a stopped worker would not notice that its server is gone
-        self._signal_worker(signal.SIGCONT)
         self._server.kill()
         self._server.start(wait_ready=False)
 
@@ -52,8 +54,16 @@ class Chaos:
         self._signal_worker(signal.SIGKILL)
 
     def _hang_worker(self) -> None:
-        # the step watchdog kills it
+        # the step watchdog kills it; one that loads has two minutes
+        with contextlib.suppress(AssertionError):  # all jobs are done
+            until(self._is_running, RUN_S)
         self._signal_worker(signal.SIGSTOP)
+
+    def _is_running(self) -> bool:
+        try:
+            return bool(httpx2.get(f"{self._server.url}/health", timeout=60).json()["running"])
+        except httpx2.HTTPError:
+            return False
 
     def _fill_disk(self) -> None:
         with self._disk.full():

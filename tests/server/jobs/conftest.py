@@ -211,6 +211,7 @@ def _build(
     service = EditService(
         queue, dispatcher, preparer, executor, inputs, outputs,
         check_address=check_address, submit_rate=SubmitRate(0, time), clock=time,
+        readiness=readiness,
     )  # fmt: skip
     return Scene(
         folder, time, queue, executor, library, images, inputs, outputs, preparer, dispatcher,

@@ -67,6 +67,15 @@ def wait_for_step(server: LiveServer, job_id: str) -> None:
     until(lambda: job(server, job_id)["step"])
 
 
+def test_stopped_worker_does_not_outlive_its_server(mortal_server: LiveServer) -> None:
+    [worker] = mortal_server.worker_pids()
+    # it cannot notice that its socket closes
+    os.kill(worker, signal.SIGSTOP)
+    mortal_server.kill()
+
+    until(lambda: not is_alive(worker), 10)
+
+
 @pytest.mark.parametrize(
     "victims", ["server", "worker", pytest.param("both", marks=pytest.mark.real_worker)]
 )

@@ -243,7 +243,7 @@ async def test_delete_any_hides_a_running_job_at_once_and_removes_it_when_it_is_
         found, _ = await scene.queue.search(JobFilter(), EVERYBODY, limit=10, offset=0)
         assert [each.id for each in found] == [other.id]
         assert scene.executor.canceled == [job.id]
-        [deletion] = scene.service._deletions
+        [deletion] = scene.service._tasks
         run.leave()
         await soon(deletion)
 

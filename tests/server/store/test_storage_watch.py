@@ -1,5 +1,6 @@
 """The watch of the data folder: readiness by the disk, and an end when the database is gone."""
 
+import contextlib
 import errno
 import shutil
 import threading
@@ -9,7 +10,8 @@ import pytest
 
 from server import durable_files
 from server.readiness import Readiness
-from server.store import storage_watch
+from server.store import opening, storage_watch
+from server.store.database import connect
 from server.store.storage_watch import DatabaseGone, StorageWatch
 
 
@@ -20,7 +22,8 @@ def readiness() -> Readiness:
 
 @pytest.fixture
 def watch(tmp_path: Path, readiness: Readiness) -> StorageWatch:
-    (tmp_path / "jobs.sqlite3").write_bytes(b"pages")
+    with contextlib.closing(connect(tmp_path / "jobs.sqlite3")) as connection:
+        connection.execute("CREATE TABLE jobs (id)")
     return StorageWatch(tmp_path, readiness)
 
 
@@ -53,12 +56,29 @@ async def test_server_is_not_ready_while_the_disk_is_slow(
         going.set()
 
     monkeypatch.setattr(storage_watch, "SLOW_S", 0.01)
-    monkeypatch.setattr(storage_watch, "probe", lambda folder: going.wait(5))
+    monkeypatch.setattr(storage_watch, "probe", lambda folder: going.wait(60))
     monkeypatch.setattr(readiness, "block", note)
 
     await watch.check()
 
-    assert reasons == ["The disk takes longer than 0.01 s for a file."]
+    assert reasons == ["The storage has not answered for 0.01 s."]
+    assert readiness.reason is None
+
+
+async def test_server_is_not_ready_while_another_program_holds_the_database(
+    watch: StorageWatch, readiness: Readiness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening, "PROBE_TIMEOUT_S", 0.01)
+    with contextlib.closing(connect(tmp_path / "jobs.sqlite3")) as other:
+        other.execute("BEGIN IMMEDIATE")
+        await watch.check()
+        reason = readiness.reason
+        other.execute("ROLLBACK")
+        await watch.check()
+
+    assert reason == (
+        "The server's database cannot be written: database is locked. Try again later."
+    )
     assert readiness.reason is None
 
 

@@ -24,10 +24,18 @@ Options = Callable[[str], WorkerOptions]
 
 @contextlib.asynccontextmanager
 async def pool(
-    *workers: WorkerOptions, time: FakeTime | None = None, metrics: Metrics | None = None
+    *workers: WorkerOptions,
+    time: FakeTime | None = None,
+    metrics: Metrics | None = None,
+    load_silence_s: float = 60.0,
 ) -> AsyncIterator[LocalPool]:
     """A started pool that is stopped after the block; retries wait for `time`, if given."""
-    made = LocalPool(workers, sleep=time.sleep if time else asyncio.sleep, metrics=metrics)
+    made = LocalPool(
+        workers,
+        sleep=time.sleep if time else asyncio.sleep,
+        metrics=metrics,
+        load_silence_s=load_silence_s,
+    )
     made.start()
     try:
         async with asyncio.timeout(PATIENCE_S):
@@ -169,6 +177,16 @@ async def test_worker_that_dies_while_it_loads_is_the_reason(options: Options) -
         reason = await failed(executor, time)
 
     assert reason.endswith("exited with code 3 while it loaded the model. Next attempt in 1 s.")
+
+
+async def test_worker_that_hangs_while_it_loads_is_killed(options: Options) -> None:
+    time = FakeTime()
+    async with pool(options("loads for ever"), time=time, load_silence_s=1) as executor:
+        reason = await failed(executor, time)
+
+    assert reason.endswith(
+        "was killed by SIGKILL: it loaded the model without progress for 1 s. Next attempt in 1 s."
+    )
 
 
 @pytest.mark.parametrize("behavior", ["broken once", "dies loading once"])
