@@ -165,7 +165,9 @@ class Worker:
 
         params = dataclasses.replace(run.params, loras=_lora_refs(run.loras))
         references = [_open_rgb(data) for data in run.references]
-        result = self._pipeline.edit(params, references, report, show)
+        profiles = [file.profile for file in run.loras if file.profile and file.scale]
+        result = self._pipeline.edit(params, references, report, show, profiles)
+        assert result.sampling is not None, "an output was denoised"
         for index, image in enumerate(result.images):
             seed, rgb = run.params.seed + index, _rgb_bytes(image)
             is_unsafe = self._safety is not None and self._safety.is_unsafe(image)
@@ -174,10 +176,10 @@ class Worker:
             Done(
                 run.job_id,
                 result.seconds,
-                result.num_inference_steps,
-                result.true_cfg_scale,
+                result.sampling,
                 result.prompt,
                 result.is_extended,
+                result.warnings,
             )
         )
 

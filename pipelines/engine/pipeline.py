@@ -14,6 +14,7 @@ from pipelines.api.errors import InvalidParameter, NonFiniteOutput, OutOfDeviceM
 from pipelines.api.load_options import Offload
 from pipelines.api.messages import Stage, WorkerUsage
 from pipelines.api.params import EditParams, LoraRef
+from pipelines.api.profiles import LoraProfile, RunSampling, UsedSampling, resolve
 from pipelines.engine import denoise, loading, prompts
 from pipelines.engine.loading import LoadedModel
 from pipelines.engine.lora import LoraEngine
@@ -33,13 +34,16 @@ class Progress:
 class EditResult:
     """The outputs in order, seconds per stage, and the values that the model filled in.
 
-    `prompt` is the prompt that was encoded: cut, or rewritten if `is_extended`.
+    `prompt` is the prompt that was encoded: cut, or rewritten if `is_extended`. `sampling` is set
+    as the first output is denoised.
     """
 
     num_inference_steps: int
     true_cfg_scale: float
     prompt: str
     is_extended: bool = False
+    sampling: UsedSampling | None = None
+    warnings: tuple[str, ...] = ()
     images: list[PIL.Image.Image] = field(default_factory=list)
     seconds: dict[Stage, float] = field(default_factory=dict)
 
@@ -114,10 +118,12 @@ class EditPipeline:
         references: Sequence[PIL.Image.Image],
         on_progress: OnProgress = lambda progress: None,
         on_preview: OnPreview = lambda index, image: None,
+        profiles: Sequence[LoraProfile] = (),
     ) -> EditResult:
         """Make `params.num_outputs` images from RGB references.
 
-        LoRA paths in `params` are local files here. `on_progress` is called at the start of each
+        LoRA paths in `params` are local files here; `profiles` are the sampling profiles of those
+        with a scale above 0. `on_progress` is called at the start of each
         stage, after each step, and between the parts of long stages; an exception from it ends the
         edit without a trace in the next one. `on_preview` gets the previews of the first output,
         by index.
@@ -125,7 +131,8 @@ class EditPipeline:
         """
         self._check_references(references)
         stack = [(Path(lora.path), lora.scale) for lora in params.loras]
-        run = _Run(self._model, self.device, params, references, on_progress, on_preview)
+        sampling = resolve(params.sampling, params.preset_sampling, profiles, self.spec)
+        run = _Run(self._model, self.device, params, sampling, references, on_progress, on_preview)
         try:
             with self._loras.active(stack, run.report_load):
                 return run.make()
@@ -153,6 +160,7 @@ class _Run:
         model: LoadedModel,
         device: torch.device,
         params: EditParams,
+        sampling: RunSampling,
         references: Sequence[PIL.Image.Image],
         on_progress: OnProgress,
         on_preview: OnPreview,
@@ -160,15 +168,13 @@ class _Run:
         self._model = model
         self._device = device
         self._params = params
+        self._sampling = sampling
         self._references = references
         self._on_progress = on_progress
         self._on_preview = on_preview
         spec, sizes = model.spec, model.family.facts.sizes
-        cfg_scale = params.true_cfg_scale
         self._result = EditResult(
-            params.num_inference_steps or spec.num_inference_steps,
-            spec.true_cfg_scale if cfg_scale is None else cfg_scale,
-            params.prompt,
+            sampling.steps, sampling.true_cfg_scale, params.prompt, warnings=sampling.warnings
         )
         self._asked_size = params.size or sizes.auto_size(
             spec.output_area, *references[-1].size, params.bounds
@@ -198,6 +204,7 @@ class _Run:
             result.prompt = prompts.cut_prompt(self._model.pipe, result.prompt, limit)
         if self._params.extend_prompt and self._model.spec.can_write:
             self._extend_prompt()
+        result.prompt = self._params.with_affixes(result.prompt)
         prompts.check_length(self._model, "prompt", result.prompt)
         prompts.check_length(self._model, "negative_prompt", self._params.negative_prompt or "")
 
@@ -240,9 +247,11 @@ class _Run:
             if step in preview_steps and step < steps:
                 self._on_preview(preview_steps.index(step), self._decode(estimate()))
 
+        schedule = family.schedule(pipe, steps, noise.shape[1], self._sampling.curve)
+        self._result.sampling = schedule.used(self._sampling)
         latents = denoise.denoise(
             self._model,
-            family.schedule(pipe, steps, noise.shape[1]),
+            schedule.scheduler,
             noise,
             family.facts.sizes.grid(*self._size),
             conditions,

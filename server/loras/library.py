@@ -16,6 +16,7 @@ from pipelines.api.messages import LoraFile
 from pipelines.api.params import LoraRef
 from pipelines.files.catalog import LORA_SUFFIX, Catalog, HubLora, LoraEntry, RemoteLora
 from pipelines.files.lora_format.file import plan_lora
+from pipelines.files.lora_profiles import read_profile
 from pipelines.files.safetensors_header import read_header
 from server import durable_files
 from server.durable_files import disk_errors
@@ -79,7 +80,7 @@ class LoraLibrary:
             return None
         await asyncio.to_thread(self.prove, path, _shown_name(lora.path))
         sha256 = await asyncio.to_thread(self._cached_hash, path)
-        return None if sha256 is None else _lora_file(lora, path, sha256)
+        return None if sha256 is None else await asyncio.to_thread(_lora_file, lora, path, sha256)
 
     async def resolve(self, lora: LoraRef) -> LoraFile:
         """The file of a local or fetched LoRA, hashed if necessary. Raises LoraNotFound."""
@@ -128,9 +129,9 @@ class LoraLibrary:
     def prove(self, path: Path, name: str) -> None:
         """Raise LoraInvalid if the file's header shows that it cannot be applied."""
         linears = self._linears()
-        if linears is None:
-            read_header(path, name)
-        else:
+        header = read_header(path, name)
+        read_profile(path, name, header.metadata, name)
+        if linears is not None:
             plan_lora(path, linears, name)
 
     async def add_upload(self, name: str, chunks: AsyncIterator[bytes], *, replace: bool) -> Path:
@@ -241,7 +242,9 @@ async def _write(part: Path, chunks: AsyncIterator[bytes], max_bytes: int) -> No
 
 
 def _lora_file(lora: LoraRef, path: Path, sha256: str) -> LoraFile:
-    return LoraFile(_shown_name(lora.path), sha256, str(path), lora.scale)
+    name = _shown_name(lora.path)
+    profile = read_profile(path, lora.path, read_header(path, name).metadata, name)
+    return LoraFile(name, sha256, str(path), lora.scale, profile)
 
 
 def _shown_name(reference: str) -> str:
