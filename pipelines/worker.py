@@ -179,7 +179,7 @@ class Worker:
                 result.sampling,
                 result.prompt,
                 result.is_extended,
-                result.warnings,
+                (*_warnings(run.loras), *result.warnings),
             )
         )
 
@@ -260,6 +260,11 @@ def _load(args: argparse.Namespace) -> Loaded:
 def _lora_refs(files: Sequence[LoraFile]) -> tuple[LoraRef, ...]:
     """The LoRAs as the engine takes them: local paths with their scales."""
     return tuple(LoraRef(file.path, file.scale) for file in files)
+
+
+def _warnings(files: Sequence[LoraFile]) -> list[str]:
+    """What is said about the files that are applied."""
+    return [warning for file in files if file.scale for warning in file.warnings]
 
 
 def _in_clients_words(message: str, files: Sequence[LoraFile]) -> str:

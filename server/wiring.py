@@ -205,6 +205,7 @@ def _build_library(
         tokens=settings.download_tokens,
         linears=lambda: _linears(executor),
         in_use=queue.lora_references,
+        is_strict=settings.strict_loras,
     )
 
 

@@ -28,7 +28,8 @@ class LoraFile:
     """A LoRA that a reference was resolved to.
 
     `name` is the client's name for it, for error messages; `sha256` identifies the content; `path`
-    is on the machine of the process that reads the message. `profile` is its sampling profile.
+    is on the machine of the process that reads the message. `profile` is its sampling profile,
+    `warnings` are sentences for the client about the file.
     """
 
     name: str
@@ -36,6 +37,7 @@ class LoraFile:
     path: str
     scale: float
     profile: LoraProfile | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
