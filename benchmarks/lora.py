@@ -158,7 +158,7 @@ def _real_width(folder: Path) -> list[Figure]:
     stack = [(read_lora(path, block), scale) for scale in (0.5, 1.0, 1.5)]
     seconds = _median(lambda _: compose(stack, CPU, torch.bfloat16), repetitions=3)
     adapter = compose(stack, CPU, torch.bfloat16)
-    held = sum(down.nbytes + up.nbytes for down, up in adapter.values()) * LAYERS / 2**30
+    held = sum(change.size_bytes for change in adapter.values()) * LAYERS / 2**30
     detail = "three of rank 64 on 840 layers in bf16, from one block"
     return [
         Figure("held by a composed adapter at real width", held, "GiB", detail=detail),

@@ -1,4 +1,4 @@
-"""A LoRA's matrices, as views into one buffer of the file's data."""
+"""A LoRA's tensors, as views into one buffer of the file's data."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -29,13 +29,13 @@ _DTYPES = {
 
 @dataclass(frozen=True, slots=True)
 class LoraLayer:
-    """One layer's change, `multiplier · up @ down`, in the file's dtype.
+    """One layer's change: `multiplier` times what the tensors of its kind define.
 
-    down: (rank, in), up: (out, rank).
+    The tensors are named by part, in the file's dtype.
     """
 
-    down: torch.Tensor
-    up: torch.Tensor
+    kind: str
+    tensors: Mapping[str, torch.Tensor]
     multiplier: float
 
 
@@ -86,11 +86,12 @@ def read_lora(path: Path, linears: Linears, *, pinned: bool = False) -> Lora:
 
 def _refuse_non_finite(plan: LoraPlan, data: torch.Tensor) -> None:
     """Raise LoraInvalid when a matrix holds NaN or infinity."""
-    keys = [key for key, info in plan.header.tensors.items() if info.dtype in FLOAT_DTYPES]
+    infos = plan.header.tensors
+    keys = [key for key in plan.used_keys if infos[key].dtype in FLOAT_DTYPES]
     # A sum is not finite when one of its terms is not: a cheap pass selects tensors to examine.
-    sums = torch.stack([_summed(_view(data, plan.header.tensors[key])) for key in keys])
+    sums = torch.stack([_summed(_view(data, infos[key])) for key in keys])
     for index in torch.nonzero(~torch.isfinite(sums)).flatten().tolist():
-        tensor = _view(data, plan.header.tensors[keys[index]])
+        tensor = _view(data, infos[keys[index]])
         if not bool(torch.isfinite(tensor.float()).all()):
             raise LoraInvalid(f"{plan.path.name} holds NaN or infinity in {keys[index]}.")
 
@@ -110,22 +111,7 @@ def _multiplier(plan: LoraPlan, data: torch.Tensor, layer: LayerPlan) -> float:
 
 def _layer(data: torch.Tensor, plan: LoraPlan, layer: LayerPlan, multiplier: float) -> LoraLayer:
     tensors = {part: _view(data, plan.header.tensors[key]) for part, key in layer.parts.items()}
-    if layer.is_loha:
-        down, up = _loha_factors(tensors)
-        return LoraLayer(down, up, multiplier)
-    return LoraLayer(tensors["down"], tensors["up"], multiplier)
-
-
-def _loha_factors(tensors: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The low-rank factors (r1·r2, in) and (out, r1·r2) of (w1_a @ w1_b) * (w2_a @ w2_b).
-
-    The Hadamard product of two sums of outer products is the sum of the products of all pairs:
-    Σᵢⱼ (aᵢ∘cⱼ)(bᵢ∘dⱼ)ᵀ. This is exact, and takes less memory than the product, out·in per layer.
-    """
-    a, b, c, d = (tensors[part].float() for part in ("w1_a", "w1_b", "w2_a", "w2_b"))
-    up = (a[:, :, None] * c[:, None, :]).flatten(1)
-    down = (b[:, None, :] * d[None, :, :]).flatten(0, 1)
-    return down, up
+    return LoraLayer(layer.kind.name, tensors, multiplier)
 
 
 def _view(data: torch.Tensor, info: TensorInfo) -> torch.Tensor:

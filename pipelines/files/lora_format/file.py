@@ -6,7 +6,7 @@ or applied in part. No torch, no tensor data.
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from pipelines.api.errors import LoraInvalid
 from pipelines.api.families import FAMILIES, Linears
 from pipelines.files.lora_format.config import LoraConfig, read_config
 from pipelines.files.lora_format.family import guess_family
+from pipelines.files.lora_format.kinds import KINDS, Kind, Misfit, shape_text
+from pipelines.files.lora_format.kinds.lora import LORA
 from pipelines.files.safetensors_header import FLOAT_DTYPES, Header, TensorInfo, read_header
 
 # Prefixes that trainers put before a layer's name, which may be dotted or joined by underscores.
@@ -29,19 +31,8 @@ PREFIXES = (
     "lora_transformer.",
     "lycoris_",
 )
-# Ends of keys, and the part of a layer's change that each marks. Possessive where a key that does
-# not match would take quadratic time.
 _SUFFIXES = (
-    (re.compile(r"\.lora_A(\.[^.]++)*\.weight$"), "down"),
-    (re.compile(r"\.lora_B(\.[^.]++)*\.weight$"), "up"),
-    (re.compile(r"\.lora_down\.weight$"), "down"),
-    (re.compile(r"\.lora_up\.weight$"), "up"),
-    (re.compile(r"\.lora\.down\.weight$"), "down"),
-    (re.compile(r"\.lora\.up\.weight$"), "up"),
-    (re.compile(r"\.hada_w1_a$"), "w1_a"),
-    (re.compile(r"\.hada_w1_b$"), "w1_b"),
-    (re.compile(r"\.hada_w2_a$"), "w2_a"),
-    (re.compile(r"\.hada_w2_b$"), "w2_b"),
+    *(suffix for kind in KINDS for suffix in kind.suffixes),
     (re.compile(r"\.alpha$"), "alpha"),
 )
 # Other kinds of adapters, by the ends of their keys.
@@ -53,8 +44,6 @@ _OTHER_KINDS = (
     (re.compile(r"\.diff(_m)?$"), "a full weight difference (.diff)"),
     (re.compile(r"\.lora_B(\.[^.]++)*\.bias$"), "a LoRA with biases"),
 )
-_LORA_PARTS = frozenset({"down", "up"})
-_LOHA_PARTS = frozenset({"w1_a", "w1_b", "w2_a", "w2_b"})
 _TEXT_ENCODER = re.compile(r"^(lora_te\d?_|text_encoder|te\d?\.|base_model\.model\.text_encoder)")
 
 
@@ -62,21 +51,17 @@ _TEXT_ENCODER = re.compile(r"^(lora_te\d?_|text_encoder|te\d?\.|base_model\.mode
 class LayerPlan:
     """One linear layer's share of a LoRA.
 
-    `parts` are the keys of its tensors by part: down (rank, in) and up (out, rank), or a LoHa's
-    w1_a, w2_a (out, rank) and w1_b, w2_b (rank, in). Their product is scaled by `multiplier` or,
-    when `alpha_key` names a scalar in the file, by `config.multiplier` of that alpha.
+    `parts` are the keys of its tensors by part, as its kind names them. What they define is scaled
+    by `multiplier` or, when `alpha_key` names a scalar in the file, by `config.multiplier` of that
+    alpha. `rank` is 0 for a change that has none.
     """
 
+    kind: Kind
     parts: Mapping[str, str]
     rank: int
     multiplier: float
     alpha_key: str | None
     config: LoraConfig
-
-    @property
-    def is_loha(self) -> bool:
-        """Return whether the change is a Hadamard product of two products."""
-        return "w1_a" in self.parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +71,14 @@ class LoraPlan:
     path: Path
     header: Header
     layers: Mapping[str, LayerPlan]
+
+    @property
+    def used_keys(self) -> Iterator[str]:
+        """The keys of the tensors that change the model; an alpha may be without effect."""
+        for layer in self.layers.values():
+            yield from layer.parts.values()
+            if layer.alpha_key is not None:
+                yield layer.alpha_key
 
 
 def plan_lora(path: Path, linears: Linears, name: str | None = None) -> LoraPlan:
@@ -161,23 +154,30 @@ def _plan_layer(
 ) -> LayerPlan:
     alpha_key = parts.get("alpha")
     matrices = {part: key for part, key in parts.items() if part != "alpha"}
-    _check_parts(name, module, matrices)
+    kind = _kind_of(name, module, matrices)
     infos = {part: header.tensors[key] for part, key in matrices.items()}
-    rank = _check_shapes(name, module, infos, features)
+    rank = _check_tensors(name, module, kind, infos, features)
     if alpha_key is not None and math.prod(header.tensors[alpha_key].shape) != 1:
         raise LoraInvalid(f"{name}: {alpha_key} must be a single number.")
     _check_config(name, module, config, rank, has_alpha=alpha_key is not None)
     multiplier = config.multiplier(config.alpha_of(module), rank)
-    return LayerPlan(matrices, rank, multiplier, alpha_key, config)
+    return LayerPlan(kind, matrices, rank, multiplier, alpha_key, config)
 
 
-def _check_parts(name: str, module: str, parts: Iterable[str]) -> None:
-    present = set(parts)
-    wanted = _LOHA_PARTS if present & {"w1_a", "w1_b"} else _LORA_PARTS
-    for part in sorted(wanted ^ present):
-        if part in wanted:
-            raise LoraInvalid(f"{name} is incomplete: {module} has no {part} matrix.")
-        raise LoraInvalid(f"{name} mixes LoRA and LoHa matrices in {module}.")
+def _kind_of(name: str, module: str, parts: Iterable[str]) -> Kind:
+    """The kind of which the layer has every part. Raises LoraInvalid."""
+    present = frozenset(parts)
+    kinds = [kind for kind in KINDS if kind.parts & present]
+    if len(kinds) > 1:
+        names = " and ".join(kind.name for kind in kinds)
+        raise LoraInvalid(f"{name} mixes {names} matrices in {module}.")
+    kind = kinds[0] if kinds else LORA
+    form = kind.nearest_form(present)
+    for part in sorted(form - present):
+        raise LoraInvalid(f"{name} is incomplete: {module} has no {part} matrix.")
+    for part in sorted(present - form):
+        raise LoraInvalid(f"{name} has one {part} matrix too many in {module}.")
+    return kind
 
 
 def _check_config(
@@ -193,26 +193,21 @@ def _check_config(
         raise LoraInvalid(f"{name} is an rsLoRA without an alpha: its strength is unknown.")
 
 
-def _check_shapes(
-    name: str, module: str, infos: Mapping[str, TensorInfo], features: tuple[int, int]
+def _check_tensors(
+    name: str, module: str, kind: Kind, infos: Mapping[str, TensorInfo], features: tuple[int, int]
 ) -> int:
-    """The rank. A LoHa's two products may have different ranks; the first one counts."""
-    out_features, in_features = features
-    pairs = [("up", "down")] if "up" in infos else [("w1_a", "w1_b"), ("w2_a", "w2_b")]
-    ranks = []
-    for up, down in pairs:
-        rank = infos[down].shape[0] if infos[down].shape else 0
-        fits = infos[up].shape == (out_features, rank) and infos[down].shape == (rank, in_features)
-        if rank < 1 or not fits:
-            raise LoraInvalid(
-                f"{name} does not fit this model: {module} is {out_features}×{in_features}, the "
-                f"file has {_shape(infos[up])} times {_shape(infos[down])}."
-            )
-        ranks.append(rank)
+    """The rank. Raises LoraInvalid."""
+    try:
+        rank = kind.rank({part: info.shape for part, info in infos.items()}, features)
+    except Misfit as exc:
+        raise LoraInvalid(
+            f"{name} does not fit this model: {module} is {shape_text(features)}, the file has "
+            f"{exc}."
+        ) from exc
     for info in infos.values():
         if info.dtype not in FLOAT_DTYPES:
             raise LoraInvalid(f"{name} stores {module} as {info.dtype}; floats are expected.")
-    return ranks[0]
+    return rank
 
 
 def _refuse_other_kinds(header: Header, config: LoraConfig, name: str) -> None:
@@ -241,7 +236,3 @@ def _unmatched_message(name: str, header: Header, unmatched: Iterable[str], *, r
         f"{name} has {len(unmatched)} of {len(header.tensors)} tensors without a place in this "
         f"model: {first}.{'' if is_served else guess}"
     )
-
-
-def _shape(info: TensorInfo) -> str:
-    return "×".join(map(str, info.shape)) or "a scalar"

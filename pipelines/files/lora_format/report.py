@@ -69,7 +69,7 @@ def inspect_lora(path: Path, linears: Linears, name: str) -> LoraReport:
             "in the file" if layer.alpha_key else f"{layer.multiplier * layer.rank:g}"
             for layer in plan.layers.values()
         )
-        kind = "LoHa" if any(layer.is_loha for layer in plan.layers.values()) else "LoRA"
+        kind = " and ".join(sorted({layer.kind.name for layer in plan.layers.values()}))
     return LoraReport(
         name=name,
         size_bytes=path.stat().st_size,

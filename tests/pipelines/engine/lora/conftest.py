@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipelines.api.params import EditParams, LoraRef
-from pipelines.engine.lora import compose, read_lora
+from pipelines.engine.lora import LayerChange, compose, read_lora
 from pipelines.engine.pipeline import EditPipeline
 from pipelines.files.architecture import read_linears
 from tests.conftest import gradient
@@ -66,7 +66,13 @@ def deltas(linears: Linears, stack: Sequence[tuple[Path, float]]) -> dict[str, t
     """The change of each layer's weight in the engine."""
     loras = [(read_lora(path, linears), scale) for path, scale in stack]
     adapter = compose(loras, CPU, torch.float32)
-    return {name: up.double() @ down.double() for name, (down, up) in adapter.items()}
+    return {name: changed_weight(linears[name], change) for name, change in adapter.items()}
+
+
+def changed_weight(features: tuple[int, int], change: LayerChange) -> torch.Tensor:
+    """The weight with which a layer computes whose base weight is zero."""
+    zero, scratch = torch.zeros(features), torch.empty(features[0] * features[1])
+    return change.apply(torch.eye(features[1]), zero, None, scratch).T.double()
 
 
 def assert_exact(

@@ -178,6 +178,7 @@ LAYOUTS: dict[str, Writer] = NAMED | {
     "LoHa": partial(loha, 3, 3, None, False),
     "LoHa with alpha": partial(loha, 3, 3, 2.0, True),
     "LoHa with two ranks": partial(loha, 2, 5, 4.0, True),
+    "LoHa of rank 20": partial(loha, 20, 20, 2.0, True),
     "alpha in the metadata": configured,
     "rsLoRA": rslora,
     "patterns in the metadata": patterns,

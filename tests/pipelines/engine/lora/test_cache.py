@@ -58,7 +58,8 @@ def make(linears: Linears) -> Callable[..., LoraCache]:
 
 
 def change(adapter: Adapter) -> dict[str, torch.Tensor]:
-    return {name: up.double() @ down.double() for name, (down, up) in adapter.items()}
+    pairs = {name: layer.low_rank for name, layer in adapter.items()}
+    return {name: pair.up.double() @ pair.down.double() for name, pair in pairs.items() if pair}
 
 
 def test_file_is_read_once_over_many_edits(

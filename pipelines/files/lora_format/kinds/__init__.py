@@ -1,0 +1,9 @@
+"""The kinds of LoRA by their headers, one file per kind. No torch, no tensor data."""
+
+from pipelines.files.lora_format.kinds.kind import Kind, Misfit, shape_text
+from pipelines.files.lora_format.kinds.loha import LOHA
+from pipelines.files.lora_format.kinds.lora import LORA
+
+KINDS: tuple[Kind, ...] = (LORA, LOHA)
+
+__all__ = ["KINDS", "Kind", "Misfit", "shape_text"]
