@@ -59,8 +59,8 @@ class LoraConfig:
         """The rank that this layer should have, or None when the configuration has none."""
         return _matching(self.rank_patterns, layer, self.rank)
 
-    def multiplier(self, alpha: float | None, rank: int) -> float:
-        """The factor of `up @ down`."""
+    def multiplier(self, alpha: float | None, rank: float) -> float:
+        """The factor of a change of this rank."""
         if alpha is None:
             return 1.0
         return alpha / math.sqrt(rank) if self.is_rslora else alpha / rank
@@ -112,7 +112,8 @@ def _parse(config: Mapping[str, Any]) -> LoraConfig:
     )
     return LoraConfig(
         rank=_number(plain.get("r")),
-        alpha=_number(plain.get("lora_alpha")),
+        # LoKr and LoHa have the shorter name
+        alpha=_number(plain.get("lora_alpha", plain.get("alpha"))),
         rank_patterns=rank_patterns,
         alpha_patterns=alpha_patterns,
         is_rslora=bool(plain.get("use_rslora")),

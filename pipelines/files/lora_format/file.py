@@ -38,7 +38,7 @@ _SUFFIXES = (
 # Other kinds of adapters, by the ends of their keys.
 _OTHER_KINDS = (
     (re.compile(r"\.(dora_scale|lora_magnitude_vector)(\.|$)"), "a DoRA"),
-    (re.compile(r"\.lokr_\w+$"), "a LoKr"),
+    (re.compile(r"\.lokr_t2$"), "a LoKr for convolutions"),
     (re.compile(r"\.hada_t\d$"), "a LoHa for convolutions"),
     (re.compile(r"\.diff_b$"), "a full bias difference (.diff_b)"),
     (re.compile(r"\.diff(_m)?$"), "a full weight difference (.diff)"),
@@ -160,7 +160,9 @@ def _plan_layer(
     if alpha_key is not None and math.prod(header.tensors[alpha_key].shape) != 1:
         raise LoraInvalid(f"{name}: {alpha_key} must be a single number.")
     _check_config(name, module, config, rank, has_alpha=alpha_key is not None)
-    multiplier = config.multiplier(config.alpha_of(module), rank)
+    multiplier = config.multiplier(config.alpha_of(module), rank or config.rank_of(module) or 1)
+    if rank == 0:
+        alpha_key = None
     return LayerPlan(kind, matrices, rank, multiplier, alpha_key, config)
 
 
@@ -184,7 +186,7 @@ def _check_config(
     name: str, module: str, config: LoraConfig, rank: int, *, has_alpha: bool
 ) -> None:
     configured = config.rank_of(module)
-    if configured is not None and configured != rank:
+    if configured is not None and rank not in (0, configured):
         raise LoraInvalid(
             f"{name} contradicts itself: its configuration gives {module} rank {configured:g}, its "
             f"matrices have rank {rank}."
@@ -217,8 +219,8 @@ def _refuse_other_kinds(header: Header, config: LoraConfig, name: str) -> None:
         kinds.append("a DoRA")
     if kinds:
         raise LoraInvalid(
-            f"{name} is {kinds[0]}; this engine applies LoRA and LoHa, which are products of "
-            f"low-rank matrices, and nothing else."
+            f"{name} is {kinds[0]}; this engine applies "
+            f"{', '.join(kind.name for kind in KINDS)} and nothing else."
         )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 
 from pipelines.engine.lora.kinds.loha import loha_terms
+from pipelines.engine.lora.kinds.lokr import lokr_terms
 from pipelines.engine.lora.kinds.lora import lora_terms
 from pipelines.engine.lora.terms import Term
 
@@ -14,4 +15,5 @@ TermBuilder = Callable[[Mapping[str, torch.Tensor], float], Iterator[Term]]
 BUILDERS: Mapping[str, TermBuilder] = {
     "LoRA": lora_terms,
     "LoHa": loha_terms,
+    "LoKr": lokr_terms,
 }

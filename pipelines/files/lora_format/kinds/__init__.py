@@ -2,8 +2,9 @@
 
 from pipelines.files.lora_format.kinds.kind import Kind, Misfit, shape_text
 from pipelines.files.lora_format.kinds.loha import LOHA
+from pipelines.files.lora_format.kinds.lokr import LOKR
 from pipelines.files.lora_format.kinds.lora import LORA
 
-KINDS: tuple[Kind, ...] = (LORA, LOHA)
+KINDS: tuple[Kind, ...] = (LORA, LOHA, LOKR)
 
 __all__ = ["KINDS", "Kind", "Misfit", "shape_text"]

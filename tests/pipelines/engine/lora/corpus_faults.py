@@ -226,7 +226,23 @@ KINDS: dict[str, tuple[Writer, str]] = {
         "is a DoRA",
     ),
     "DoRA by its metadata": (with_config(4, 4.0, use_dora=True), "is a DoRA"),
-    "LoKr": (only(f"{FIRST}.lokr_w1", f"{FIRST}.lokr_w2_a"), "is a LoKr"),
+    "LoKr for convolutions": (only(f"{FIRST}.lokr_t2"), "is a LoKr for convolutions"),
+    "LoKr in part": (
+        only(f"{FIRST}.lokr_w1", f"{FIRST}.lokr_w2_a"),
+        f"is incomplete: {MODULES[0]} has no lokr_w2_b matrix",
+    ),
+    "LoKr with a matrix too many": (
+        only(f"{FIRST}.lokr_w1", f"{FIRST}.lokr_w2", f"{FIRST}.lokr_w2_a"),
+        f"has one lokr_w2_a matrix too many in {MODULES[0]}",
+    ),
+    "LoKr of another size": (
+        only(f"{FIRST}.lokr_w1", f"{FIRST}.lokr_w2"),
+        rf"does not fit this model: {MODULES[0]} is 64×64, the file has 4×8 by 4×8",
+    ),
+    "LoKr with ranks that differ": (
+        only(f"{FIRST}.lokr_w1", f"{FIRST}.lokr_w2_a", f"{FIRST}.lokr_w2_b"),
+        "the file has 4×8 times 4×8",
+    ),
     "full difference": (only(f"{FIRST}.diff"), r"is a full weight difference \(\.diff\)"),
     "full bias difference": (
         plus(f"{FIRST}.diff_b", torch.ones(64)),

@@ -80,20 +80,51 @@ def transformer() -> QwenImageTransformer2DModel:
     )
 
 
+def lora_config(name: str) -> peft.LoraConfig:
+    return peft.LoraConfig(
+        target_modules=["to_q", "to_k", "img_mod.1", "proj_out"],
+        init_lora_weights=False,
+        **PEFT_CONFIGS[name],
+    )
+
+
 def saved_by_peft(
-    transformer: QwenImageTransformer2DModel, folder: Path, config: dict[str, object]
+    transformer: QwenImageTransformer2DModel, folder: Path, config: peft.PeftConfig
 ) -> dict[str, torch.Tensor]:
     """Save an adapter with PEFT and return the changes that PEFT computes for it."""
-    lora = peft.LoraConfig(
-        target_modules=["to_q", "to_k", "img_mod.1", "proj_out"], init_lora_weights=False, **config
-    )
-    adapted = peft.get_peft_model(transformer, lora)
+    adapted = peft.get_peft_model(transformer, config)
     adapted.save_pretrained(folder)
     return {
         name.removeprefix("base_model.model."): layer.get_delta_weight("default").double()
         for name, layer in adapted.named_modules()
         if hasattr(layer, "get_delta_weight")
     }
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:peft")
+@pytest.mark.parametrize("prefix", ["base_model.model.", "diffusion_model."])
+@pytest.mark.parametrize("rank", [3, 10**6])
+@pytest.mark.parametrize("kind", [peft.LoKrConfig, peft.LoHaConfig])
+def test_lokr_and_loha_of_peft_are_scaled_as_peft_scales_them(
+    transformer: QwenImageTransformer2DModel,
+    tmp_path: Path,
+    kind: type[peft.LoKrConfig],
+    rank: int,
+    prefix: str,
+) -> None:
+    """Unlike LyCORIS, PEFT also scales two whole matrices; some trainers rename the keys."""
+    if kind is peft.LoHaConfig:
+        rank = min(rank, 20)
+    config = kind(r=rank, alpha=8, target_modules=["to_q", "img_mod.1"], init_weights=False)
+    linears = linears_of(transformer)
+    expected = saved_by_peft(transformer, tmp_path, config)
+    path = tmp_path / "adapter_model.safetensors"
+    renamed = {
+        key.replace("base_model.model.", prefix): value for key, value in load_file(path).items()
+    }
+    save_file(renamed, path)
+
+    assert_exact(deltas(linears, [(path, 1.0)]), expected, 1e-5)
 
 
 def linears_of(transformer: torch.nn.Module) -> Linears:
@@ -110,7 +141,7 @@ def test_adapter_of_peft_with_its_configuration_beside_it_is_read_exactly(
     transformer: QwenImageTransformer2DModel, tmp_path: Path, config: str
 ) -> None:
     linears = linears_of(transformer)
-    expected = saved_by_peft(transformer, tmp_path, PEFT_CONFIGS[config])
+    expected = saved_by_peft(transformer, tmp_path, lora_config(config))
 
     found = deltas(linears, [(tmp_path / "adapter_model.safetensors", 1.0)])
 
@@ -124,7 +155,7 @@ def test_configuration_of_peft_in_the_metadata_is_read_exactly(
     transformer: QwenImageTransformer2DModel, tmp_path: Path, config: str
 ) -> None:
     linears = linears_of(transformer)
-    expected = saved_by_peft(transformer, tmp_path / "peft", PEFT_CONFIGS[config])
+    expected = saved_by_peft(transformer, tmp_path / "peft", lora_config(config))
     written = json.loads((tmp_path / "peft" / "adapter_config.json").read_text())
     named = {f"transformer.{key}": value for key, value in written.items()}
     save_file(
