@@ -13,7 +13,7 @@ import torch
 
 from pipelines.api.errors import LoraNotFound
 from pipelines.api.families import Linears
-from pipelines.engine.lora.compose import Adapter, compose, size_bytes
+from pipelines.engine.lora.compose import Adapter, WeightOf, compose, size_bytes
 from pipelines.engine.lora.tensors import Lora, read_lora
 from pipelines.files.lora_format.config import PEFT_CONFIG, PEFT_WEIGHTS
 
@@ -62,6 +62,7 @@ class LoraCache:
     def __init__(
         self,
         linears: Linears,
+        weight_of: WeightOf,
         device: torch.device,
         dtype: torch.dtype,
         *,
@@ -69,6 +70,7 @@ class LoraCache:
         device_bytes: int = DEVICE_BYTES,
     ) -> None:
         self._linears = linears
+        self._weight_of = weight_of
         self._device = device
         self._dtype = dtype
         self._loras: BoundedCache[Lora] = BoundedCache(host_bytes, lambda lora: lora.size_bytes)
@@ -119,7 +121,7 @@ class LoraCache:
             on_load()
             pairs = zip(loras, (scale for _, scale in stack), strict=True)
             wanted = [(lora, scale) for lora, scale in pairs if scale != 0]
-            composed = compose(wanted, self._device, self._dtype)
+            composed = compose(wanted, self._weight_of, self._device, self._dtype)
             self._adapters.put(key, composed)
         return composed
 

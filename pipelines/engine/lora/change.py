@@ -85,7 +85,7 @@ class LayerChange:
 
 
 def _sum(vectors: torch.Tensor, transforms: Sequence[Transform]) -> torch.Tensor:
-    changed = vectors
+    total = vectors
     for transform in transforms:
-        changed = changed + transform.apply(vectors)
-    return changed
+        total = transform.apply(vectors, total)
+    return total

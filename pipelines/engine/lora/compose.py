@@ -1,20 +1,26 @@
 """Composition of several LoRAs at their scales into one adapter."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 
 from pipelines.engine.lora.change import LayerChange
 from pipelines.engine.lora.kinds import BUILDERS
-from pipelines.engine.lora.tensors import Lora
+from pipelines.engine.lora.kinds.dora import decomposed, gain_of
+from pipelines.engine.lora.tensors import Lora, LoraLayer
 from pipelines.engine.lora.terms import Term
 
+# The base weight of a layer on the device.
+WeightOf = Callable[[str], torch.Tensor]
 # The change of each layer, with tensors in the model's dtype on its device.
 Adapter = Mapping[str, LayerChange]
 
 
 def compose(
-    stack: Sequence[tuple[Lora, float]], device: torch.device, dtype: torch.dtype
+    stack: Sequence[tuple[Lora, float]],
+    weight_of: WeightOf,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> Adapter:
     """One adapter equal to the sum of the LoRAs at their scales.
 
@@ -23,10 +29,24 @@ def compose(
     terms: dict[str, list[Term]] = {}
     for lora, scale in stack:
         for name, layer in lora.layers(device):
-            build = BUILDERS[layer.kind]
-            added = build(layer.tensors, scale * layer.multiplier)
+            added = _terms(lora, name, layer, scale, weight_of)
             terms.setdefault(name, []).extend(term.cast(dtype) for term in added)
     return {name: LayerChange.of(found) for name, found in terms.items()}
+
+
+def _terms(
+    lora: Lora, name: str, layer: LoraLayer, scale: float, weight_of: WeightOf
+) -> Iterator[Term]:
+    build = BUILDERS[layer.kind]
+    magnitude = layer.tensors.get("magnitude")
+    if magnitude is None:
+        yield from build(layer.tensors, scale * layer.multiplier)
+        return
+    terms = list(build(layer.tensors, layer.multiplier))
+    if name not in lora.gains:
+        # on the host: the norms take a pass over the model, but an adapter of another scale none
+        lora.gains[name] = gain_of(magnitude, weight_of(name), terms).cpu()
+    yield from decomposed(terms, lora.gains[name].to(magnitude.device), scale)
 
 
 def size_bytes(adapter: Adapter) -> int:

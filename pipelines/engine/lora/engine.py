@@ -59,7 +59,12 @@ class LoraEngine:
                 module.scratch = None
                 self._layers[name] = module
         self.cache = LoraCache(
-            self.linears, device, dtype, host_bytes=host_bytes, device_bytes=device_bytes
+            self.linears,
+            self._weight_of,
+            device,
+            dtype,
+            host_bytes=host_bytes,
+            device_bytes=device_bytes,
         )
 
     @property
@@ -100,6 +105,10 @@ class LoraEngine:
             for name in adapter:
                 self._layers[name].change = None
                 self._layers[name].scratch = None
+
+    def _weight_of(self, name: str) -> torch.Tensor:
+        """The base weight on the device, where an offloaded one is copied to."""
+        return self._layers[name].weight.detach().to(self._device)
 
     def _scratch(self, adapter: Adapter) -> torch.Tensor | None:
         """Memory for the largest weight that the adapter recomposes, for all layers in turn."""

@@ -1,7 +1,7 @@
 """A LoRA's tensors, as views into one buffer of the file's data."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -43,17 +43,19 @@ class LoraLayer:
 class Lora:
     """A parsed file: its data as one tensor of bytes in host memory, and the plan of its layers.
 
-    `multipliers` has one entry per layer: alpha / rank, however the file gives the alpha.
+    `multipliers` has one entry per layer: alpha / rank, however the file gives the alpha. `gains`
+    keeps what a DoRA's magnitudes are relative to the base model, once it is known.
     """
 
     plan: LoraPlan
     data: torch.Tensor
     multipliers: Mapping[str, float]
+    gains: dict[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def size_bytes(self) -> int:
         """The host memory that the LoRA takes."""
-        return self.data.numel()
+        return self.data.numel() + sum(gain.nbytes for gain in self.gains.values())
 
     def layers(self, device: torch.device) -> Iterator[tuple[str, LoraLayer]]:
         """Each layer's name and change on `device`; the data is copied there once."""

@@ -34,17 +34,25 @@ class Term(abc.ABC):
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
         """What the term holds in memory."""
-        values = (getattr(self, field.name) for field in dataclasses.fields(self))
-        return tuple(value for value in values if isinstance(value, torch.Tensor))
+        found: list[torch.Tensor] = []
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, torch.Tensor):
+                found.append(value)
+            elif isinstance(value, Term):
+                found.extend(value.tensors)
+        return tuple(found)
 
     def cast(self, dtype: torch.dtype) -> Self:
         """The term in `dtype`, without views, which would keep a whole file on the device."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        changed = {
-            name: value.to(dtype, copy=value.untyped_storage().nbytes() > value.nbytes)
-            for name, value in values.items()
-            if isinstance(value, torch.Tensor)
-        }
+        changed: dict[str, object] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, torch.Tensor):
+                is_view = value.untyped_storage().nbytes() > value.nbytes
+                changed[field.name] = value.to(dtype, copy=is_view)
+            elif isinstance(value, Term):
+                changed[field.name] = value.cast(dtype)
         return dataclasses.replace(self, **changed)
 
 
@@ -64,5 +72,5 @@ class Transform(Term):
     side: Side
 
     @abc.abstractmethod
-    def apply(self, vectors: torch.Tensor) -> torch.Tensor:
-        """The change of the vectors on the term's side, (tokens, features)."""
+    def apply(self, vectors: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
+        """`total` plus the change of the vectors on the term's side, both (tokens, features)."""

@@ -14,7 +14,7 @@ from pipelines.api.errors import LoraInvalid
 from pipelines.api.families import FAMILIES, Linears
 from pipelines.files.lora_format.config import LoraConfig, read_config
 from pipelines.files.lora_format.family import guess_family
-from pipelines.files.lora_format.kinds import KINDS, Kind, Misfit, shape_text
+from pipelines.files.lora_format.kinds import COMPANIONS, KINDS, Kind, Misfit, shape_text
 from pipelines.files.lora_format.kinds.lora import LORA
 from pipelines.files.safetensors_header import FLOAT_DTYPES, Header, TensorInfo, read_header
 
@@ -33,11 +33,12 @@ PREFIXES = (
 )
 _SUFFIXES = (
     *(suffix for kind in KINDS for suffix in kind.suffixes),
+    *((pattern, companion.part) for companion in COMPANIONS for pattern in companion.suffixes),
     (re.compile(r"\.alpha$"), "alpha"),
 )
+_COMPANION_PARTS = frozenset(companion.part for companion in COMPANIONS)
 # Other kinds of adapters, by the ends of their keys.
 _OTHER_KINDS = (
-    (re.compile(r"\.(dora_scale|lora_magnitude_vector)(\.|$)"), "a DoRA"),
     (re.compile(r"\.lokr_t2$"), "a LoKr for convolutions"),
     (re.compile(r"\.hada_t\d$"), "a LoHa for convolutions"),
     (re.compile(r"\.diff_b$"), "a full bias difference (.diff_b)"),
@@ -62,6 +63,12 @@ class LayerPlan:
     multiplier: float
     alpha_key: str | None
     config: LoraConfig
+
+    @property
+    def kind_name(self) -> str:
+        """The name of the kind, or of the companion that makes it another."""
+        found = [c.name for c in COMPANIONS if c.name and c.part in self.parts]
+        return found[0] if found else self.kind.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +103,7 @@ def plan_lora(path: Path, linears: Linears, name: str | None = None) -> LoraPlan
 def plan_header(header: Header, path: Path, linears: Linears, name: str) -> LoraPlan:
     """The plan of the file at `path`, whose header has been read. Raises LoraInvalid."""
     config = read_config(path, header.metadata, name)
-    _refuse_other_kinds(header, config, name)
+    _refuse_other_kinds(header, name)
     located = _locate_all(header, linears, name)
     return LoraPlan(
         path,
@@ -153,22 +160,25 @@ def _plan_layer(
     config: LoraConfig,
 ) -> LayerPlan:
     alpha_key = parts.get("alpha")
-    matrices = {part: key for part, key in parts.items() if part != "alpha"}
-    kind = _kind_of(name, module, matrices)
-    infos = {part: header.tensors[key] for part, key in matrices.items()}
+    tensors = {part: key for part, key in parts.items() if part != "alpha"}
+    infos = {part: header.tensors[key] for part, key in tensors.items()}
+    kind = _kind_of(name, module, tensors)
     rank = _check_tensors(name, module, kind, infos, features)
+    _check_companions(name, module, kind, infos, features)
     if alpha_key is not None and math.prod(header.tensors[alpha_key].shape) != 1:
         raise LoraInvalid(f"{name}: {alpha_key} must be a single number.")
+    if config.is_dora and "magnitude" not in parts:
+        raise LoraInvalid(f"{name} is a DoRA without the magnitude of {module}.")
     _check_config(name, module, config, rank, has_alpha=alpha_key is not None)
     multiplier = config.multiplier(config.alpha_of(module), rank or config.rank_of(module) or 1)
     if rank == 0:
         alpha_key = None
-    return LayerPlan(kind, matrices, rank, multiplier, alpha_key, config)
+    return LayerPlan(kind, tensors, rank, multiplier, alpha_key, config)
 
 
 def _kind_of(name: str, module: str, parts: Iterable[str]) -> Kind:
     """The kind of which the layer has every part. Raises LoraInvalid."""
-    present = frozenset(parts)
+    present = frozenset(parts) - _COMPANION_PARTS
     kinds = [kind for kind in KINDS if kind.parts & present]
     if len(kinds) > 1:
         names = " and ".join(kind.name for kind in kinds)
@@ -212,11 +222,26 @@ def _check_tensors(
     return rank
 
 
-def _refuse_other_kinds(header: Header, config: LoraConfig, name: str) -> None:
+def _check_companions(
+    name: str, module: str, kind: Kind, infos: Mapping[str, TensorInfo], features: tuple[int, int]
+) -> None:
+    """Raise LoraInvalid for a companion that does not fit the layer or its kind."""
+    for companion in COMPANIONS:
+        info = infos.get(companion.part)
+        if info is None:
+            continue
+        if kind.name not in companion.kinds:
+            raise LoraInvalid(f"{name} has a {companion.part} beside a {kind.name} in {module}.")
+        if not companion.fits(info.shape, features):
+            raise LoraInvalid(
+                f"{name} does not fit this model: {module} is {shape_text(features)}, the file has "
+                f"a {companion.part} of {shape_text(info.shape)}."
+            )
+
+
+def _refuse_other_kinds(header: Header, name: str) -> None:
     # no map: it would hold the interpreter's lock for all keys
     kinds = [kind for mark, kind in _OTHER_KINDS if any(mark.search(key) for key in header.tensors)]
-    if config.is_dora:
-        kinds.append("a DoRA")
     if kinds:
         raise LoraInvalid(
             f"{name} is {kinds[0]}; this engine applies "

@@ -71,7 +71,7 @@ def inspect_lora(path: Path, linears: Linears, name: str) -> LoraReport:
             for layer in layers
             if layer.rank
         )
-        kind = " and ".join(sorted({layer.kind.name for layer in layers}))
+        kind = " and ".join(sorted({layer.kind_name for layer in layers}))
     return LoraReport(
         name=name,
         size_bytes=path.stat().st_size,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipelines.engine.lora.kinds import BUILDERS
 from pipelines.files.lora_format.file import PREFIXES
-from pipelines.files.lora_format.kinds import KINDS
+from pipelines.files.lora_format.kinds import COMPANIONS, KINDS
 
 PAGE = (Path(__file__).parents[3] / "docs" / "loras.md").read_text()
 
@@ -16,10 +16,11 @@ def rows() -> dict[str, str]:
 
 
 def test_page_has_each_kind_with_its_tensors() -> None:
-    for kind in KINDS:
-        for pattern, _ in kind.suffixes:
-            literal = re.sub(r"\(.*?\)\*|\\\.weight\$|\$|\\", "", pattern.pattern).strip(".")
-            assert literal in rows()[kind.name]
+    suffixes = [(kind.name, pattern) for kind in KINDS for pattern, _ in kind.suffixes]
+    suffixes += [(c.name, pattern) for c in COMPANIONS for pattern in c.suffixes if c.name]
+    for kind, pattern in suffixes:
+        literal = re.sub(r"\(.*?\)\*|\\\.weight\$|\$|\\", "", pattern.pattern).strip(".")
+        assert f"`{literal}`" in rows()[kind]
 
 
 def test_page_has_each_prefix() -> None:

@@ -1,10 +1,13 @@
 """The kinds of LoRA by their headers, one file per kind. No torch, no tensor data."""
 
+from pipelines.files.lora_format.kinds.companion import Companion
+from pipelines.files.lora_format.kinds.dora import MAGNITUDE
 from pipelines.files.lora_format.kinds.kind import Kind, Misfit, shape_text
 from pipelines.files.lora_format.kinds.loha import LOHA
 from pipelines.files.lora_format.kinds.lokr import LOKR
 from pipelines.files.lora_format.kinds.lora import LORA
 
 KINDS: tuple[Kind, ...] = (LORA, LOHA, LOKR)
+COMPANIONS: tuple[Companion, ...] = (MAGNITUDE,)
 
-__all__ = ["KINDS", "Kind", "Misfit", "shape_text"]
+__all__ = ["COMPANIONS", "KINDS", "Companion", "Kind", "Misfit", "shape_text"]

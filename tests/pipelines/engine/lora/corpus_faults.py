@@ -219,13 +219,18 @@ MISFITS: dict[str, tuple[Writer, str]] = {
     "for Flux, in part with our names": (flux_with_shared_names, "looks like one for Flux"),
 }
 KINDS: dict[str, tuple[Writer, str]] = {
-    "DoRA of kohya": (plus(f"{FIRST}.dora_scale", torch.ones(64)), "is a DoRA"),
-    "DoRA of PEFT": (plus(f"{FIRST}.lora_magnitude_vector", torch.ones(64)), "is a DoRA"),
-    "DoRA of PEFT, named": (
-        plus(f"{FIRST}.lora_magnitude_vector.default.weight", torch.ones(64)),
-        "is a DoRA",
+    "DoRA with the magnitude of another layer": (
+        plus(f"{FIRST}.dora_scale", torch.ones(32, 1)),
+        "does not fit this model: .* the file has a magnitude of 32×1",
     ),
-    "DoRA by its metadata": (with_config(4, 4.0, use_dora=True), "is a DoRA"),
+    "DoRA with a magnitude alone": (
+        only(f"{FIRST}.dora_scale"),
+        f"is incomplete: {MODULES[0]} has no down matrix",
+    ),
+    "DoRA by its metadata": (
+        with_config(4, 4.0, use_dora=True),
+        "is a DoRA without the magnitude of transformer_blocks",
+    ),
     "LoKr for convolutions": (only(f"{FIRST}.lokr_t2"), "is a LoKr for convolutions"),
     "LoKr in part": (
         only(f"{FIRST}.lokr_w1", f"{FIRST}.lokr_w2_a"),

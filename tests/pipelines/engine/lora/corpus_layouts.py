@@ -21,6 +21,7 @@ from tests.lora_files import (
     write_raw,
 )
 from tests.pipelines.engine.lora.conftest import MODULES
+from tests.pipelines.engine.lora.corpus_dora import DORAS
 from tests.pipelines.engine.lora.corpus_lokr import LOKRS
 
 Deltas = Mapping[str, torch.Tensor]
@@ -162,31 +163,27 @@ NAMED: dict[str, Writer] = {
     f"{prefix}, {suffix}, alpha {alpha}": partial(named, prefix, suffix, alpha)
     for prefix, suffix, alpha in product(PREFIXES, SUFFIXES, (None, 2.0))
 }
-LAYOUTS: dict[str, Writer] = (
-    NAMED
-    | LOKRS
-    | {
-        "fp64": partial(stored, torch.float64),
-        "fp32": partial(stored, torch.float32),
-        "fp16": partial(stored, torch.float16),
-        "bf16": partial(stored, torch.bfloat16),
-        "fp8 e4m3": partial(stored, torch.float8_e4m3fn),
-        "fp8 e5m2": partial(stored, torch.float8_e5m2),
-        "alpha in bf16": partial(alpha_stored, torch.bfloat16, ()),
-        "alpha as a whole number": partial(alpha_stored, torch.int64, ()),
-        "alpha with one dimension": partial(alpha_stored, torch.float32, (1,)),
-        "ranks of many sizes": mixed_ranks,
-        "alpha on some layers": alpha_on_some_layers,
-        "every linear layer": every_layer,
-        "two layouts in one file": layouts_in_one_file,
-        "LoHa": partial(loha, 3, 3, None, False),
-        "LoHa with alpha": partial(loha, 3, 3, 2.0, True),
-        "LoHa with two ranks": partial(loha, 2, 5, 4.0, True),
-        "LoHa of rank 20": partial(loha, 20, 20, 2.0, True),
-        "alpha in the metadata": configured,
-        "rsLoRA": rslora,
-        "patterns in the metadata": patterns,
-        "misaligned fp32": partial(misaligned, torch.float32),
-        "misaligned bf16": partial(misaligned, torch.bfloat16),
-    }
-)
+LAYOUTS: dict[str, Writer] = {**NAMED, **LOKRS, **DORAS} | {
+    "fp64": partial(stored, torch.float64),
+    "fp32": partial(stored, torch.float32),
+    "fp16": partial(stored, torch.float16),
+    "bf16": partial(stored, torch.bfloat16),
+    "fp8 e4m3": partial(stored, torch.float8_e4m3fn),
+    "fp8 e5m2": partial(stored, torch.float8_e5m2),
+    "alpha in bf16": partial(alpha_stored, torch.bfloat16, ()),
+    "alpha as a whole number": partial(alpha_stored, torch.int64, ()),
+    "alpha with one dimension": partial(alpha_stored, torch.float32, (1,)),
+    "ranks of many sizes": mixed_ranks,
+    "alpha on some layers": alpha_on_some_layers,
+    "every linear layer": every_layer,
+    "two layouts in one file": layouts_in_one_file,
+    "LoHa": partial(loha, 3, 3, None, False),
+    "LoHa with alpha": partial(loha, 3, 3, 2.0, True),
+    "LoHa with two ranks": partial(loha, 2, 5, 4.0, True),
+    "LoHa of rank 20": partial(loha, 20, 20, 2.0, True),
+    "alpha in the metadata": configured,
+    "rsLoRA": rslora,
+    "patterns in the metadata": patterns,
+    "misaligned fp32": partial(misaligned, torch.float32),
+    "misaligned bf16": partial(misaligned, torch.bfloat16),
+}

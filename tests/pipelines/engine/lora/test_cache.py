@@ -52,9 +52,13 @@ def write(linears: Linears, tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def make(linears: Linears) -> Callable[..., LoraCache]:
     def make(**bounds: int) -> LoraCache:
-        return LoraCache(linears, CPU, torch.float32, **bounds)
+        return LoraCache(linears, no_weight, CPU, torch.float32, **bounds)
 
     return make
+
+
+def no_weight(name: str) -> torch.Tensor:
+    raise AssertionError(f"a plain LoRA needs no weight of {name}")
 
 
 def change(adapter: Adapter) -> dict[str, torch.Tensor]:
