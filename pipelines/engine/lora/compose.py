@@ -27,11 +27,19 @@ def compose(
     Scales and alphas are folded in in fp32, before the cast to `dtype`.
     """
     terms: dict[str, list[Term]] = {}
+    shifts: dict[str, torch.Tensor] = {}
     for lora, scale in stack:
         for name, layer in lora.layers(device):
             added = _terms(lora, name, layer, scale, weight_of)
             terms.setdefault(name, []).extend(term.cast(dtype) for term in added)
-    return {name: LayerChange.of(found) for name, found in terms.items()}
+            for part, factor in (("shift", scale), ("bias", scale * layer.multiplier)):
+                if part in layer.tensors:
+                    shift = layer.tensors[part].float() * factor
+                    shifts[name] = shifts[name] + shift if name in shifts else shift
+    return {
+        name: LayerChange.of(found, shifts[name].to(dtype) if name in shifts else None)
+        for name, found in terms.items()
+    }
 
 
 def _terms(

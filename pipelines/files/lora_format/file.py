@@ -6,7 +6,7 @@ or applied in part. No torch, no tensor data.
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from pipelines.api.families import FAMILIES, Linears
 from pipelines.files.lora_format.config import LoraConfig, read_config
 from pipelines.files.lora_format.family import guess_family
 from pipelines.files.lora_format.kinds import COMPANIONS, KINDS, Kind, Misfit, shape_text
+from pipelines.files.lora_format.kinds.difference import DIFFERENCE
 from pipelines.files.lora_format.kinds.lora import LORA
 from pipelines.files.safetensors_header import FLOAT_DTYPES, Header, TensorInfo, read_header
 
@@ -41,9 +42,6 @@ _COMPANION_PARTS = frozenset(companion.part for companion in COMPANIONS)
 _OTHER_KINDS = (
     (re.compile(r"\.lokr_t2$"), "a LoKr for convolutions"),
     (re.compile(r"\.hada_t\d$"), "a LoHa for convolutions"),
-    (re.compile(r"\.diff_b$"), "a full bias difference (.diff_b)"),
-    (re.compile(r"\.diff(_m)?$"), "a full weight difference (.diff)"),
-    (re.compile(r"\.lora_B(\.[^.]++)*\.bias$"), "a LoRA with biases"),
 )
 _TEXT_ENCODER = re.compile(r"^(lora_te\d?_|text_encoder|te\d?\.|base_model\.model\.text_encoder)")
 
@@ -176,14 +174,14 @@ def _plan_layer(
     return LayerPlan(kind, tensors, rank, multiplier, alpha_key, config)
 
 
-def _kind_of(name: str, module: str, parts: Iterable[str]) -> Kind:
+def _kind_of(name: str, module: str, parts: Collection[str]) -> Kind:
     """The kind of which the layer has every part. Raises LoraInvalid."""
     present = frozenset(parts) - _COMPANION_PARTS
     kinds = [kind for kind in KINDS if kind.parts & present]
     if len(kinds) > 1:
         names = " and ".join(kind.name for kind in kinds)
         raise LoraInvalid(f"{name} mixes {names} matrices in {module}.")
-    kind = kinds[0] if kinds else LORA
+    kind = kinds[0] if kinds else DIFFERENCE if "shift" in parts else LORA
     form = kind.nearest_form(present)
     for part in sorted(form - present):
         raise LoraInvalid(f"{name} is incomplete: {module} has no {part} matrix.")
@@ -210,7 +208,8 @@ def _check_tensors(
 ) -> int:
     """The rank. Raises LoraInvalid."""
     try:
-        rank = kind.rank({part: info.shape for part, info in infos.items()}, features)
+        own = {part: info.shape for part, info in infos.items() if part in kind.parts}
+        rank = kind.rank(own, features)
     except Misfit as exc:
         raise LoraInvalid(
             f"{name} does not fit this model: {module} is {shape_text(features)}, the file has "
@@ -230,7 +229,9 @@ def _check_companions(
         info = infos.get(companion.part)
         if info is None:
             continue
-        if kind.name not in companion.kinds:
+        # PEFT has no DoRA with biases, so what its scale would be is unknown
+        is_odd = companion.part == "bias" and "magnitude" in infos
+        if kind.name not in companion.kinds or is_odd:
             raise LoraInvalid(f"{name} has a {companion.part} beside a {kind.name} in {module}.")
         if not companion.fits(info.shape, features):
             raise LoraInvalid(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
+from pipelines.engine.lora.kinds.difference import difference_terms
 from pipelines.engine.lora.kinds.loha import loha_terms
 from pipelines.engine.lora.kinds.lokr import lokr_terms
 from pipelines.engine.lora.kinds.lora import lora_terms
@@ -16,4 +17,5 @@ BUILDERS: Mapping[str, TermBuilder] = {
     "LoRA": lora_terms,
     "LoHa": loha_terms,
     "LoKr": lokr_terms,
+    "difference": difference_terms,
 }

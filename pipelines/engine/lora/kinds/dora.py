@@ -28,6 +28,13 @@ class Gain(Transform):
         base = weight[rows].to(torch.float32, copy=True)
         return _scaled(base, self.side, self.values, rows)
 
+    @staticmethod
+    def joined(gains: Sequence["Gain"]) -> tuple["Gain", ...]:
+        """The sum of the gains, which are on the same side, as one or none."""
+        if len(gains) < 2:
+            return tuple(gains)
+        return (replace(gains[0], values=torch.stack([gain.values for gain in gains]).sum(0)),)
+
 
 @dataclass(frozen=True, slots=True)
 class Scaled(Term):

@@ -1,13 +1,14 @@
 """The kinds of LoRA by their headers, one file per kind. No torch, no tensor data."""
 
 from pipelines.files.lora_format.kinds.companion import Companion
+from pipelines.files.lora_format.kinds.difference import BIAS, DIFFERENCE, SHIFT
 from pipelines.files.lora_format.kinds.dora import MAGNITUDE
 from pipelines.files.lora_format.kinds.kind import Kind, Misfit, shape_text
 from pipelines.files.lora_format.kinds.loha import LOHA
 from pipelines.files.lora_format.kinds.lokr import LOKR
 from pipelines.files.lora_format.kinds.lora import LORA
 
-KINDS: tuple[Kind, ...] = (LORA, LOHA, LOKR)
-COMPANIONS: tuple[Companion, ...] = (MAGNITUDE,)
+KINDS: tuple[Kind, ...] = (LORA, LOHA, LOKR, DIFFERENCE)
+COMPANIONS: tuple[Companion, ...] = (MAGNITUDE, SHIFT, BIAS)
 
 __all__ = ["COMPANIONS", "KINDS", "Companion", "Kind", "Misfit", "shape_text"]

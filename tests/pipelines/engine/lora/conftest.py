@@ -63,9 +63,10 @@ def edit(pipeline: EditPipeline, *loras: tuple[Path, float]) -> np.ndarray:
 
 
 def base_weight(name: str, features: tuple[int, int]) -> torch.Tensor:
-    """A weight with columns of unit norm, the same for the same layer."""
+    """A weight with columns of unit norm, the same for the same layer, exact in bf16."""
     generator = torch.Generator().manual_seed(sum(map(ord, name)))
-    return torch.randn(features, generator=generator) * features[0] ** -0.5
+    weight = torch.randn(features, generator=generator) * features[0] ** -0.5
+    return weight.bfloat16().float()
 
 
 def deltas(

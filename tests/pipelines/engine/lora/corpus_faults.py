@@ -248,12 +248,29 @@ KINDS: dict[str, tuple[Writer, str]] = {
         only(f"{FIRST}.lokr_w1", f"{FIRST}.lokr_w2_a", f"{FIRST}.lokr_w2_b"),
         "the file has 4×8 times 4×8",
     ),
-    "full difference": (only(f"{FIRST}.diff"), r"is a full weight difference \(\.diff\)"),
-    "full bias difference": (
-        plus(f"{FIRST}.diff_b", torch.ones(64)),
-        r"is a full bias difference \(\.diff_b\)",
+    "difference of another size": (
+        only(f"{FIRST}.diff"),
+        f"does not fit this model: {MODULES[0]} is 64×64, the file has 4×8",
     ),
-    "biases": (plus(f"{FIRST}.lora_B.bias", torch.ones(64)), "is a LoRA with biases"),
+    "difference beside a LoRA": (
+        plus(f"{FIRST}.diff", torch.ones(64, 64)),
+        f"mixes LoRA and difference matrices in {MODULES[0]}",
+    ),
+    "bias of another size": (
+        plus(f"{FIRST}.diff_b", torch.ones(32)),
+        "the file has a shift of 32",
+    ),
+    "DoRA with biases": (
+        lambda path, linears: save_file(
+            {
+                **good(linears),
+                f"{FIRST}.dora_scale": torch.ones(64, 1),
+                f"{FIRST}.lora_B.bias": torch.ones(64),
+            },
+            path,
+        ),
+        f"has a bias beside a LoRA in {MODULES[0]}",
+    ),
     "LoHa for convolutions": (only(f"{FIRST}.hada_t1"), "is a LoHa for convolutions"),
     "LoHa in part": (loha_without_its_end, f"is incomplete: {MODULES[0]} has no w2_b matrix"),
     "LoRA and LoHa at once": (

@@ -20,7 +20,7 @@ from tests.lora_files import (
     write_lora,
     write_raw,
 )
-from tests.pipelines.engine.lora.conftest import MODULES
+from tests.pipelines.engine.lora.conftest import MODULES, base_weight
 from tests.pipelines.engine.lora.corpus_dora import DORAS
 from tests.pipelines.engine.lora.corpus_lokr import LOKRS
 
@@ -107,6 +107,27 @@ def loha(r1: int, r2: int, alpha: float | None, flat: bool, path: Path, linears:
     return expected
 
 
+def differences(path: Path, linears: Linears) -> Deltas:
+    """What ComfyUI extracts: whole matrices for some layers and a LoRA for others."""
+    pairs = random_pairs(linears, MODULES[:3])
+    expected = exact(pairs)
+    tensors = lora_tensors(pairs, prefix="diffusion_model.")
+    for name in MODULES[3:]:
+        expected[name] = base_weight(f"{name}.diff", linears[name]).double()
+        tensors[f"diffusion_model.{name}.diff"] = expected[name].float()
+        # without effect: a difference has no alpha
+        tensors[f"diffusion_model.{name}.alpha"] = torch.tensor(torch.inf)
+    save_file(tensors, path)
+    return expected
+
+
+def new_weights(path: Path, linears: Linears) -> Deltas:
+    """`set_weight`: on a base weight that is zero, as in the tests, all of it is the change."""
+    weights = {name: base_weight(name, linears[name]) for name in MODULES}
+    save_file({f"diffusion_model.{name}.set_weight": w for name, w in weights.items()}, path)
+    return {name: weight.double() for name, weight in weights.items()}
+
+
 def configured(path: Path, linears: Linears) -> Deltas:
     pairs = random_pairs(linears, MODULES, alpha=8.0)
     write_lora(path, pairs, metadata=adapter_metadata(rank=4, alpha=8.0))
@@ -181,6 +202,8 @@ LAYOUTS: dict[str, Writer] = {**NAMED, **LOKRS, **DORAS} | {
     "LoHa with alpha": partial(loha, 3, 3, 2.0, True),
     "LoHa with two ranks": partial(loha, 2, 5, 4.0, True),
     "LoHa of rank 20": partial(loha, 20, 20, 2.0, True),
+    "whole differences": differences,
+    "whole weights": new_weights,
     "alpha in the metadata": configured,
     "rsLoRA": rslora,
     "patterns in the metadata": patterns,
