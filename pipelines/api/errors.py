@@ -6,6 +6,7 @@ EngineError
 ├── ModelUnusable         the folder is there but cannot be loaded
 ├── LoraNotFound          no such LoRA on this machine
 ├── LoraInvalid           the file is not a LoRA that this engine can apply
+├── LoraOverflow          the LoRAs' scales make values beyond the model's number format
 ├── OutOfDeviceMemory     the device has too little memory for this edit
 ├── NonFiniteOutput       the model computed NaN or infinity
 └── DeviceFailed          the device cannot be used any more by this process
@@ -59,6 +60,12 @@ class LoraInvalid(EngineError):
     """The LoRA file cannot be applied to the loaded model."""
 
     code = "lora_invalid"
+
+
+class LoraOverflow(EngineError):
+    """The LoRAs at their scales have values beyond the number format of the model."""
+
+    code = "lora_overflow"
 
 
 class OutOfDeviceMemory(EngineError):

@@ -102,7 +102,9 @@ class LoraCache:
     def adapter(
         self, stack: Sequence[tuple[Path, float]], on_load: Callable[[], None] = lambda: None
     ) -> Adapter:
-        """The adapter of the files at their scales. Raises LoraNotFound, LoraInvalid.
+        """The adapter of the files at their scales.
+
+        Raises LoraNotFound, LoraInvalid, LoraOverflow.
 
         A file at scale 0 is read and validated like the others, and adds nothing. `on_load` is
         called before each wait for a file and before the files are composed.
@@ -124,6 +126,10 @@ class LoraCache:
             composed = compose(wanted, self._weight_of, self._device, self._dtype)
             self._adapters.put(key, composed)
         return composed
+
+    def is_idle(self, path: Path) -> bool:
+        """Return whether the file changes nothing. Raises LoraNotFound, LoraInvalid."""
+        return self._future(path).result().is_idle
 
     def _future(self, path: Path) -> "Future[Lora]":
         """The LoRA from the cache, from a read in progress, or from a new one."""

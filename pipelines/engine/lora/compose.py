@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 
+from pipelines.api.errors import LoraOverflow
 from pipelines.engine.lora.change import LayerChange
 from pipelines.engine.lora.kinds import BUILDERS
 from pipelines.engine.lora.kinds.dora import decomposed, gain_of
@@ -24,7 +25,7 @@ def compose(
 ) -> Adapter:
     """One adapter equal to the sum of the LoRAs at their scales.
 
-    Scales and alphas are folded in in fp32, before the cast to `dtype`.
+    Scales and alphas are folded in in fp32, before the cast to `dtype`. Raises LoraOverflow.
     """
     terms: dict[str, list[Term]] = {}
     shifts: dict[str, torch.Tensor] = {}
@@ -36,10 +37,34 @@ def compose(
                 if part in layer.tensors:
                     shift = layer.tensors[part].float() * factor
                     shifts[name] = shifts[name] + shift if name in shifts else shift
-    return {
+    adapter = {
         name: LayerChange.of(found, shifts[name].to(dtype) if name in shifts else None)
         for name, found in terms.items()
     }
+    _refuse_overflow(adapter, stack, dtype)
+    return adapter
+
+
+def _refuse_overflow(
+    adapter: Adapter, stack: Sequence[tuple[Lora, float]], dtype: torch.dtype
+) -> None:
+    """Raise LoraOverflow when a tensor is not finite. Without it, the image would be black."""
+    held = [(name, tensor) for name, change in adapter.items() for tensor in change.tensors]
+    if not held:
+        return
+    # one wait for the device, not one per tensor
+    largest = torch.stack([torch.linalg.vector_norm(t, torch.inf).float() for _, t in held])
+    for index in torch.nonzero(~torch.isfinite(largest)).flatten().tolist():
+        name = held[index][0]
+        files = " and ".join(
+            f"{lora.plan.path.name} at scale {scale:g}"
+            for lora, scale in stack
+            if name in lora.plan.layers
+        )
+        raise LoraOverflow(
+            f"{files} makes values of {name} that {str(dtype).removeprefix('torch.')} cannot hold. "
+            f"Use a smaller scale, or start the server with --dtype bfloat16 or float32."
+        )
 
 
 def _terms(

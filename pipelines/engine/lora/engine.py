@@ -78,6 +78,13 @@ class LoraEngine:
         """Start to read files that a later job uses, in another thread."""
         self.cache.preload(paths)
 
+    def idle(self, stack: Sequence[tuple[Path, float]]) -> list[Path]:
+        """The files that change nothing, though their scale is not 0: all zero, or of alpha 0.
+
+        Raises LoraNotFound, LoraInvalid.
+        """
+        return [path for path, scale in stack if scale != 0 and self.cache.is_idle(path)]
+
     @contextmanager
     def active(
         self, stack: Sequence[tuple[Path, float]], on_load: Callable[[], None] = lambda: None
@@ -85,7 +92,7 @@ class LoraEngine:
         """Apply the LoRA files at their scales inside the block only.
 
         `on_load` is called before each file is read and before they are composed.
-        Raises LoraNotFound, LoraInvalid before any layer changes.
+        Raises LoraNotFound, LoraInvalid, LoraOverflow before any layer changes.
         """
         with self.applied(self.cache.adapter(stack, on_load)):
             yield

@@ -43,13 +43,15 @@ class LoraLayer:
 class Lora:
     """A parsed file: its data as one tensor of bytes in host memory, and the plan of its layers.
 
-    `multipliers` has one entry per layer: alpha / rank, however the file gives the alpha. `gains`
+    `multipliers` has one entry per layer: alpha / rank, however the file gives the alpha. An idle
+    file changes nothing, because its tensors are zero or its alphas are. `gains`
     keeps what a DoRA's magnitudes are relative to the base model, once it is known.
     """
 
     plan: LoraPlan
     data: torch.Tensor
     multipliers: Mapping[str, float]
+    is_idle: bool = False
     gains: dict[str, torch.Tensor] = field(default_factory=dict)
 
     @property
@@ -80,14 +82,14 @@ def read_lora(path: Path, linears: Linears, *, pinned: bool = False) -> Lora:
         read = file.readinto(data.numpy().data)
     if read != data.numel():
         raise LoraInvalid(f"{path.name} is truncated: it changed while it was read.")
-    _refuse_non_finite(plan, data)
-    return Lora(
-        plan, data, {name: _multiplier(plan, data, layer) for name, layer in plan.layers.items()}
-    )
+    zeros = _zero_keys(plan, data)
+    multipliers = {name: _multiplier(plan, data, layer) for name, layer in plan.layers.items()}
+    is_idle = all(layer.is_idle(zeros, multipliers[name]) for name, layer in plan.layers.items())
+    return Lora(plan, data, multipliers, is_idle)
 
 
-def _refuse_non_finite(plan: LoraPlan, data: torch.Tensor) -> None:
-    """Raise LoraInvalid when a matrix holds NaN or infinity."""
+def _zero_keys(plan: LoraPlan, data: torch.Tensor) -> frozenset[str]:
+    """The keys of tensors that are all zero. Raises LoraInvalid for NaN and infinity."""
     infos = plan.header.tensors
     keys = [key for key in plan.used_keys if infos[key].dtype in FLOAT_DTYPES]
     # A sum is not finite when one of its terms is not: a cheap pass selects tensors to examine.
@@ -96,6 +98,8 @@ def _refuse_non_finite(plan: LoraPlan, data: torch.Tensor) -> None:
         tensor = _view(data, infos[keys[index]])
         if not bool(torch.isfinite(tensor.float()).all()):
             raise LoraInvalid(f"{plan.path.name} holds NaN or infinity in {keys[index]}.")
+    without_sum = [keys[index] for index in torch.nonzero(sums == 0).flatten().tolist()]
+    return frozenset(key for key in without_sum if not _view(data, infos[key]).float().any())
 
 
 def _summed(tensor: torch.Tensor) -> torch.Tensor:

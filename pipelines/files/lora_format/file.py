@@ -62,6 +62,15 @@ class LayerPlan:
     alpha_key: str | None
     config: LoraConfig
 
+    def is_idle(self, zeros: Collection[str], multiplier: float) -> bool:
+        """Return whether the layer stays as it is, when the tensors of the keys `zeros` are 0."""
+        own = [key for part, key in self.parts.items() if part in self.kind.factors]
+        others = [key for part, key in self.parts.items() if part not in self.kind.factors]
+        is_zero = multiplier == 0 or any(key in zeros for key in own) or not own
+        # DoRA's magnitudes and new weights change a layer without a LoRA, and if they are zero
+        is_own = {"magnitude", *self.kind.terms} & set(self.parts)
+        return is_zero and not is_own and all(key in zeros for key in others)
+
     @property
     def kind_name(self) -> str:
         """The name of the kind, or of the companion that makes it another."""

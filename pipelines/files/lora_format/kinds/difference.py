@@ -24,6 +24,8 @@ DIFFERENCE = Kind(
     # the last one is for layers that have a shift of the bias alone
     forms=(frozenset({"diff"}), frozenset({"set_weight"}), frozenset()),
     rank=_rank,
+    # a new weight of zeros is a change
+    terms=frozenset({"set_weight"}),
 )
 SHIFT = Companion(
     part="shift",

@@ -19,13 +19,20 @@ class Kind:
 
     `suffixes` are ends of keys with the part of the change that each marks; no two kinds share a
     part. A layer has all parts of one of `forms`. `rank` returns the rank by which alpha is
-    divided, 0 when the kind ignores alpha, or raises Misfit.
+    divided, 0 when the kind ignores alpha, or raises Misfit. The change is zero when one of the
+    parts is, except `terms`.
     """
 
     name: str
     suffixes: tuple[tuple[re.Pattern[str], str], ...]
     forms: tuple[frozenset[str], ...]
     rank: Callable[[Shapes, Features], int]
+    terms: frozenset[str] = frozenset()
+
+    @property
+    def factors(self) -> frozenset[str]:
+        """The parts that are multiplied with each other."""
+        return self.parts - self.terms
 
     @property
     def parts(self) -> frozenset[str]:
