@@ -17,6 +17,7 @@ from pipelines.files.lora_format.family import guess_family
 from pipelines.files.lora_format.kinds import COMPANIONS, KINDS, Kind, Misfit, shape_text
 from pipelines.files.lora_format.kinds.difference import DIFFERENCE
 from pipelines.files.lora_format.kinds.lora import LORA
+from pipelines.files.lora_format.kinds.refused import refused_kind
 from pipelines.files.safetensors_header import FLOAT_DTYPES, Header, TensorInfo, read_header
 
 # Prefixes that trainers put before a layer's name, which may be dotted or joined by underscores.
@@ -38,11 +39,6 @@ _SUFFIXES = (
     (re.compile(r"\.alpha$"), "alpha"),
 )
 _COMPANION_PARTS = frozenset(companion.part for companion in COMPANIONS)
-# Other kinds of adapters, by the ends of their keys.
-_OTHER_KINDS = (
-    (re.compile(r"\.lokr_t2$"), "a LoKr for convolutions"),
-    (re.compile(r"\.hada_t\d$"), "a LoHa for convolutions"),
-)
 _TEXT_ENCODER = re.compile(r"^(lora_te\d?_|text_encoder|te\d?\.|base_model\.model\.text_encoder)")
 
 
@@ -110,7 +106,9 @@ def plan_lora(path: Path, linears: Linears, name: str | None = None) -> LoraPlan
 def plan_header(header: Header, path: Path, linears: Linears, name: str) -> LoraPlan:
     """The plan of the file at `path`, whose header has been read. Raises LoraInvalid."""
     config = read_config(path, header.metadata, name)
-    _refuse_other_kinds(header, name)
+    if kind := refused_kind(header.shapes):
+        applied = ", ".join(kind.name for kind in KINDS)
+        raise LoraInvalid(f"{name} is {kind}; this engine applies {applied} and DoRA.")
     located = _locate_all(header, linears, name)
     return LoraPlan(
         path,
@@ -249,21 +247,17 @@ def _check_companions(
             )
 
 
-def _refuse_other_kinds(header: Header, name: str) -> None:
-    # no map: it would hold the interpreter's lock for all keys
-    kinds = [kind for mark, kind in _OTHER_KINDS if any(mark.search(key) for key in header.tensors)]
-    if kinds:
-        raise LoraInvalid(
-            f"{name} is {kinds[0]}; this engine applies "
-            f"{', '.join(kind.name for kind in KINDS)} and nothing else."
-        )
-
-
 def _unmatched_message(name: str, header: Header, unmatched: Iterable[str], *, reached: int) -> str:
     unmatched = list(unmatched)
     first = ", ".join(unmatched[:3]) + (" …" if len(unmatched) > 3 else "")
     if all(_TEXT_ENCODER.match(key) for key in header.tensors):
         return f"{name} is for the text encoder only; this engine applies LoRAs to the transformer."
+    if all(_TEXT_ENCODER.match(key) for key in unmatched) and reached:
+        return (
+            f"{name} also changes the text encoder, with {len(unmatched)} of "
+            f"{len(header.tensors)} tensors ({first}); this engine applies LoRAs to the "
+            f"transformer."
+        )
     family = guess_family(header.shapes)
     guess = f" It looks like one for {family}." if family else ""
     if reached == 0:

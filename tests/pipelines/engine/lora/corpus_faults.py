@@ -206,7 +206,7 @@ MISFITS: dict[str, tuple[Writer, str]] = {
     ),
     "text encoder too": (
         plus("text_encoder.layers.0.q_proj.lora_A.weight", torch.ones(4, 8)),
-        r"1 of 5 tensors without a place in this model: text_encoder\.layers\.0\.q_proj",
+        r"also changes the text encoder, with 1 of 5 tensors \(text_encoder\.layers\.0\.q_proj",
     ),
     "nothing known": (only("whatever.weight"), r"no key names a layer of it \(whatever\.weight\)"),
     **{
@@ -218,7 +218,33 @@ MISFITS: dict[str, tuple[Writer, str]] = {
     },
     "for Flux, in part with our names": (flux_with_shared_names, "looks like one for Flux"),
 }
+# Tensors of kinds that are not applied, by what their message says.
+REFUSED_PARTS = {
+    "a GLoRA": ("a1.weight", "a2.weight", "b1.weight", "b2.weight"),
+    "an IA3": ("weight", "on_input"),
+    "a T-LoRA": ("q_layer.weight", "p_layer.weight", "lambda_layer"),
+    "a LoHa for convolutions": ("hada_t1",),
+    "a LoKr for convolutions": ("lokr_t2",),
+    "a LoRA for convolutions": ("lora_mid.weight",),
+    "an AdaLoRA": ("lora_A", "lora_B", "lora_E"),
+    "a VeRA": ("vera_lambda_b", "vera_lambda_d"),
+    r"a LoRA in scaled fp8 \(scale_weight\)": ("lora_down.scale_weight",),
+    r"a LoRA with norms \(w_norm\)": ("w_norm",),
+    r"a full difference of convolutions \(.diff_m\)": ("diff_m",),
+}
 KINDS: dict[str, tuple[Writer, str]] = {
+    **{
+        kind: (
+            only(*(f"{FIRST}.{part}" for part in parts)),
+            f"faulty.safetensors is {kind}; this engine applies LoRA, .* and DoRA",
+        )
+        for kind, parts in REFUSED_PARTS.items()
+    },
+    "a BOFT": (
+        lambda path, linears: save_file({f"{FIRST}.oft_blocks": torch.ones(2, 8, 8, 8)}, path),
+        "is a BOFT",
+    ),
+    "embeddings": (plus("bundle_emb.trigger.string_to_param", torch.ones(4, 8)), "with embeddings"),
     "DoRA with the magnitude of another layer": (
         plus(f"{FIRST}.dora_scale", torch.ones(32, 1)),
         "does not fit this model: .* the file has a magnitude of 32×1",
@@ -231,7 +257,6 @@ KINDS: dict[str, tuple[Writer, str]] = {
         with_config(4, 4.0, use_dora=True),
         "is a DoRA without the magnitude of transformer_blocks",
     ),
-    "LoKr for convolutions": (only(f"{FIRST}.lokr_t2"), "is a LoKr for convolutions"),
     "LoKr in part": (
         only(f"{FIRST}.lokr_w1", f"{FIRST}.lokr_w2_a"),
         f"is incomplete: {MODULES[0]} has no lokr_w2_b matrix",
@@ -271,7 +296,6 @@ KINDS: dict[str, tuple[Writer, str]] = {
         ),
         f"has a bias beside a LoRA in {MODULES[0]}",
     ),
-    "LoHa for convolutions": (only(f"{FIRST}.hada_t1"), "is a LoHa for convolutions"),
     "LoHa in part": (loha_without_its_end, f"is incomplete: {MODULES[0]} has no w2_b matrix"),
     "LoRA and LoHa at once": (
         plus(f"{FIRST}.hada_w1_a", torch.ones(64, 4)),
