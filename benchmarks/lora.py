@@ -63,7 +63,7 @@ class Stock:
 
 
 def _switches(folder: Path, count: int, wanted: Callable[[str], bool]) -> list[Figure]:
-    transformer = _transformer()
+    transformer = build_transformer()
     linears = {
         name: shape
         for name, shape in QWEN_IMAGE_EDIT_PLUS.linears(dict(transformer.config)).items()
@@ -74,7 +74,7 @@ def _switches(folder: Path, count: int, wanted: Callable[[str], bool]) -> list[F
     inputs = _inputs(transformer)
 
     ours = _measure_ours(transformer, files, inputs)
-    stock = _measure_stock(_transformer(), files, inputs)
+    stock = _measure_stock(build_transformer(), files, inputs)
     detail = f"{count} layers, ranks {RANKS}; stock {stock['switch'] * 1000:.0f} ms"
     return [
         Figure("warm switch of three LoRAs, share of stock's", ours["warm"] / stock["switch"], "",
@@ -126,7 +126,7 @@ def _measure_stock(
 
 def _growth(folder: Path) -> list[Figure]:
     """The growth of resident memory in the second half of 500 switches between stacks."""
-    transformer = _transformer()
+    transformer = build_transformer()
     linears = {
         name: shape
         for name, shape in QWEN_IMAGE_EDIT_PLUS.linears(dict(transformer.config)).items()
@@ -170,7 +170,8 @@ def _real_width(folder: Path) -> list[Figure]:
     ]
 
 
-def _transformer() -> QwenImageTransformer2DModel:
+def build_transformer() -> QwenImageTransformer2DModel:
+    """Build the published 60 layers at a width of 64."""
     torch.manual_seed(0)
     return QwenImageTransformer2DModel(
         num_layers=LAYERS,

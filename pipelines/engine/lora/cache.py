@@ -31,6 +31,8 @@ class BoundedCache(Generic[V]):
         self._max_bytes = max_bytes
         self._size_of = size_of
         self._entries: OrderedDict[Hashable, V] = OrderedDict()
+        # an adapter has thousands of tensors to count
+        self._sizes: dict[Hashable, int] = {}
 
     def get(self, key: Hashable) -> V | None:
         """The entry, now the most recently used one, or None."""
@@ -43,13 +45,15 @@ class BoundedCache(Generic[V]):
         """Add an entry and drop the least recently used ones beyond the bound."""
         self._entries[key] = value
         self._entries.move_to_end(key)
+        self._sizes[key] = self._size_of(value)
         while len(self._entries) > 1 and self.total_bytes > self._max_bytes:
-            self._entries.popitem(last=False)
+            oldest, _ = self._entries.popitem(last=False)
+            del self._sizes[oldest]
 
     @property
     def total_bytes(self) -> int:
         """The size of all entries."""
-        return sum(map(self._size_of, self._entries.values()))
+        return sum(self._sizes.values())
 
 
 class LoraCache:

@@ -29,14 +29,18 @@ class LayerChange:
     @classmethod
     def of(cls, terms: Sequence[Term], shift: torch.Tensor | None = None) -> "LayerChange":
         """The change that is the sum of the terms, in the cheapest form that is exact."""
+        low_rank = [term for term in terms if isinstance(term, LowRank)]
+        if low_rank and len(low_rank) == len(terms):
+            return cls(LowRank.joined(low_rank), shift=shift)
         products = [term for term in terms if isinstance(term, Product)]
         transforms = [term for term in terms if isinstance(term, Transform)]
         # One after the other, transforms on both sides would also multiply with each other. Where
         # the weight is recomposed, the other terms are cheap, and rounded once with it.
         sides = {term.side for term in transforms}
         if len(products) + len(transforms) < len(terms) or len(sides) > 1:
-            return cls(recomposed=tuple(terms), shift=shift)
-        low_rank = [term for term in products if isinstance(term, LowRank)]
+            others = [term for term in terms if not isinstance(term, LowRank)]
+            joined = [LowRank.joined(low_rank)] if low_rank else []
+            return cls(recomposed=(*joined, *others), shift=shift)
         gains = [term for term in transforms if isinstance(term, Gain)]
         return cls(
             LowRank.joined(low_rank) if low_rank else None,
@@ -54,8 +58,8 @@ class LayerChange:
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
         """What the change holds in memory."""
-        held = [tensor for term in self.terms for tensor in term.tensors]
-        return tuple(held if self.shift is None else [*held, self.shift])
+        shift = () if self.shift is None else (self.shift,)
+        return *(tensor for term in self.terms for tensor in term.tensors), *shift
 
     @property
     def size_bytes(self) -> int:
@@ -82,13 +86,13 @@ class LayerChange:
         products = self.products if self.low_rank is None else (self.low_rank, *self.products)
         if outputs or len(products) > 1:
             start = base.new_zeros(1) if bias is None or not outputs else bias
-            y = _add(base, flat, outputs, products, start)
+            y = add_changes(base, flat, outputs, products, start)
         else:
             y = products[0].apply(flat, base) if products else base
         return y.view(*x.shape[:-1], y.shape[-1])
 
 
-def _add(
+def add_changes(
     base: torch.Tensor,
     x: torch.Tensor,
     transforms: Sequence[Transform],

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
+from torch import nn
 
 from pipelines.api.errors import LoraOverflow
 from pipelines.engine.lora.change import LayerChange
@@ -53,9 +54,10 @@ def _refuse_overflow(
     if not held:
         return
     # one wait for the device, not one per tensor
-    largest = torch.stack([torch.linalg.vector_norm(t, torch.inf).float() for _, t in held])
-    for index in torch.nonzero(~torch.isfinite(largest)).flatten().tolist():
-        name = held[index][0]
+    largest = nn.utils.get_total_norm([tensor for _, tensor in held], torch.inf)
+    if torch.isfinite(largest):
+        return
+    for name in (name for name, tensor in held if not torch.isfinite(tensor).all()):
         files = " and ".join(
             f"{lora.plan.path.name} at scale {scale:g}"
             for lora, scale in stack

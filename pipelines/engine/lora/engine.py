@@ -106,12 +106,14 @@ class LoraEngine:
         try:
             for name, change in adapter.items():
                 self._layers[name].change = change
-                self._layers[name].scratch = scratch if change.recomposed else None
+                if change.recomposed:
+                    self._layers[name].scratch = scratch
             yield
         finally:
-            for name in adapter:
+            for name, change in adapter.items():
                 self._layers[name].change = None
-                self._layers[name].scratch = None
+                if change.recomposed:
+                    self._layers[name].scratch = None
 
     def _weight_of(self, name: str) -> torch.Tensor:
         """The base weight on the device, where an offloaded one is copied to."""

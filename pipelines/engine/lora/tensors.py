@@ -1,5 +1,6 @@
 """A LoRA's tensors, as views into one buffer of the file's data."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,8 +57,10 @@ class Lora:
 
     @property
     def size_bytes(self) -> int:
-        """The host memory that the LoRA takes."""
-        return self.data.numel() + sum(gain.nbytes for gain in self.gains.values())
+        """The host memory that the LoRA takes, with a gain in fp32 for each magnitude."""
+        infos, layers = self.plan.header.tensors, self.plan.layers.values()
+        magnitudes = [infos[layer.parts["magnitude"]] for layer in layers if layer.is_dora]
+        return self.data.numel() + sum(4 * math.prod(info.shape) for info in magnitudes)
 
     def layers(self, device: torch.device) -> Iterator[tuple[str, LoraLayer]]:
         """Each layer's name and change on `device`; the data is copied there once."""

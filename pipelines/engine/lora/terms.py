@@ -16,6 +16,11 @@ class Side(Enum):
     OUTPUT = auto()
 
 
+def owned(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor, or a copy of a view, which would keep a whole file on the device."""
+    return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor
+
+
 @dataclass(frozen=True, slots=True)
 class Term(abc.ABC):
     """A matrix that is added to the base weight, in a form of its own.
@@ -35,8 +40,8 @@ class Term(abc.ABC):
     def tensors(self) -> tuple[torch.Tensor, ...]:
         """What the term holds in memory."""
         found: list[torch.Tensor] = []
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
+        for name in self.__dataclass_fields__:
+            value = getattr(self, name)
             if isinstance(value, torch.Tensor):
                 found.append(value)
             elif isinstance(value, Term):
@@ -44,15 +49,14 @@ class Term(abc.ABC):
         return tuple(found)
 
     def cast(self, dtype: torch.dtype) -> Self:
-        """The term in `dtype`, without views, which would keep a whole file on the device."""
+        """The term in `dtype`, without views into a file's data."""
         changed: dict[str, object] = {}
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
+        for name in self.__dataclass_fields__:
+            value = getattr(self, name)
             if isinstance(value, torch.Tensor):
-                is_view = value.untyped_storage().nbytes() > value.nbytes
-                changed[field.name] = value.to(dtype, copy=is_view)
+                changed[name] = owned(value.to(dtype))
             elif isinstance(value, Term):
-                changed[field.name] = value.cast(dtype)
+                changed[name] = value.cast(dtype)
         return dataclasses.replace(self, **changed)
 
 

@@ -58,6 +58,11 @@ class LayerPlan:
     alpha_key: str | None
     config: LoraConfig
 
+    @property
+    def is_dora(self) -> bool:
+        """Return whether the changed weight has magnitudes of its own."""
+        return "magnitude" in self.parts
+
     def is_idle(self, zeros: Collection[str], multiplier: float) -> bool:
         """Return whether the layer stays as it is, when the tensors of the keys `zeros` are 0."""
         own = [key for part, key in self.parts.items() if part in self.kind.factors]

@@ -28,6 +28,9 @@ class Gain(Transform):
         base = weight[rows].to(torch.float32, copy=True)
         return _scaled(base, self.side, self.values, rows)
 
+    def cast(self, dtype: torch.dtype) -> "Gain":
+        return Gain(self.side, self.values.to(dtype))
+
     @staticmethod
     def joined(gains: Sequence["Gain"]) -> tuple["Gain", ...]:
         """The sum of the gains, which are on the same side, as one or none."""
@@ -66,15 +69,15 @@ def gain_of(magnitude: torch.Tensor, weight: torch.Tensor, terms: Sequence[Term]
 def decomposed(terms: Sequence[Term], gain: torch.Tensor, scale: float) -> Iterator[Term]:
     """The DoRA's change times `scale`. `terms` are D without a scale, in fp32."""
     side = Side.OUTPUT if gain.shape[1] == 1 else Side.INPUT
-    yield Gain(side, (scale * (gain - 1)).flatten())
     scaled = scale * gain
+    yield Gain(side, (scaled - scale).flatten())
     for term in terms:
         if not isinstance(term, LowRank):
             yield Scaled(side, scaled.flatten(), term)
         elif side is Side.OUTPUT:
-            yield replace(term, up=term.up * scaled)
+            yield LowRank(term.down, term.up * scaled)
         else:
-            yield replace(term, down=term.down.float() * scaled)
+            yield LowRank(term.down.float() * scaled, term.up)
 
 
 def _scaled(matrix: torch.Tensor, side: Side, values: torch.Tensor, rows: slice) -> torch.Tensor:

@@ -149,6 +149,16 @@ def test_layer_in_bf16_is_no_worse_than_a_merged_weight(
     assert ours <= limit * theirs
 
 
+@pytest.mark.parametrize("mix", MIXES)
+def test_change_holds_no_views_into_a_file(linears: Linears, tmp_path: Path, mix: str) -> None:
+    stack, _ = written(MIXES[mix], tmp_path, linears)
+    engine = LoraEngine(Layers(linears), CPU, torch.float32)
+
+    tensors = [t for c in engine.cache.adapter(stack).values() for t in c.tensors]
+
+    assert [t.shape for t in tensors if t.untyped_storage().nbytes() > t.nbytes] == []
+
+
 @torch.no_grad()
 def test_biases_are_added_at_their_scales(linears: Linears, tmp_path: Path) -> None:
     """`diff_b` has no alpha; the bias of PEFT's `lora_bias` is scaled like its LoRA."""
