@@ -113,7 +113,10 @@ def add_changes(
 
 
 def _sum(vectors: torch.Tensor, transforms: Sequence[Transform]) -> torch.Tensor:
-    total = vectors
+    if len(transforms) < 2:
+        return transforms[0].apply(vectors, vectors) if transforms else vectors
+    # first the changes, which are smaller and so lose less when they are rounded
+    total = vectors.new_zeros(1).expand_as(vectors)
     for transform in transforms:
         total = transform.apply(vectors, total)
-    return total
+    return total.add_(vectors)

@@ -50,6 +50,7 @@ class LoraConfig:
     alpha_patterns: Patterns = ()
     is_rslora: bool = False
     is_dora: bool = False
+    is_oft: bool = False
 
     def alpha_of(self, layer: str) -> float | None:
         """The alpha of this layer, or None when the configuration has none."""
@@ -118,6 +119,7 @@ def _parse(config: Mapping[str, Any]) -> LoraConfig:
         alpha_patterns=alpha_patterns,
         is_rslora=bool(plain.get("use_rslora")),
         is_dora=bool(plain.get("use_dora")),
+        is_oft=str(plain.get("peft_type")).upper() in ("OFT", "BOFT"),
     )
 
 

@@ -14,7 +14,7 @@ from pipelines.api.errors import LoraInvalid
 from pipelines.api.families import FAMILIES, Linears
 from pipelines.files.lora_format.config import LoraConfig, read_config
 from pipelines.files.lora_format.family import guess_family
-from pipelines.files.lora_format.kinds import COMPANIONS, KINDS, Kind, Misfit, shape_text
+from pipelines.files.lora_format.kinds import COMPANIONS, KINDS, Alpha, Kind, Misfit, shape_text
 from pipelines.files.lora_format.kinds.difference import DIFFERENCE
 from pipelines.files.lora_format.kinds.lora import LORA
 from pipelines.files.lora_format.kinds.refused import refused_kind
@@ -180,10 +180,12 @@ def _plan_layer(
     if config.is_dora and "magnitude" not in parts:
         raise LoraInvalid(f"{name} is a DoRA without the magnitude of {module}.")
     _check_config(name, module, config, rank, has_alpha=alpha_key is not None)
+    if kind.alpha is Alpha.PART and alpha_key is not None:
+        tensors["alpha"] = alpha_key
+    if kind.alpha is not Alpha.OF_RANK:
+        return LayerPlan(kind, tensors, rank, 1.0, None, config)
     multiplier = config.multiplier(config.alpha_of(module), rank or config.rank_of(module) or 1)
-    if rank == 0:
-        alpha_key = None
-    return LayerPlan(kind, tensors, rank, multiplier, alpha_key, config)
+    return LayerPlan(kind, tensors, rank, multiplier, alpha_key if rank else None, config)
 
 
 def _kind_of(name: str, module: str, parts: Collection[str]) -> Kind:
@@ -211,6 +213,10 @@ def _check_config(
             f"{name} contradicts itself: its configuration gives {module} rank {configured:g}, its "
             f"matrices have rank {rank}."
         )
+    if config.is_oft:
+        raise LoraInvalid(
+            f"{name} is an OFT of PEFT; this engine applies LyCORIS' and OneTrainer's."
+        )
     if config.is_rslora and config.alpha_of(module) is None and not has_alpha:
         raise LoraInvalid(f"{name} is an rsLoRA without an alpha: its strength is unknown.")
 
@@ -227,8 +233,8 @@ def _check_tensors(
             f"{name} does not fit this model: {module} is {shape_text(features)}, the file has "
             f"{exc}."
         ) from exc
-    for info in infos.values():
-        if info.dtype not in FLOAT_DTYPES:
+    for part, info in infos.items():
+        if info.dtype not in FLOAT_DTYPES and part not in kind.markers:
             raise LoraInvalid(f"{name} stores {module} as {info.dtype}; floats are expected.")
     return rank
 

@@ -8,6 +8,7 @@ from pipelines.engine.lora.kinds.difference import difference_terms
 from pipelines.engine.lora.kinds.loha import loha_terms
 from pipelines.engine.lora.kinds.lokr import lokr_terms
 from pipelines.engine.lora.kinds.lora import lora_terms
+from pipelines.engine.lora.kinds.oft import oft_terms
 from pipelines.engine.lora.terms import Term
 
 # By the name of the kind: the tensors of a layer by part, as the file stores them, and the factor
@@ -18,4 +19,5 @@ BUILDERS: Mapping[str, TermBuilder] = {
     "LoHa": loha_terms,
     "LoKr": lokr_terms,
     "difference": difference_terms,
+    "OFT": oft_terms,
 }

@@ -3,7 +3,7 @@
 import re
 
 from pipelines.files.lora_format.kinds.companion import Companion
-from pipelines.files.lora_format.kinds.kind import Features, Kind, Misfit, Shapes, shape_text
+from pipelines.files.lora_format.kinds.kind import Alpha, Features, Kind, Misfit, Shapes, shape_text
 
 
 def _rank(shapes: Shapes, features: Features) -> int:
@@ -26,6 +26,7 @@ DIFFERENCE = Kind(
     rank=_rank,
     # a new weight of zeros is a change
     terms=frozenset({"set_weight"}),
+    alpha=Alpha.IGNORED,
 )
 SHIFT = Companion(
     part="shift",

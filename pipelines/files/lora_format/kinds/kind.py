@@ -3,10 +3,19 @@
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from enum import Enum, auto
 
 Shapes = Mapping[str, tuple[int, ...]]
 # (out, in) of a linear layer
 Features = tuple[int, int]
+
+
+class Alpha(Enum):
+    """A factor of alpha / rank, a part of the change, or without meaning."""
+
+    OF_RANK = auto()
+    PART = auto()
+    IGNORED = auto()
 
 
 class Misfit(Exception):
@@ -20,7 +29,8 @@ class Kind:
     `suffixes` are ends of keys with the part of the change that each marks; no two kinds share a
     part. A layer has all parts of one of `forms`. `rank` returns the rank by which alpha is
     divided, 0 when the kind ignores alpha, or raises Misfit. The change is zero when one of the
-    parts is, except `terms`.
+    parts is, except `terms`. `markers` are no floats. `alpha` says what a tensor of that
+    name means.
     """
 
     name: str
@@ -28,6 +38,8 @@ class Kind:
     forms: tuple[frozenset[str], ...]
     rank: Callable[[Shapes, Features], int]
     terms: frozenset[str] = frozenset()
+    markers: frozenset[str] = frozenset()
+    alpha: Alpha = Alpha.OF_RANK
 
     @property
     def factors(self) -> frozenset[str]:

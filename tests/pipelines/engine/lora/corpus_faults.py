@@ -240,6 +240,22 @@ KINDS: dict[str, tuple[Writer, str]] = {
         )
         for kind, parts in REFUSED_PARTS.items()
     },
+    "OFT with blocks of another layer": (
+        lambda path, linears: save_file({f"{FIRST}.oft_blocks": torch.ones(4, 8, 8)}, path),
+        "does not fit this model: .* the file has blocks of 4×8×8",
+    ),
+    "OFT with entries of no block": (
+        lambda path, linears: save_file({f"{FIRST}.oft_R.weight": torch.ones(8, 29)}, path),
+        "does not fit this model: .* the file has blocks of 8×29",
+    ),
+    "OFT of PEFT": (
+        lambda path, linears: save_file(
+            {f"{FIRST}.oft_R.weight": torch.ones(8, 28)},
+            path,
+            adapter_metadata(8, None, peft_type="OFT"),
+        ),
+        "is an OFT of PEFT",
+    ),
     "a BOFT": (
         lambda path, linears: save_file({f"{FIRST}.oft_blocks": torch.ones(2, 8, 8, 8)}, path),
         "is a BOFT",

@@ -23,6 +23,7 @@ from tests.lora_files import (
 from tests.pipelines.engine.lora.conftest import MODULES, base_weight
 from tests.pipelines.engine.lora.corpus_dora import DORAS
 from tests.pipelines.engine.lora.corpus_lokr import LOKRS
+from tests.pipelines.engine.lora.corpus_oft import OFTS
 
 Deltas = Mapping[str, torch.Tensor]
 Writer = Callable[[Path, Linears], Deltas]
@@ -184,7 +185,7 @@ NAMED: dict[str, Writer] = {
     f"{prefix}, {suffix}, alpha {alpha}": partial(named, prefix, suffix, alpha)
     for prefix, suffix, alpha in product(PREFIXES, SUFFIXES, (None, 2.0))
 }
-LAYOUTS: dict[str, Writer] = {**NAMED, **LOKRS, **DORAS} | {
+LAYOUTS: dict[str, Writer] = {**NAMED, **LOKRS, **DORAS, **OFTS} | {
     "fp64": partial(stored, torch.float64),
     "fp32": partial(stored, torch.float32),
     "fp16": partial(stored, torch.float16),

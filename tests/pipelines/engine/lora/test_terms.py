@@ -15,6 +15,7 @@ from tests.pipelines.engine.lora.conftest import CPU, MODULES, base_weight
 from tests.pipelines.engine.lora.corpus_dora import DORAS
 from tests.pipelines.engine.lora.corpus_layouts import LAYOUTS, Writer, loha
 from tests.pipelines.engine.lora.corpus_lokr import LOKRS
+from tests.pipelines.engine.lora.corpus_oft import OFTS
 
 MIXES: dict[str, tuple[Writer, ...]] = {
     "DoRA of rows, LoRA, LoKr": (DORAS["DoRA of LyCORIS"], LAYOUTS["fp32"], LOKRS["LoKr of kohya"]),
@@ -30,6 +31,16 @@ MIXES: dict[str, tuple[Writer, ...]] = {
         LOKRS["LoKr of ai-toolkit"],
         LAYOUTS["LoHa"],
     ),
+    "OFTs of rows and LoRA": (
+        OFTS["OFT of LyCORIS"],
+        LAYOUTS["fp32"],
+        OFTS["OFT of LyCORIS, rescaled"],
+    ),
+    "OFT of columns and DoRA of columns": (
+        OFTS["OFT of OneTrainer"],
+        DORAS["DoRA of OneTrainer"],
+    ),
+    "OFTs of both sides": (OFTS["OFT of LyCORIS, bounded"], OFTS["OFT of OneTrainer, shared"]),
     "three DoRAs": (
         DORAS["DoRA of LyCORIS"],
         DORAS["DoRA of OneTrainer"],
