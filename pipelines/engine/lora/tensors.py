@@ -9,7 +9,8 @@ import torch
 
 from pipelines.api.errors import LoraInvalid, LoraNotFound
 from pipelines.api.families import Linears
-from pipelines.files.lora_format.file import LayerPlan, LoraPlan, plan_lora
+from pipelines.files.lora_format.file import LoraPlan, plan_lora
+from pipelines.files.lora_format.layer_plan import LayerPlan
 from pipelines.files.safetensors_header import FLOAT_DTYPES, TensorInfo
 
 _DTYPES = {
@@ -120,6 +121,8 @@ def _multiplier(plan: LoraPlan, data: torch.Tensor, layer: LayerPlan) -> float:
 
 def _layer(data: torch.Tensor, plan: LoraPlan, layer: LayerPlan, multiplier: float) -> LoraLayer:
     tensors = {part: _view(data, plan.header.tensors[key]) for part, key in layer.parts.items()}
+    if layer.rows is not None and layer.kind.rows is not None:
+        tensors[layer.kind.rows] = tensors[layer.kind.rows][layer.rows]
     return LoraLayer(layer.kind.name, tensors, multiplier)
 
 

@@ -14,10 +14,12 @@ from pipelines.api.errors import LoraInvalid
 from pipelines.api.families import FAMILIES, Linears
 from pipelines.files.lora_format.config import LoraConfig, read_config
 from pipelines.files.lora_format.family import guess_family
+from pipelines.files.lora_format.fused import split_fused, with_fused
 from pipelines.files.lora_format.kinds import COMPANIONS, KINDS, Alpha, Kind, Misfit, shape_text
 from pipelines.files.lora_format.kinds.difference import DIFFERENCE
 from pipelines.files.lora_format.kinds.lora import LORA
 from pipelines.files.lora_format.kinds.refused import refused_kind
+from pipelines.files.lora_format.layer_plan import LayerPlan
 from pipelines.files.safetensors_header import FLOAT_DTYPES, Header, TensorInfo, read_header
 
 # Prefixes that trainers put before a layer's name, which may be dotted or joined by underscores.
@@ -40,43 +42,6 @@ _SUFFIXES = (
 )
 _COMPANION_PARTS = frozenset(companion.part for companion in COMPANIONS)
 _TEXT_ENCODER = re.compile(r"^(lora_te\d?_|text_encoder|te\d?\.|base_model\.model\.text_encoder)")
-
-
-@dataclass(frozen=True, slots=True)
-class LayerPlan:
-    """One linear layer's share of a LoRA.
-
-    `parts` are the keys of its tensors by part, as its kind names them. What they define is scaled
-    by `multiplier` or, when `alpha_key` names a scalar in the file, by `config.multiplier` of that
-    alpha. `rank` is 0 for a change that has none.
-    """
-
-    kind: Kind
-    parts: Mapping[str, str]
-    rank: int
-    multiplier: float
-    alpha_key: str | None
-    config: LoraConfig
-
-    @property
-    def is_dora(self) -> bool:
-        """Return whether the changed weight has magnitudes of its own."""
-        return "magnitude" in self.parts
-
-    def is_idle(self, zeros: Collection[str], multiplier: float) -> bool:
-        """Return whether the layer stays as it is, when the tensors of the keys `zeros` are 0."""
-        own = [key for part, key in self.parts.items() if part in self.kind.factors]
-        others = [key for part, key in self.parts.items() if part not in self.kind.factors]
-        is_zero = multiplier == 0 or any(key in zeros for key in own) or not own
-        # DoRA's magnitudes and new weights change a layer without a LoRA, and if they are zero
-        is_own = {"magnitude", *self.kind.terms} & set(self.parts)
-        return is_zero and not is_own and all(key in zeros for key in others)
-
-    @property
-    def kind_name(self) -> str:
-        """The name of the kind, or of the companion that makes it another."""
-        found = [c.name for c in COMPANIONS if c.name and c.part in self.parts]
-        return found[0] if found else self.kind.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,15 +79,13 @@ def plan_header(header: Header, path: Path, linears: Linears, name: str) -> Lora
     if kind := refused_kind(header.shapes):
         applied = ", ".join(kind.name for kind in KINDS)
         raise LoraInvalid(f"{name} is {kind}; this engine applies {applied} and DoRA.")
-    located = _locate_all(header, linears, name)
-    return LoraPlan(
-        path,
-        header,
-        {
-            module: _plan_layer(name, header, module, parts, linears[module], config)
-            for module, parts in located.items()
-        },
-    )
+    layers = with_fused(linears)
+    located = _locate_all(header, layers, name)
+    plans = {
+        module: _plan_layer(name, header, module, parts, layers[module], config)
+        for module, parts in located.items()
+    }
+    return LoraPlan(path, header, split_fused(plans, linears, name))
 
 
 def _locate_all(header: Header, linears: Linears, name: str) -> dict[str, dict[str, str]]:

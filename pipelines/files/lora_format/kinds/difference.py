@@ -27,6 +27,7 @@ DIFFERENCE = Kind(
     # a new weight of zeros is a change
     terms=frozenset({"set_weight"}),
     alpha=Alpha.IGNORED,
+    rows="diff",
 )
 SHIFT = Companion(
     part="shift",

@@ -30,7 +30,7 @@ class Kind:
     part. A layer has all parts of one of `forms`. `rank` returns the rank by which alpha is
     divided, 0 when the kind ignores alpha, or raises Misfit. The change is zero when one of the
     parts is, except `terms`. `markers` are no floats. `alpha` says what a tensor of that
-    name means.
+    name means. `rows` is the part that has a row for each of the layer's, if there is one.
     """
 
     name: str
@@ -39,6 +39,7 @@ class Kind:
     rank: Callable[[Shapes, Features], int]
     terms: frozenset[str] = frozenset()
     markers: frozenset[str] = frozenset()
+    rows: str | None = None
     alpha: Alpha = Alpha.OF_RANK
 
     @property

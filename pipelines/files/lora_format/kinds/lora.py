@@ -17,4 +17,5 @@ LORA = Kind(
     ),
     forms=(frozenset({"down", "up"}),),
     rank=lambda shapes, features: product_rank(shapes, "up", "down", features),
+    rows="up",
 )

@@ -256,6 +256,27 @@ KINDS: dict[str, tuple[Writer, str]] = {
         ),
         "is an OFT of PEFT",
     ),
+    "fused projections and one of them": (
+        lambda path, linears: save_file(
+            {
+                **good(linears),
+                "transformer.transformer_blocks.0.attn.to_qkv.lora_A.weight": torch.ones(4, 64),
+                "transformer.transformer_blocks.0.attn.to_qkv.lora_B.weight": torch.ones(192, 4),
+            },
+            path,
+        ),
+        f"changes {MODULES[0]} twice, alone and fused",
+    ),
+    "fused projections of a LoKr": (
+        lambda path, linears: save_file(
+            {
+                "transformer_blocks.0.attn.to_qkv.lokr_w1": torch.ones(4, 4),
+                "transformer_blocks.0.attn.to_qkv.lokr_w2": torch.ones(48, 16),
+            },
+            path,
+        ),
+        "changes the fused transformer_blocks.0.attn.to_qkv as a LoKr",
+    ),
     "a BOFT": (
         lambda path, linears: save_file({f"{FIRST}.oft_blocks": torch.ones(2, 8, 8, 8)}, path),
         "is a BOFT",

@@ -108,6 +108,24 @@ def loha(r1: int, r2: int, alpha: float | None, flat: bool, path: Path, linears:
     return expected
 
 
+def fused(path: Path, linears: Linears) -> Deltas:
+    """A LoRA on diffusers' fused projections: each of the three has its rows of `up`."""
+    block, tensors, expected = "transformer_blocks.0.attn", {}, {}
+    members = {
+        "to_qkv": ("to_q", "to_k", "to_v"),
+        "to_added_qkv": ("add_q_proj", "add_k_proj", "add_v_proj"),
+    }
+    for name, parts in members.items():
+        out_features, in_features = linears[f"{block}.{parts[0]}"]
+        shape = {name: (3 * out_features, in_features)}
+        pairs = random_pairs(shape, [name], alpha=2.0)
+        tensors |= lora_tensors(pairs, prefix=f"transformer.{block}.")
+        thirds = pairs[name].delta.split(out_features)
+        expected |= {f"{block}.{part}": third for part, third in zip(parts, thirds, strict=True)}
+    save_file(tensors, path)
+    return expected
+
+
 def differences(path: Path, linears: Linears) -> Deltas:
     """What ComfyUI extracts: whole matrices for some layers and a LoRA for others."""
     pairs = random_pairs(linears, MODULES[:3])
@@ -203,6 +221,7 @@ LAYOUTS: dict[str, Writer] = {**NAMED, **LOKRS, **DORAS, **OFTS} | {
     "LoHa with alpha": partial(loha, 3, 3, 2.0, True),
     "LoHa with two ranks": partial(loha, 2, 5, 4.0, True),
     "LoHa of rank 20": partial(loha, 20, 20, 2.0, True),
+    "fused projections": fused,
     "whole differences": differences,
     "whole weights": new_weights,
     "alpha in the metadata": configured,
