@@ -127,7 +127,8 @@ class EditPipeline:
         stage, after each step, and between the parts of long stages; an exception from it ends the
         edit without a trace in the next one. `on_preview` gets the previews of the first output,
         by index.
-        Raises InvalidParameter, LoraNotFound, LoraInvalid, NonFiniteOutput, OutOfDeviceMemory.
+        Raises InvalidParameter, LoraNotFound, LoraInvalid, LoraOverflow, NonFiniteOutput,
+        OutOfDeviceMemory.
         """
         self._check_references(references)
         stack = [(Path(lora.path), lora.scale) for lora in params.loras]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,29 +10,27 @@ from torch import nn
 from torch.nn import functional
 
 from pipelines.engine.lora.cache import DEVICE_BYTES, HOST_BYTES, LoraCache
+from pipelines.engine.lora.change import LayerChange
 from pipelines.engine.lora.compose import Adapter
+from pipelines.engine.lora.kinds.lora import LowRank
 
 
 class AdaptableLinear(nn.Linear):
-    """nn.Linear plus, while an adapter is active, `(x @ down.T) @ up.T`.
+    """nn.Linear that computes a changed weight's product while a change is active.
 
     Layers get this class by assignment, so their parameters, names, hooks and state dict do not
-    change, and without an adapter they return the base layer's result. The adapter is a plain
+    change, and without a change they return the base layer's result. The change is a plain
     attribute: under torch.compile a parameter of another rank needs another graph, a plain tensor
     of another rank does not.
     """
 
-    adapter: tuple[torch.Tensor, torch.Tensor] | None = None
+    change: LayerChange | None = None
+    scratch: torch.Tensor | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        base = super().forward(x)
-        if self.adapter is None:
-            return base
-        down, up = self.adapter
-        low_rank = functional.linear(x, down)
-        # one fused kernel for product and sum, without a second tensor of the output's size
-        flat = torch.addmm(base.flatten(0, -2), low_rank.flatten(0, -2), up.t())
-        return flat.view_as(base)
+        if self.change is None:
+            return super().forward(x)
+        return self.change.apply(x, self.weight, self.bias, self.scratch)
 
 
 class LoraEngine:
@@ -56,10 +55,16 @@ class LoraEngine:
                 module.__class__ = AdaptableLinear
             if isinstance(module, AdaptableLinear):
                 # Set on the instance from the start: torch.compile guards on its presence.
-                module.adapter = None
+                module.change = None
+                module.scratch = None
                 self._layers[name] = module
         self.cache = LoraCache(
-            self.linears, device, dtype, host_bytes=host_bytes, device_bytes=device_bytes
+            self.linears,
+            self._weight_of,
+            device,
+            dtype,
+            host_bytes=host_bytes,
+            device_bytes=device_bytes,
         )
 
     @property
@@ -73,6 +78,13 @@ class LoraEngine:
         """Start to read files that a later job uses, in another thread."""
         self.cache.preload(paths)
 
+    def idle(self, stack: Sequence[tuple[Path, float]]) -> list[Path]:
+        """The files that change nothing, though their scale is not 0: all zero, or of alpha 0.
+
+        Raises LoraNotFound, LoraInvalid.
+        """
+        return [path for path, scale in stack if scale != 0 and self.cache.is_idle(path)]
+
     @contextmanager
     def active(
         self, stack: Sequence[tuple[Path, float]], on_load: Callable[[], None] = lambda: None
@@ -80,7 +92,7 @@ class LoraEngine:
         """Apply the LoRA files at their scales inside the block only.
 
         `on_load` is called before each file is read and before they are composed.
-        Raises LoraNotFound, LoraInvalid before any layer changes.
+        Raises LoraNotFound, LoraInvalid, LoraOverflow before any layer changes.
         """
         with self.applied(self.cache.adapter(stack, on_load)):
             yield
@@ -90,13 +102,29 @@ class LoraEngine:
         """Apply a composed adapter inside the block only."""
         if adapter and any(m._compiled_call_impl for m in self._transformer.modules()):
             adapter = self._uniform(adapter)
+        scratch = self._scratch(adapter)
         try:
-            for name, pair in adapter.items():
-                self._layers[name].adapter = pair
+            for name, change in adapter.items():
+                self._layers[name].change = change
+                if change.recomposed:
+                    self._layers[name].scratch = scratch
             yield
         finally:
-            for name in adapter:
-                self._layers[name].adapter = None
+            for name, change in adapter.items():
+                self._layers[name].change = None
+                if change.recomposed:
+                    self._layers[name].scratch = None
+
+    def _weight_of(self, name: str) -> torch.Tensor:
+        """The base weight on the device, where an offloaded one is copied to."""
+        return self._layers[name].weight.detach().to(self._device)
+
+    def _scratch(self, adapter: Adapter) -> torch.Tensor | None:
+        """Memory for the largest weight that the adapter recomposes, for all layers in turn."""
+        sizes = [self._layers[name].weight.numel() for name, c in adapter.items() if c.recomposed]
+        if not sizes:
+            return None
+        return torch.empty(max(sizes), device=self._device, dtype=self._dtype)
 
     def _uniform(self, adapter: Adapter) -> Adapter:
         """The adapter in a form that torch.compile never traces again.
@@ -106,19 +134,20 @@ class LoraEngine:
         and ranks that are equal at warm-up as the same number. No two layers share a tensor, which
         is guarded too.
         """
-        pairs: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        changes: dict[str, LayerChange] = {}
         for name, layer in self._layers.items():
-            down, up = adapter.get(name) or (
+            change = adapter.get(name, LayerChange())
+            pair = change.low_rank or LowRank(
                 torch.zeros(0, layer.in_features, device=self._device, dtype=self._dtype),
                 torch.zeros(layer.out_features, 0, device=self._device, dtype=self._dtype),
             )
-            missing = max(0, 2 - down.shape[0])
+            missing = max(0, 2 - pair.down.shape[0])
             if missing:
-                down, up = (
-                    functional.pad(down, (0, 0, 0, missing)),
-                    functional.pad(up, (0, missing)),
+                pair = LowRank(
+                    functional.pad(pair.down, (0, 0, 0, missing)),
+                    functional.pad(pair.up, (0, missing)),
                 )
-            torch._dynamo.maybe_mark_dynamic(down, 0)
-            torch._dynamo.maybe_mark_dynamic(up, 1)
-            pairs[name] = down, up
-        return pairs
+            torch._dynamo.maybe_mark_dynamic(pair.down, 0)
+            torch._dynamo.maybe_mark_dynamic(pair.up, 1)
+            changes[name] = replace(change, low_rank=pair)
+        return changes

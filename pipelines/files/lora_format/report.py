@@ -26,8 +26,8 @@ class LoraReport:
     """A LoRA file at a glance.
 
     `problem` is the reason why it cannot be applied, None when it fits. `layout` is the prefix and
-    the suffix of its first key. `ranks` and `alphas` map values to numbers of layers, with
-    "in the file" for an alpha that is a tensor; `dtypes` maps to numbers of tensors.
+    the suffix of its first key. `ranks` and `alphas` map values to numbers of layers that have a
+    rank, with "in the file" for an alpha that is a tensor; `dtypes` maps to numbers of tensors.
     """
 
     name: str
@@ -64,12 +64,14 @@ def inspect_lora(path: Path, linears: Linears, name: str) -> LoraReport:
         problem = str(exc)
     else:
         modules = len(plan.layers)
-        ranks.update(layer.rank for layer in plan.layers.values())
+        layers = plan.layers.values()
+        ranks.update(layer.rank for layer in layers if layer.rank)
         alphas.update(
             "in the file" if layer.alpha_key else f"{layer.multiplier * layer.rank:g}"
-            for layer in plan.layers.values()
+            for layer in layers
+            if layer.rank
         )
-        kind = "LoHa" if any(layer.is_loha for layer in plan.layers.values()) else "LoRA"
+        kind = " and ".join(sorted({layer.kind_name for layer in layers}))
     return LoraReport(
         name=name,
         size_bytes=path.stat().st_size,

@@ -23,6 +23,7 @@ INPUT_FAULTS = frozenset(
         "invalid_picture",
         "lora_invalid",
         "lora_not_found",
+        "lora_overflow",
         "payload_too_large",
     }
 )

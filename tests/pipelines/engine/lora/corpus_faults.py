@@ -206,7 +206,7 @@ MISFITS: dict[str, tuple[Writer, str]] = {
     ),
     "text encoder too": (
         plus("text_encoder.layers.0.q_proj.lora_A.weight", torch.ones(4, 8)),
-        r"1 of 5 tensors without a place in this model: text_encoder\.layers\.0\.q_proj",
+        r"also changes the text encoder, with 1 of 5 tensors \(text_encoder\.layers\.0\.q_proj",
     ),
     "nothing known": (only("whatever.weight"), r"no key names a layer of it \(whatever\.weight\)"),
     **{
@@ -218,22 +218,121 @@ MISFITS: dict[str, tuple[Writer, str]] = {
     },
     "for Flux, in part with our names": (flux_with_shared_names, "looks like one for Flux"),
 }
+# Tensors of kinds that are not applied, by what their message says.
+REFUSED_PARTS = {
+    "a GLoRA": ("a1.weight", "a2.weight", "b1.weight", "b2.weight"),
+    "an IA3": ("weight", "on_input"),
+    "a T-LoRA": ("q_layer.weight", "p_layer.weight", "lambda_layer"),
+    "a LoHa for convolutions": ("hada_t1",),
+    "a LoKr for convolutions": ("lokr_t2",),
+    "a LoRA for convolutions": ("lora_mid.weight",),
+    "an AdaLoRA": ("lora_A", "lora_B", "lora_E"),
+    "a VeRA": ("vera_lambda_b", "vera_lambda_d"),
+    r"a LoRA in scaled fp8 \(scale_weight\)": ("lora_down.scale_weight",),
+    r"a LoRA with norms \(w_norm\)": ("w_norm",),
+    r"a full difference of convolutions \(.diff_m\)": ("diff_m",),
+}
 KINDS: dict[str, tuple[Writer, str]] = {
-    "DoRA of kohya": (plus(f"{FIRST}.dora_scale", torch.ones(64)), "is a DoRA"),
-    "DoRA of PEFT": (plus(f"{FIRST}.lora_magnitude_vector", torch.ones(64)), "is a DoRA"),
-    "DoRA of PEFT, named": (
-        plus(f"{FIRST}.lora_magnitude_vector.default.weight", torch.ones(64)),
-        "is a DoRA",
+    **{
+        kind: (
+            only(*(f"{FIRST}.{part}" for part in parts)),
+            f"faulty.safetensors is {kind}; this engine applies LoRA, .* and DoRA",
+        )
+        for kind, parts in REFUSED_PARTS.items()
+    },
+    "OFT with blocks of another layer": (
+        lambda path, linears: save_file({f"{FIRST}.oft_blocks": torch.ones(4, 8, 8)}, path),
+        "does not fit this model: .* the file has blocks of 4×8×8",
     ),
-    "DoRA by its metadata": (with_config(4, 4.0, use_dora=True), "is a DoRA"),
-    "LoKr": (only(f"{FIRST}.lokr_w1", f"{FIRST}.lokr_w2_a"), "is a LoKr"),
-    "full difference": (only(f"{FIRST}.diff"), r"is a full weight difference \(\.diff\)"),
-    "full bias difference": (
-        plus(f"{FIRST}.diff_b", torch.ones(64)),
-        r"is a full bias difference \(\.diff_b\)",
+    "OFT with entries of no block": (
+        lambda path, linears: save_file({f"{FIRST}.oft_R.weight": torch.ones(8, 29)}, path),
+        "does not fit this model: .* the file has blocks of 8×29",
     ),
-    "biases": (plus(f"{FIRST}.lora_B.bias", torch.ones(64)), "is a LoRA with biases"),
-    "LoHa for convolutions": (only(f"{FIRST}.hada_t1"), "is a LoHa for convolutions"),
+    "OFT of PEFT": (
+        lambda path, linears: save_file(
+            {f"{FIRST}.oft_R.weight": torch.ones(8, 28)},
+            path,
+            adapter_metadata(8, None, peft_type="OFT"),
+        ),
+        "is an OFT of PEFT",
+    ),
+    "fused projections and one of them": (
+        lambda path, linears: save_file(
+            {
+                **good(linears),
+                "transformer.transformer_blocks.0.attn.to_qkv.lora_A.weight": torch.ones(4, 64),
+                "transformer.transformer_blocks.0.attn.to_qkv.lora_B.weight": torch.ones(192, 4),
+            },
+            path,
+        ),
+        f"changes {MODULES[0]} twice, alone and fused",
+    ),
+    "fused projections of a LoKr": (
+        lambda path, linears: save_file(
+            {
+                "transformer_blocks.0.attn.to_qkv.lokr_w1": torch.ones(4, 4),
+                "transformer_blocks.0.attn.to_qkv.lokr_w2": torch.ones(48, 16),
+            },
+            path,
+        ),
+        "changes the fused transformer_blocks.0.attn.to_qkv as a LoKr",
+    ),
+    "a BOFT": (
+        lambda path, linears: save_file({f"{FIRST}.oft_blocks": torch.ones(2, 8, 8, 8)}, path),
+        "is a BOFT",
+    ),
+    "embeddings": (plus("bundle_emb.trigger.string_to_param", torch.ones(4, 8)), "with embeddings"),
+    "DoRA with the magnitude of another layer": (
+        plus(f"{FIRST}.dora_scale", torch.ones(32, 1)),
+        "does not fit this model: .* the file has a magnitude of 32×1",
+    ),
+    "DoRA with a magnitude alone": (
+        only(f"{FIRST}.dora_scale"),
+        f"is incomplete: {MODULES[0]} has no down matrix",
+    ),
+    "DoRA by its metadata": (
+        with_config(4, 4.0, use_dora=True),
+        "is a DoRA without the magnitude of transformer_blocks",
+    ),
+    "LoKr in part": (
+        only(f"{FIRST}.lokr_w1", f"{FIRST}.lokr_w2_a"),
+        f"is incomplete: {MODULES[0]} has no lokr_w2_b matrix",
+    ),
+    "LoKr with a matrix too many": (
+        only(f"{FIRST}.lokr_w1", f"{FIRST}.lokr_w2", f"{FIRST}.lokr_w2_a"),
+        f"has one lokr_w2_a matrix too many in {MODULES[0]}",
+    ),
+    "LoKr of another size": (
+        only(f"{FIRST}.lokr_w1", f"{FIRST}.lokr_w2"),
+        rf"does not fit this model: {MODULES[0]} is 64×64, the file has 4×8 by 4×8",
+    ),
+    "LoKr with ranks that differ": (
+        only(f"{FIRST}.lokr_w1", f"{FIRST}.lokr_w2_a", f"{FIRST}.lokr_w2_b"),
+        "the file has 4×8 times 4×8",
+    ),
+    "difference of another size": (
+        only(f"{FIRST}.diff"),
+        f"does not fit this model: {MODULES[0]} is 64×64, the file has 4×8",
+    ),
+    "difference beside a LoRA": (
+        plus(f"{FIRST}.diff", torch.ones(64, 64)),
+        f"mixes LoRA and difference matrices in {MODULES[0]}",
+    ),
+    "bias of another size": (
+        plus(f"{FIRST}.diff_b", torch.ones(32)),
+        "the file has a shift of 32",
+    ),
+    "DoRA with biases": (
+        lambda path, linears: save_file(
+            {
+                **good(linears),
+                f"{FIRST}.dora_scale": torch.ones(64, 1),
+                f"{FIRST}.lora_B.bias": torch.ones(64),
+            },
+            path,
+        ),
+        f"has a bias beside a LoRA in {MODULES[0]}",
+    ),
     "LoHa in part": (loha_without_its_end, f"is incomplete: {MODULES[0]} has no w2_b matrix"),
     "LoRA and LoHa at once": (
         plus(f"{FIRST}.hada_w1_a", torch.ones(64, 4)),

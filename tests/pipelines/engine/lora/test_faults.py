@@ -52,7 +52,7 @@ def test_missing_file_is_named(linears: Linears, tmp_path: Path) -> None:
         read_lora(tmp_path / "away.safetensors", linears)
 
 
-@pytest.mark.parametrize("fault", ["data cut", "no up matrix", "NaN", "LoKr"])
+@pytest.mark.parametrize("fault", ["data cut", "no up matrix", "NaN", "LoKr in part"])
 def test_failed_edit_leaves_no_lora_behind(
     pipeline: EditPipeline, base: np.ndarray, tmp_path: Path, fault: str
 ) -> None:
