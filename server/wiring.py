@@ -181,6 +181,7 @@ def _worker_options(
             device=device,
             dtype=settings.dtype,
             offload=settings.offload,
+            strict_loras=settings.strict_loras,
             safety_checker=settings.safety_checker,
             command=command,
         )

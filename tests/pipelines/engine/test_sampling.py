@@ -11,11 +11,13 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as stock
 
+from pipelines.api.errors import LoraInvalid
 from pipelines.api.params import EditParams, LoraRef
 from pipelines.api.profiles import Source
 from pipelines.api.sampling import NO_TERMINAL, Sampling
 from pipelines.engine.families import FAMILIES
-from pipelines.engine.pipeline import EditPipeline, EditResult
+from pipelines.engine.pipeline import EditPipeline
+from pipelines.engine.run import EditResult
 from pipelines.files.lora_profiles import profile_of_name
 from tests.conftest import TINY_SPEC, gradient
 from tests.lora_files import Pair, random_pairs, write_lora
@@ -189,6 +191,23 @@ def test_request_goes_before_the_lora_with_a_warning(
     assert used.steps == len(used.sigmas) == 6
     assert (used.source["steps"], used.source["shift"]) == (Source.REQUEST, Source.LORA)
     assert result.warnings == (f"{FOUR} is made for 4 steps; the request asks for 6.",)
+
+
+@pytest.mark.parametrize("alpha", [0.0, None])
+def test_lora_that_changes_nothing_is_said_or_refused(
+    pipeline: EditPipeline, tiny_model: Path, tmp_path: Path, alpha: float | None
+) -> None:
+    pairs = random_pairs(pipeline.linears, ["transformer_blocks.0.attn.to_k"], alpha=alpha)
+    if alpha is None:
+        pairs = {name: Pair(pair.down, 0 * pair.up) for name, pair in pairs.items()}
+    file = write_lora(tmp_path / "nothing.safetensors", pairs)
+    strict = EditPipeline.load(tiny_model, device="cpu", dtype=torch.float32, strict_loras=True)
+    said = "nothing.safetensors changes nothing: its weights or its alpha are zero."
+
+    assert edit(pipeline, (file, 1.0)).warnings == (said,)
+    assert edit(strict, (file, 0.0)).warnings == ()
+    with pytest.raises(LoraInvalid, match=said):
+        edit(strict, (file, 1.0))
 
 
 def test_each_output_has_a_schedule_of_its_own(pipeline: EditPipeline) -> None:
