@@ -259,7 +259,7 @@ def _load(args: argparse.Namespace) -> Loaded:
 
 def _lora_refs(files: Sequence[LoraFile]) -> tuple[LoraRef, ...]:
     """The LoRAs as the engine takes them: local paths with their scales."""
-    return tuple(LoraRef(file.path, file.scale) for file in files)
+    return tuple(LoraRef(file.path, file.scale, multiplier=file.multiplier) for file in files)
 
 
 def _warnings(files: Sequence[LoraFile], engine: Sequence[str]) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ class LoraFile:
 
     `name` is the client's name for it, for error messages; `sha256` identifies the content; `path`
     is on the machine of the process that reads the message. `profile` is its sampling profile,
-    `warnings` are sentences for the client about the file.
+    `warnings` are sentences for the client about the file, `multiplier` is a factor of the scale.
     """
 
     name: str
@@ -38,6 +38,7 @@ class LoraFile:
     scale: float
     profile: LoraProfile | None = None
     warnings: tuple[str, ...] = ()
+    multiplier: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

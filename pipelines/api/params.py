@@ -14,6 +14,7 @@ MAX_LORAS = 3
 MAX_OUTPUTS = 6
 MAX_PREVIEWS = 3
 LORA_SCALE_RANGE = (0.0, 4.0)
+LORA_ALPHA_RANGE = (0.001, 10_000.0)
 SEED_RANGE = (0, 2**31 - 1)
 # Bounds the tokenizer's work; the pipeline itself counts tokens.
 MAX_PROMPT_CHARS = 10_000
@@ -21,16 +22,26 @@ MAX_PROMPT_CHARS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class LoraRef:
-    """A LoRA reference (a name, a hub ID, a URL; a local path in the engine) and its scale."""
+    """A LoRA reference (a name, a hub ID, a URL; a local path in the engine) and its scale.
+
+    `alpha` is that of a file which does not say its own; `multiplier` is what it makes of the scale
+    in the engine.
+    """
 
     path: str
     scale: float = 1.0
+    alpha: float | None = None
+    multiplier: float = 1.0
 
     def __post_init__(self) -> None:
         _check(bool(self.path.strip()), "loras.path", "must not be empty")
         low, high = LORA_SCALE_RANGE
         inside = math.isfinite(self.scale) and low <= self.scale <= high
         _check(inside, "loras.scale", f"must be between {low} and {high}, got {self.scale}")
+        if self.alpha is not None:
+            low, high = LORA_ALPHA_RANGE
+            inside = math.isfinite(self.alpha) and low <= self.alpha <= high
+            _check(inside, "loras.alpha", f"must be between {low} and {high}, got {self.alpha}")
 
 
 @dataclass(frozen=True, slots=True)

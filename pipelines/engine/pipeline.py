@@ -106,7 +106,7 @@ class EditPipeline:
         OutOfDeviceMemory.
         """
         self._check_references(references)
-        stack = [(Path(lora.path), lora.scale) for lora in params.loras]
+        stack = [(Path(lora.path), lora.scale * lora.multiplier) for lora in params.loras]
         sampling = resolve(params.sampling, params.preset_sampling, profiles, self.spec)
         run = Run(self._model, self.device, params, sampling, references, on_progress, on_preview)
         try:

@@ -15,6 +15,7 @@ from pipelines.api.families import Linears
 from pipelines.api.messages import LoraFile
 from pipelines.api.params import LoraRef
 from pipelines.files.catalog import LORA_SUFFIX, Catalog, HubLora, LoraEntry, RemoteLora
+from pipelines.files.lora_format.alpha import multiplier_of
 from pipelines.files.lora_format.file import plan_lora
 from pipelines.files.lora_format.origin import check_origin
 from pipelines.files.lora_profiles import read_profile
@@ -84,6 +85,8 @@ class LoraLibrary:
         warnings = await asyncio.to_thread(self.prove, path, _shown_name(lora.path))
         sha256 = await asyncio.to_thread(self._cached_hash, path)
         if sha256 is None:
+            # known to be unusable before it is hashed
+            await asyncio.to_thread(multiplier_of, path, _shown_name(lora.path), lora.alpha)
             return None
         return await asyncio.to_thread(_lora_file, lora, path, sha256, warnings)
 
@@ -259,7 +262,8 @@ async def _write(part: Path, chunks: AsyncIterator[bytes], max_bytes: int) -> No
 def _lora_file(lora: LoraRef, path: Path, sha256: str, warnings: tuple[str, ...]) -> LoraFile:
     name = _shown_name(lora.path)
     profile = read_profile(path, lora.path, read_header(path, name).metadata, name)
-    return LoraFile(name, sha256, str(path), lora.scale, profile, warnings)
+    multiplier = multiplier_of(path, name, lora.alpha)
+    return LoraFile(name, sha256, str(path), lora.scale, profile, warnings, multiplier)
 
 
 def _shown_name(reference: str) -> str:

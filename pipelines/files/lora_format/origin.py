@@ -78,7 +78,7 @@ def _warnings(
             break
     blocks = [_ATTENTION.search(layer) for layer in layers]
     is_shared = all(block and int(block[1]) < _SHARED_BLOCKS for block in blocks)
-    is_wide = any(linears[layer][1] == _SHARED_WIDTH for layer in layers)
+    is_wide = any(linears.get(layer, (0, 0))[1] == _SHARED_WIDTH for layer in layers)
     if is_shared and is_wide and not said:
         yield (
             f"{name} changes only attention layers that Flux and HunyuanVideo have too, and does "

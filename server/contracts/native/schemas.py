@@ -6,12 +6,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pipelines.api.params import (
     CFG_RANGE,
+    LORA_ALPHA_RANGE,
     MAX_LORAS,
     MAX_OUTPUTS,
     MAX_REFERENCES,
     SEED_RANGE,
     STEPS_RANGE,
     EditParams,
+    LoraRef,
 )
 from pipelines.api.sampling import Sampling
 from pipelines.api.sizes import SizeBounds, parse_size
@@ -28,6 +30,13 @@ class LoraItem(fields.LoraItem):
     """A LoRA and its strength. Unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid")
+
+    alpha: float | None = Field(
+        None,
+        ge=LORA_ALPHA_RANGE[0],
+        le=LORA_ALPHA_RANGE[1],
+        description="For a file saved by PEFT without its configuration",
+    )
 
 
 class EditRequest(BaseModel):
@@ -73,7 +82,7 @@ class EditRequest(BaseModel):
             true_cfg_scale=cfg_scale,
             schedule=replace(sampling, steps=None, true_cfg_scale=None),
             num_outputs=self.n,
-            loras=fields.lora_refs(self.loras),
+            loras=tuple(LoraRef(item.path, item.scale, item.alpha) for item in self.loras),
             extend_prompt=self.prompt_extend,
         )
 

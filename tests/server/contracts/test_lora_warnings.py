@@ -11,6 +11,7 @@ from tests.lora_files import random_pairs, write_lora
 
 LAYER = "transformer_blocks.0.attn.to_q"
 MADE_FOR = {"flux": "flux-1-dev/lora", "untold": "sd_1.5", "own": "qwen-image/lora"}
+PEFT = "base_model.model."
 UNTOLD = (
     "untold.safetensors names sd_1.5 as its model (ss_base_model_version), which trainers write "
     "when they are told nothing; it may be made for another."
@@ -66,3 +67,19 @@ def test_strict_server_refuses_what_others_warn_of(
 
     assert (status, own) == (400, 201)
     assert answer["error"]["message"].endswith(f"{UNTOLD} QWEN_EDIT_STRICT_LORAS refuses it.")
+
+
+def test_file_of_peft_runs_with_the_alpha_of_the_request(
+    lora_server: LiveServer, body: dict[str, Any]
+) -> None:
+    pairs = random_pairs({LAYER: (64, 64)}, [LAYER], rank=4)
+    write_lora(lora_server.weights_dir / "loras" / "peft.safetensors", pairs, prefix=PEFT)
+
+    status, refused = post(lora_server, body, {"path": "peft"})
+    _, found = post(lora_server, body, {"path": "peft", "alpha": 16})
+    twice, wrong = post(lora_server, body, {"path": "own", "alpha": 16})
+
+    assert (status, refused["error"]["field"]) == (400, "loras/0/path")
+    assert "give `alpha` beside its path" in refused["error"]["message"]
+    assert found["status"] == "succeeded"
+    assert (twice, wrong["error"]["field"]) == (400, "loras/0/path")
