@@ -229,7 +229,7 @@ REFUSED_PARTS = {
     "an AdaLoRA": ("lora_A", "lora_B", "lora_E"),
     "a VeRA": ("vera_lambda_b", "vera_lambda_d"),
     r"a LoRA in scaled fp8 \(scale_weight\)": ("lora_down.scale_weight",),
-    r"a LoRA with norms \(w_norm\)": ("w_norm",),
+    r"a LoRA with biases of norms \(b_norm\)": ("b_norm",),
     r"a full difference of convolutions \(.diff_m\)": ("diff_m",),
 }
 KINDS: dict[str, tuple[Writer, str]] = {
