@@ -18,7 +18,7 @@ from pipelines.engine.lora.kinds.lora import LowRank
 
 
 class LoraEngine:
-    """The linear layers of one transformer, which take adapters. Not thread-safe."""
+    """The linear layers and norms of one transformer, which take adapters. Not thread-safe."""
 
     def __init__(
         self,
