@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import nn
 
-from pipelines.api.errors import LoraOverflow
+from pipelines.api.errors import LoraInvalid, LoraOverflow
 from pipelines.engine.lora.change import LayerChange
 from pipelines.engine.lora.kinds import BUILDERS
 from pipelines.engine.lora.kinds.dora import decomposed, gain_of
@@ -26,7 +26,8 @@ def compose(
 ) -> Adapter:
     """One adapter equal to the sum of the LoRAs at their scales.
 
-    Scales and alphas are folded in in fp32, before the cast to `dtype`. Raises LoraOverflow.
+    Scales and alphas are folded in in fp32, before the cast to `dtype`. Raises LoraInvalid for
+    a norm of another width, and LoraOverflow.
     """
     terms: dict[str, list[Term]] = {}
     shifts: dict[str, torch.Tensor] = {}
@@ -73,6 +74,8 @@ def _terms(
     lora: Lora, name: str, layer: LoraLayer, scale: float, weight_of: WeightOf
 ) -> Iterator[Term]:
     build = BUILDERS[layer.kind]
+    if layer.kind == "norm":
+        _check_norm(lora, name, layer, weight_of(name))
     magnitude = layer.tensors.get("magnitude")
     if magnitude is None:
         yield from build(layer.tensors, scale * layer.multiplier)
@@ -82,6 +85,16 @@ def _terms(
         # on the host: the norms take a pass over the model, but an adapter of another scale none
         lora.gains[name] = gain_of(magnitude, weight_of(name), terms).cpu()
     yield from decomposed(terms, lora.gains[name].to(magnitude.device), scale)
+
+
+def _check_norm(lora: Lora, name: str, layer: LoraLayer, weight: torch.Tensor) -> None:
+    """Raise LoraInvalid for another width, which the file's header did not tell."""
+    found = {len(tensor) for tensor in layer.tensors.values()}
+    if found != {len(weight)}:
+        raise LoraInvalid(
+            f"{lora.plan.path.name} does not fit this model: {name} is {len(weight)}, the file has "
+            f"{min(found)}."
+        )
 
 
 def size_bytes(adapter: Adapter) -> int:

@@ -6,35 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from diffusers.models.normalization import RMSNorm
 from torch import nn
 from torch.nn import functional
 
+from pipelines.engine.lora.adaptable import AdaptableLinear, AdaptableNorm
 from pipelines.engine.lora.cache import DEVICE_BYTES, HOST_BYTES, LoraCache
 from pipelines.engine.lora.change import LayerChange
 from pipelines.engine.lora.compose import Adapter
 from pipelines.engine.lora.kinds.lora import LowRank
 
 
-class AdaptableLinear(nn.Linear):
-    """nn.Linear that computes a changed weight's product while a change is active.
-
-    Layers get this class by assignment, so their parameters, names, hooks and state dict do not
-    change, and without a change they return the base layer's result. The change is a plain
-    attribute: under torch.compile a parameter of another rank needs another graph, a plain tensor
-    of another rank does not.
-    """
-
-    change: LayerChange | None = None
-    scratch: torch.Tensor | None = None
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.change is None:
-            return super().forward(x)
-        return self.change.apply(x, self.weight, self.bias, self.scratch)
-
-
 class LoraEngine:
-    """The linear layers of one transformer, which take adapters. Not thread-safe."""
+    """The linear layers and norms of one transformer, which take adapters. Not thread-safe."""
 
     def __init__(
         self,
@@ -49,11 +33,13 @@ class LoraEngine:
         self._transformer = transformer
         self._device = device
         self._dtype = dtype
-        self._layers: dict[str, AdaptableLinear] = {}
+        self._layers: dict[str, AdaptableLinear | AdaptableNorm] = {}
         for name, module in transformer.named_modules():
             if type(module) is nn.Linear:
                 module.__class__ = AdaptableLinear
-            if isinstance(module, AdaptableLinear):
+            elif type(module) is RMSNorm and module.weight is not None:
+                module.__class__ = AdaptableNorm
+            if isinstance(module, AdaptableLinear | AdaptableNorm):
                 # Set on the instance from the start: torch.compile guards on its presence.
                 module.change = None
                 module.scratch = None
@@ -69,9 +55,11 @@ class LoraEngine:
 
     @property
     def linears(self) -> dict[str, tuple[int, int]]:
-        """The layers that a LoRA can change, with their (out, in) features."""
+        """The linear layers that a LoRA can change, with their (out, in) features."""
         return {
-            name: (layer.out_features, layer.in_features) for name, layer in self._layers.items()
+            name: (layer.out_features, layer.in_features)
+            for name, layer in self._layers.items()
+            if isinstance(layer, AdaptableLinear)
         }
 
     def preload(self, paths: Sequence[Path]) -> None:
@@ -117,7 +105,8 @@ class LoraEngine:
 
     def _weight_of(self, name: str) -> torch.Tensor:
         """The base weight on the device, where an offloaded one is copied to."""
-        return self._layers[name].weight.detach().to(self._device)
+        weight: torch.Tensor = self._layers[name].weight
+        return weight.detach().to(self._device)
 
     def _scratch(self, adapter: Adapter) -> torch.Tensor | None:
         """Memory for the largest weight that the adapter recomposes, for all layers in turn."""
@@ -134,8 +123,10 @@ class LoraEngine:
         and ranks that are equal at warm-up as the same number. No two layers share a tensor, which
         is guarded too.
         """
-        changes: dict[str, LayerChange] = {}
+        changes = dict(adapter)
         for name, layer in self._layers.items():
+            if isinstance(layer, AdaptableNorm):
+                continue
             change = adapter.get(name, LayerChange())
             pair = change.low_rank or LowRank(
                 torch.zeros(0, layer.in_features, device=self._device, dtype=self._dtype),

@@ -18,6 +18,8 @@ from pipelines.files.lora_format.fused import split_fused, with_fused
 from pipelines.files.lora_format.kinds import COMPANIONS, KINDS, Alpha, Kind, Misfit, shape_text
 from pipelines.files.lora_format.kinds.difference import DIFFERENCE
 from pipelines.files.lora_format.kinds.lora import LORA
+from pipelines.files.lora_format.kinds.norm import NORM, norms_of
+from pipelines.files.lora_format.kinds.norm import PARTS as NORM_PARTS
 from pipelines.files.lora_format.kinds.refused import refused_kind
 from pipelines.files.lora_format.layer_plan import LayerPlan
 from pipelines.files.safetensors_header import FLOAT_DTYPES, Header, TensorInfo, read_header
@@ -36,9 +38,11 @@ PREFIXES = (
     "lycoris_",
 )
 _SUFFIXES = (
-    *(suffix for kind in KINDS for suffix in kind.suffixes),
+    *(suffix for kind in KINDS if kind is not NORM for suffix in kind.suffixes),
     *((pattern, companion.part) for companion in COMPANIONS for pattern in companion.suffixes),
     (re.compile(r"\.alpha$"), "alpha"),
+    # last: one of them is the end of most others
+    *NORM.suffixes,
 )
 _COMPANION_PARTS = frozenset(companion.part for companion in COMPANIONS)
 _TEXT_ENCODER = re.compile(r"^(lora_te\d?_|text_encoder|te\d?\.|base_model\.model\.text_encoder)")
@@ -79,8 +83,9 @@ def plan_header(header: Header, path: Path, linears: Linears, name: str) -> Lora
     if kind := refused_kind(header.shapes):
         applied = ", ".join(kind.name for kind in KINDS)
         raise LoraInvalid(f"{name} is {kind}; this engine applies {applied} and DoRA.")
-    layers = with_fused(linears)
-    located = _locate_all(header, layers, name)
+    norms = norms_of(linears)
+    layers = with_fused(linears) | norms
+    located = _locate_all(header, layers, norms, name)
     plans = {
         module: _plan_layer(name, header, module, parts, layers[module], config)
         for module, parts in located.items()
@@ -88,12 +93,14 @@ def plan_header(header: Header, path: Path, linears: Linears, name: str) -> Lora
     return LoraPlan(path, header, split_fused(plans, linears, name))
 
 
-def _locate_all(header: Header, linears: Linears, name: str) -> dict[str, dict[str, str]]:
-    flat_names = {module.replace(".", "_"): module for module in linears}
+def _locate_all(
+    header: Header, layers: Collection[str], norms: Collection[str], name: str
+) -> dict[str, dict[str, str]]:
+    flat_names = {module.replace(".", "_"): module for module in layers}
     located: dict[str, dict[str, str]] = {}
     unmatched_keys: list[str] = []
     for key in header.tensors:
-        module, part = _locate(key, flat_names)
+        module, part = _locate(key, flat_names, norms)
         if module is None or part is None:
             unmatched_keys.append(key)
             continue
@@ -106,12 +113,17 @@ def _locate_all(header: Header, linears: Linears, name: str) -> dict[str, dict[s
     return located
 
 
-def _locate(key: str, flat_names: Mapping[str, str]) -> tuple[str | None, str | None]:
+def _locate(
+    key: str, flat_names: Mapping[str, str], norms: Collection[str]
+) -> tuple[str | None, str | None]:
     """The layer and the part of it that `key` names; None for what is unknown."""
     for pattern, part in _SUFFIXES:
         match = pattern.search(key)
         if match:
-            return _module_of(key[: match.start()], flat_names), part
+            module = _module_of(key[: match.start()], flat_names)
+            if module in norms:
+                return module, NORM_PARTS.get(part)
+            return module, None if part in NORM.parts else part
     return None, None
 
 
@@ -140,7 +152,7 @@ def _plan_layer(
     _check_companions(name, module, kind, infos, features)
     if alpha_key is not None and math.prod(header.tensors[alpha_key].shape) != 1:
         raise LoraInvalid(f"{name}: {alpha_key} must be a single number.")
-    if config.is_dora and "magnitude" not in parts:
+    if config.is_dora and kind.alpha is Alpha.OF_RANK and "magnitude" not in parts:
         raise LoraInvalid(f"{name} is a DoRA without the magnitude of {module}.")
     _check_config(name, module, config, rank, has_alpha=alpha_key is not None)
     if kind.alpha is Alpha.PART and alpha_key is not None:
@@ -193,8 +205,8 @@ def _check_tensors(
         rank = kind.rank(own, features)
     except Misfit as exc:
         raise LoraInvalid(
-            f"{name} does not fit this model: {module} is {shape_text(features)}, the file has "
-            f"{exc}."
+            f"{name} does not fit this model: {module} is "
+            f"{'a norm' if kind is NORM else shape_text(features)}, the file has {exc}."
         ) from exc
     for part, info in infos.items():
         if info.dtype not in FLOAT_DTYPES and part not in kind.markers:

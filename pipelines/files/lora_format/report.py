@@ -91,11 +91,22 @@ def inspect_lora(path: Path, linears: Linears, name: str) -> LoraReport:
 
 
 def _layout(header: Header) -> str:
-    """The first key, with a star in place of the layer."""
-    key = min(header.tensors)
+    """The first key but alphas, which all kinds have, with a star in place of the layer."""
+    key = min(header.tensors, key=lambda key: (key.endswith(".alpha"), key))
     prefix = next((prefix for prefix in PREFIXES if key.startswith(prefix)), "")
     rest = key[len(prefix) :]
-    marks = (".lora_", ".lora.", ".hada_", ".lokr_", ".alpha", ".diff", ".dora_")
+    marks = (
+        ".lora_",
+        ".lora.",
+        ".hada_",
+        ".lokr_",
+        ".alpha",
+        ".diff",
+        ".dora_",
+        ".oft_",
+        ".set_w",
+        ".w_",
+    )
     starts = [position for mark in marks if (position := rest.find(mark)) >= 0]
     return f"{prefix}*{rest[min(starts) :]}" if starts else key
 

@@ -8,6 +8,7 @@ from pipelines.engine.lora.kinds.difference import difference_terms
 from pipelines.engine.lora.kinds.loha import loha_terms
 from pipelines.engine.lora.kinds.lokr import lokr_terms
 from pipelines.engine.lora.kinds.lora import lora_terms
+from pipelines.engine.lora.kinds.norm import norm_terms
 from pipelines.engine.lora.kinds.oft import oft_terms
 from pipelines.engine.lora.terms import Term
 
@@ -20,4 +21,5 @@ BUILDERS: Mapping[str, TermBuilder] = {
     "LoKr": lokr_terms,
     "difference": difference_terms,
     "OFT": oft_terms,
+    "norm": norm_terms,
 }

@@ -7,9 +7,10 @@ from pipelines.files.lora_format.kinds.kind import Alpha, Kind, Misfit, shape_te
 from pipelines.files.lora_format.kinds.loha import LOHA
 from pipelines.files.lora_format.kinds.lokr import LOKR
 from pipelines.files.lora_format.kinds.lora import LORA
+from pipelines.files.lora_format.kinds.norm import NORM
 from pipelines.files.lora_format.kinds.oft import OFT
 
-KINDS: tuple[Kind, ...] = (LORA, LOHA, LOKR, DIFFERENCE, OFT)
+KINDS: tuple[Kind, ...] = (LORA, LOHA, LOKR, DIFFERENCE, OFT, NORM)
 COMPANIONS: tuple[Companion, ...] = (MAGNITUDE, SHIFT, BIAS)
 
 __all__ = ["COMPANIONS", "KINDS", "Alpha", "Companion", "Kind", "Misfit", "shape_text"]

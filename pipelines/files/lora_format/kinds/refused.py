@@ -14,7 +14,7 @@ _REFUSED = (
     (re.compile(r"\.vera_lambda_\w+$"), "a VeRA"),
     (re.compile(r"^bundle_emb\."), "a LoRA with embeddings (bundle_emb)"),
     (re.compile(r"\.scale_weight$"), "a LoRA in scaled fp8 (scale_weight)"),
-    (re.compile(r"\.(w_norm|b_norm)$"), "a LoRA with norms (w_norm)"),
+    (re.compile(r"\.b_norm$"), "a LoRA with biases of norms (b_norm)"),
     (re.compile(r"\.diff_m$"), "a full difference of convolutions (.diff_m)"),
 )
 _OFT_BLOCKS = re.compile(r"\.oft_blocks$")

@@ -11,7 +11,8 @@ from pipelines.engine.pipeline import EditPipeline
 from tests.lora_files import Linears, random_pairs, write_lora
 from tests.pipelines.engine.lora.conftest import MODULES, edit
 from tests.pipelines.engine.lora.corpus import CORPUS
-from tests.pipelines.engine.lora.corpus_faults import CONTAINERS, FAULTS, KINDS, MISFITS
+from tests.pipelines.engine.lora.corpus_faults import CONTAINERS, MISFITS
+from tests.pipelines.engine.lora.corpus_kinds import FAULTS, KINDS
 from tests.pipelines.engine.lora.corpus_layouts import LAYOUTS
 
 
