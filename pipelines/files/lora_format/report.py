@@ -8,8 +8,11 @@ from pathlib import Path
 
 from pipelines.api.errors import LoraInvalid
 from pipelines.api.families import Linears
+from pipelines.api.profiles import LoraProfile
 from pipelines.files.lora_format.family import guess_family
 from pipelines.files.lora_format.file import PREFIXES, plan_header
+from pipelines.files.lora_format.origin import check_origin
+from pipelines.files.lora_profiles import read_profile
 from pipelines.files.safetensors_header import Header, read_header
 
 MAX_TRIGGER_WORDS = 20
@@ -28,6 +31,7 @@ class LoraReport:
     `problem` is the reason why it cannot be applied, None when it fits. `layout` is the prefix and
     the suffix of its first key. `ranks` and `alphas` map values to numbers of layers that have a
     rank, with "in the file" for an alpha that is a tensor; `dtypes` maps to numbers of tensors.
+    `profile` is how requests that leave it open are sampled.
     """
 
     name: str
@@ -44,6 +48,8 @@ class LoraReport:
     base_model: str | None
     trigger_words: tuple[str, ...]
     metadata: Mapping[str, str]
+    profile: LoraProfile | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def fits(self) -> bool:
@@ -58,8 +64,12 @@ def inspect_lora(path: Path, linears: Linears, name: str) -> LoraReport:
     """
     header = read_header(path, name)
     problem, ranks, alphas, kind, modules = None, Counter[int](), Counter[str](), "unknown", 0
+    profile: LoraProfile | None = None
+    warnings: tuple[str, ...] = ()
     try:
         plan = plan_header(header, path, linears, name)
+        warnings = check_origin(header.metadata, plan.layers, linears, name)
+        profile = read_profile(path, name, header.metadata, name)
     except LoraInvalid as exc:
         problem = str(exc)
     else:
@@ -87,6 +97,8 @@ def inspect_lora(path: Path, linears: Linears, name: str) -> LoraReport:
         base_model=_first(header.metadata, _BASE_MODEL_KEYS),
         trigger_words=_trigger_words(header.metadata),
         metadata=header.metadata,
+        profile=profile,
+        warnings=warnings,
     )
 
 

@@ -152,3 +152,16 @@ def test_finished_image_names_its_sampling(fast_server: LiveServer, body: dict[s
 
     data = fast_server.http.get(output["url"]).content
     assert b"4 steps, CFG 1, shift 3, no terminal" in data
+
+
+def test_profile_of_a_lora_is_shown_before_it_is_used(fast_server: LiveServer) -> None:
+    http, url = fast_server.http, fast_server.url
+    items = {each["name"]: each for each in http.get(f"{url}/v1/loras").json()["items"]}
+    view = http.get(f"{url}/v1/loras/{FOUR}").json()
+
+    lightning = {"steps": 4, "true_cfg_scale": 1.0, "shift": 3.0, "shift_terminal": None}
+    assert view["profile"] == {"sampling": lightning, "is_guess": False}
+    assert items[FOUR]["profile"] == view["profile"]
+    assert items["broken.safetensors"]["profile"] is None
+    problem = http.get(f"{url}/v1/loras/broken.safetensors").json()["problem"]
+    assert "steps must be between 2 and 100, got 1" in problem
