@@ -17,7 +17,8 @@ from torch import nn
 from benchmarks.random_model import Architecture, build, count_parameters
 from pipelines.api.model_spec import ModelSpec
 from pipelines.api.params import EditParams
-from pipelines.engine.lora import Adapter
+from pipelines.engine.lora import Adapter, LayerChange
+from pipelines.engine.lora.kinds.lora import LowRank
 from pipelines.engine.pipeline import EditPipeline
 
 PROMPT = "make the circle blue"
@@ -105,9 +106,11 @@ def compare(
 def _adapter(pipeline: EditPipeline, device: torch.device, dtype: torch.dtype) -> Adapter:
     """An adapter the size of three LoRAs of rank 64 on every block layer; it changes nothing."""
     return {
-        name: (
-            torch.randn(LORA_RANK, in_features, device=device, dtype=dtype),
-            torch.zeros(out_features, LORA_RANK, device=device, dtype=dtype),
+        name: LayerChange(
+            LowRank(
+                torch.randn(LORA_RANK, in_features, device=device, dtype=dtype),
+                torch.zeros(out_features, LORA_RANK, device=device, dtype=dtype),
+            )
         )
         for name, (out_features, in_features) in pipeline.linears.items()
         if name.startswith("transformer_blocks.")

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 from benchmarks.figure import Figure
 from pipelines.api.families import QWEN_IMAGE_EDIT_PLUS
-from pipelines.engine.lora import LoraEngine, compose, read_lora
+from pipelines.engine.lora import Adapter, LoraEngine, compose, read_lora
 
 CPU = torch.device("cpu")
 LAYERS = 60
@@ -63,7 +63,7 @@ class Stock:
 
 
 def _switches(folder: Path, count: int, wanted: Callable[[str], bool]) -> list[Figure]:
-    transformer = _transformer()
+    transformer = build_transformer()
     linears = {
         name: shape
         for name, shape in QWEN_IMAGE_EDIT_PLUS.linears(dict(transformer.config)).items()
@@ -74,7 +74,7 @@ def _switches(folder: Path, count: int, wanted: Callable[[str], bool]) -> list[F
     inputs = _inputs(transformer)
 
     ours = _measure_ours(transformer, files, inputs)
-    stock = _measure_stock(_transformer(), files, inputs)
+    stock = _measure_stock(build_transformer(), files, inputs)
     detail = f"{count} layers, ranks {RANKS}; stock {stock['switch'] * 1000:.0f} ms"
     return [
         Figure("warm switch of three LoRAs, share of stock's", ours["warm"] / stock["switch"], "",
@@ -126,7 +126,7 @@ def _measure_stock(
 
 def _growth(folder: Path) -> list[Figure]:
     """The growth of resident memory in the second half of 500 switches between stacks."""
-    transformer = _transformer()
+    transformer = build_transformer()
     linears = {
         name: shape
         for name, shape in QWEN_IMAGE_EDIT_PLUS.linears(dict(transformer.config)).items()
@@ -156,9 +156,13 @@ def _real_width(folder: Path) -> list[Figure]:
     }
     path = _write(folder / "block.safetensors", block, rank=64, dtype=torch.bfloat16)
     stack = [(read_lora(path, block), scale) for scale in (0.5, 1.0, 1.5)]
-    seconds = _median(lambda _: compose(stack, CPU, torch.bfloat16), repetitions=3)
-    adapter = compose(stack, CPU, torch.bfloat16)
-    held = sum(down.nbytes + up.nbytes for down, up in adapter.values()) * LAYERS / 2**30
+    weights = {name: torch.empty(shape, dtype=torch.bfloat16) for name, shape in block.items()}
+
+    def fold(index: int) -> Adapter:
+        return compose(stack, weights.__getitem__, CPU, torch.bfloat16)
+
+    seconds, adapter = _median(fold, repetitions=3), fold(0)
+    held = sum(change.size_bytes for change in adapter.values()) * LAYERS / 2**30
     detail = "three of rank 64 on 840 layers in bf16, from one block"
     return [
         Figure("held by a composed adapter at real width", held, "GiB", detail=detail),
@@ -166,7 +170,8 @@ def _real_width(folder: Path) -> list[Figure]:
     ]
 
 
-def _transformer() -> QwenImageTransformer2DModel:
+def build_transformer() -> QwenImageTransformer2DModel:
+    """Build the published 60 layers at a width of 64."""
     torch.manual_seed(0)
     return QwenImageTransformer2DModel(
         num_layers=LAYERS,

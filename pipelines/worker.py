@@ -44,7 +44,8 @@ from pipelines.api.params import LoraRef
 from pipelines.parent_process import die_with_parent
 
 if TYPE_CHECKING:
-    from pipelines.engine.pipeline import EditPipeline, Progress
+    from pipelines.engine.pipeline import EditPipeline
+    from pipelines.engine.run import Progress
     from pipelines.engine.safety import SafetyChecker
 
 logger = logging.getLogger(__name__)
@@ -165,7 +166,9 @@ class Worker:
 
         params = dataclasses.replace(run.params, loras=_lora_refs(run.loras))
         references = [_open_rgb(data) for data in run.references]
-        result = self._pipeline.edit(params, references, report, show)
+        profiles = [file.profile for file in run.loras if file.profile and file.scale]
+        result = self._pipeline.edit(params, references, report, show, profiles)
+        assert result.sampling is not None, "an output was denoised"
         for index, image in enumerate(result.images):
             seed, rgb = run.params.seed + index, _rgb_bytes(image)
             is_unsafe = self._safety is not None and self._safety.is_unsafe(image)
@@ -174,10 +177,10 @@ class Worker:
             Done(
                 run.job_id,
                 result.seconds,
-                result.num_inference_steps,
-                result.true_cfg_scale,
+                result.sampling,
                 result.prompt,
                 result.is_extended,
+                _warnings(run.loras, result.warnings),
             )
         )
 
@@ -238,16 +241,15 @@ def _load(args: argparse.Namespace) -> Loaded:
     device = torch.device(name)
     best = "bfloat16" if device.type == "cuda" else "float32"
     dtype = getattr(torch, best if args.dtype == "auto" else args.dtype)
-    offload = Offload(args.offload)
-    pipeline = EditPipeline.load(args.model, device=device, dtype=dtype, offload=offload)
+    options = {"offload": Offload(args.offload), "strict_loras": args.strict_loras}
+    pipeline = EditPipeline.load(args.model, device=device, dtype=dtype, **options)
     device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    dtype_name = str(pipeline.dtype).removeprefix("torch.")
     safety = SafetyChecker(args.safety_checker, device) if args.safety_checker else None
     ready = Ready(
         pipeline.spec,
         str(device),
         device_name,
-        dtype_name,
+        str(pipeline.dtype).removeprefix("torch."),
         can_extend_prompts=pipeline.spec.can_write,
         checks_safety=safety is not None,
         linears=pipeline.linears,
@@ -257,7 +259,13 @@ def _load(args: argparse.Namespace) -> Loaded:
 
 def _lora_refs(files: Sequence[LoraFile]) -> tuple[LoraRef, ...]:
     """The LoRAs as the engine takes them: local paths with their scales."""
-    return tuple(LoraRef(file.path, file.scale) for file in files)
+    return tuple(LoraRef(file.path, file.scale, multiplier=file.multiplier) for file in files)
+
+
+def _warnings(files: Sequence[LoraFile], engine: Sequence[str]) -> tuple[str, ...]:
+    """What the server and the engine say about the files that are applied."""
+    found = [warning for file in files if file.scale for warning in file.warnings]
+    return (*found, *(_in_clients_words(warning, files) for warning in engine))
 
 
 def _in_clients_words(message: str, files: Sequence[LoraFile]) -> str:
@@ -282,6 +290,7 @@ def _parse_args() -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--offload", default="none")
+    parser.add_argument("--strict-loras", action="store_true")
     parser.add_argument("--safety-checker", help="an image-classification model")
     return parser.parse_args()
 

@@ -22,7 +22,7 @@ from server.web import file_routes, metrics_routes
 from server.web.auth import RequireKey
 from server.web.body_deadline import BodyDeadline
 from server.web.contract import find_contract
-from server.web.middleware import BodyLimit, Forwarded, ModelHeader, OwnHost
+from server.web.middleware import AnswerHeaders, BodyLimit, Forwarded, OwnHost
 from server.web.openapi_errors import describe_errors
 from server.web.origin import CrossSite, OriginRule
 from server.web.problem import Problem, problem_of
@@ -125,4 +125,4 @@ def _add_middleware(
         app.add_middleware(OwnHost, public_url=settings.public_url, render=render_problem)
     proxies = TrustedProxies(settings.trusted_proxies)
     app.add_middleware(Forwarded, public_url=settings.public_url, proxies=proxies)
-    app.add_middleware(ModelHeader, model_name=lambda: components.services.model_name)
+    app.add_middleware(AnswerHeaders, model_name=lambda: components.services.model_name)

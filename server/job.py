@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import TypedDict, Unpack
 
 from pipelines.api.params import EditParams
+from pipelines.api.profiles import UsedSampling
 from server.limits import MAX_IMAGE_BYTES
 
 
@@ -60,7 +61,8 @@ class Submission:
     that of JPEG and WebP, None for the default. `webhook` is called when the job has ended, with
     URLs under `base_url`, the server's address as the client knows it. `webhook_field` is the
     client's name for the webhook in error messages; it is not stored. `owner` is that of the
-    client's key, None for jobs from before owners were stored.
+    client's key, None for jobs from before owners were stored. `preset` names the preset that
+    `params` have been completed with.
     """
 
     contract: str
@@ -75,6 +77,7 @@ class Submission:
     webhook_field: str = field(default="webhook", compare=False)
     base_url: str = ""
     owner: str | None = None
+    preset: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +106,8 @@ class Outcome:
     """The end of a job: its final status and the result.
 
     `seconds` holds the duration of each stage. `used_prompt` is the prompt that the model read,
-    truncated or rewritten.
+    truncated or rewritten. Jobs of version 0.1 have no `sampling`. `warnings` are sentences about
+    a result that may not be what the client meant.
     """
 
     status: JobStatus
@@ -114,6 +118,8 @@ class Outcome:
     true_cfg_scale: float | None = None
     used_prompt: str | None = None
     is_prompt_extended: bool = False
+    sampling: UsedSampling | None = None
+    warnings: tuple[str, ...] = ()
 
     @classmethod
     def failed(cls, code: str, message: str) -> "Outcome":

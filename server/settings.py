@@ -133,6 +133,9 @@ class Settings(BaseSettings):
     )
     max_lora_mb: int = Field(4096, ge=1, description="Largest LoRA, in MiB")
     lora_store_gb: float = Field(50, gt=0, description="Largest cache of downloaded LoRAs, in GiB")
+    strict_loras: bool = Field(
+        False, description="Refuse LoRAs that would only give a warning, such as of another model"
+    )
     download_tokens: Annotated[dict[str, str], NoDecode] = Field(
         default_factory=dict,
         description="Tokens for LoRA downloads: host=token, comma-separated (civitai.com=…)",

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pipelines.api.families import Linears
 from pipelines.files.catalog import Catalog, ModelChoice
 from server.contracts import CONTRACTS
 from server.job import Job
@@ -19,6 +20,7 @@ from server.jobs.submit_rate import SubmitRate
 from server.jobs.webhook_secrets import WebhookSecrets, read_or_create_secret
 from server.jobs.webhook_sender import WebhookSender
 from server.loras.library import LoraLibrary
+from server.loras.presets import Presets
 from server.loras.store import LoraStore
 from server.media.decoder_pool import DecoderPool
 from server.media.inputs import InputStore
@@ -91,12 +93,10 @@ def build_components(
 ) -> Components:
     """Build every component; nothing is started."""
     data = settings.data_dir
-    metrics = Metrics()
+    metrics, readiness = Metrics(), Readiness()
     metrics.start_at_zero(each.name for each in CONTRACTS)
-    readiness = Readiness()
     database = Database(data / DATABASE_FILE, metrics=metrics)
-    limits = QueueLimits(settings.max_waiting_jobs, settings.max_waiting_jobs_per_key)
-    queue = JobQueue(database, limits=limits, clock=time.time, metrics=metrics)
+    queue = _build_queue(settings, database, metrics)
     fetcher = Fetcher(settings.allow_networks, offline=settings.offline)
     outputs = OutputStore(data / "outputs")
     uploads = _build_uploads(settings, database)
@@ -109,29 +109,40 @@ def build_components(
     dispatcher = _build_dispatcher(
         settings, queue, executor, job_inputs, outputs, metrics, readiness
     )
+    presets = Presets(catalog, lambda: _linears(executor))
     edits = EditService(
         queue, dispatcher, preparer, executor, job_inputs, outputs,
         check_address=fetcher.check_address,
         submit_rate=SubmitRate(settings.max_submits_per_minute_per_key, time.monotonic),
-        clock=time.time, readiness=readiness, log_prompts=settings.log_prompts,
+        clock=time.time, presets=presets, readiness=readiness, log_prompts=settings.log_prompts,
     )  # fmt: skip
     secret = settings.webhook_secret or read_or_create_secret(data / "webhook_secret")
     services = Services(
         settings, choice, catalog, edits, queue, executor, library, outputs, uploads,
         webhook_secrets=WebhookSecrets(secret), clock=time.time,
         scraper=Scraper(metrics, database, data, clock=time.time),
-        readiness=readiness,
+        readiness=readiness, presets=presets,
     )  # fmt: skip
     webhooks = _build_webhooks(services, database, fetcher, metrics)
     keys = KeyCheck(settings.all_api_keys())
     page = PageContext(
-        settings, choice, catalog, edits, executor, outputs, uploads, fetcher, decoders, keys
-    )
+        settings, choice, catalog, edits, executor, outputs, uploads, fetcher, decoders, keys,
+        presets,
+    )  # fmt: skip
     playground = Playground(page) if settings.page else None
     return Components(
         services, database, fetcher, decoders, inputs, executor, preparer, dispatcher, webhooks,
         keys, playground, StorageWatch(data, readiness),
     )  # fmt: skip
+
+
+def _build_queue(settings: Settings, database: Database, metrics: Metrics) -> JobQueue:
+    limits = QueueLimits(settings.max_waiting_jobs, settings.max_waiting_jobs_per_key)
+    return JobQueue(database, limits=limits, clock=time.time, metrics=metrics)
+
+
+def _linears(executor: Executor) -> Linears | None:
+    return executor.model.linears if executor.model else None
 
 
 def _build_uploads(settings: Settings, database: Database) -> UploadStore:
@@ -170,6 +181,7 @@ def _worker_options(
             device=device,
             dtype=settings.dtype,
             offload=settings.offload,
+            strict_loras=settings.strict_loras,
             safety_checker=settings.safety_checker,
             command=command,
         )
@@ -192,8 +204,9 @@ def _build_library(
         max_bytes=settings.max_lora_mb * 2**20,
         timeout_s=settings.lora_timeout_s,
         tokens=settings.download_tokens,
-        linears=lambda: executor.model.linears if executor.model else None,
+        linears=lambda: _linears(executor),
         in_use=queue.lora_references,
+        is_strict=settings.strict_loras,
     )
 
 

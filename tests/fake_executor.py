@@ -16,8 +16,12 @@ from pipelines.api.messages import (
     Step,
 )
 from pipelines.api.params import EditParams
+from pipelines.api.profiles import Source, UsedSampling
 from server.workers.executor import ExecutorState, WorkerDied
 
+SAMPLING = UsedSampling(
+    {"steps": Source.MODEL, "true_cfg_scale": Source.MODEL}, 40, 4.0, 2.0, 0.02, (1.0, 0.5, 0.02)
+)
 SECONDS = {Stage.ENCODE: 0.25, Stage.DENOISE: 2.0, Stage.DECODE: 0.5}
 
 
@@ -47,7 +51,7 @@ class FakeRun:
 
     def done(self) -> None:
         """Finish."""
-        self.send(Done(self.job_id, SECONDS, 40, 4.0, self.params.prompt, is_extended=False))
+        self.send(Done(self.job_id, SECONDS, SAMPLING, self.params.prompt, is_extended=False))
 
     def fail(self, code: str, message: str) -> None:
         """Fail."""

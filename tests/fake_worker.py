@@ -22,6 +22,7 @@ from pipelines.api.families import FAMILIES
 from pipelines.api.messages import Ready, Stage, WorkerUsage
 from pipelines.api.model_spec import ModelSpec
 from pipelines.api.params import EditParams, LoraRef
+from pipelines.api.profiles import LoraProfile, UsedSampling, resolve
 from pipelines.files.architecture import read_linears
 from pipelines.files.model_files import inspect_model
 from pipelines.files.spec_file import read_spec
@@ -52,6 +53,8 @@ class EditResult:
     true_cfg_scale: float
     prompt: str
     is_extended: bool = False
+    sampling: UsedSampling | None = None
+    warnings: tuple[str, ...] = ()
     images: list[PIL.Image.Image] = field(default_factory=list)
     seconds: dict[Stage, float] = field(default_factory=dict)
 
@@ -86,12 +89,13 @@ class FakePipeline:
         references: Sequence[PIL.Image.Image],
         on_progress: Callable[[Progress], None],
         on_preview: Callable[[int, PIL.Image.Image], None],
+        profiles: Sequence[LoraProfile] = (),
     ) -> EditResult:
         """Make the outputs: equal parameters and images give equal pixels."""
         files = [lora.path for lora in params.loras]
         self._hits += sum(file in self._lora_files for file in files)
         self._lora_files.update(files)
-        return _Run(self.spec, params, references, on_progress, on_preview).make()
+        return _Run(self.spec, params, references, on_progress, on_preview, profiles).make()
 
 
 class _Run:
@@ -104,6 +108,7 @@ class _Run:
         references: Sequence[PIL.Image.Image],
         on_progress: Callable[[Progress], None],
         on_preview: Callable[[int, PIL.Image.Image], None],
+        profiles: Sequence[LoraProfile],
     ) -> None:
         self._params = params
         self._references = references
@@ -113,11 +118,11 @@ class _Run:
         self._size = params.size or FAMILIES[spec.family].sizes.auto_size(
             spec.output_area, *references[-1].size, params.bounds
         )
-        self._steps = params.num_inference_steps or spec.num_inference_steps
-        self._cfg_scale = (
-            spec.true_cfg_scale if params.true_cfg_scale is None else params.true_cfg_scale
-        )
-        self._result = EditResult(self._steps, self._cfg_scale, params.prompt)
+        self._sampling = resolve(params.sampling, params.preset_sampling, profiles, spec)
+        self._steps, self._cfg_scale = self._sampling.steps, self._sampling.true_cfg_scale
+        warnings = self._sampling.warnings
+        self._result = EditResult(self._steps, self._cfg_scale, params.prompt, warnings=warnings)
+        self._result.sampling = self._used()
 
     def make(self) -> EditResult:
         loras = [_lora_digest(lora) for lora in self._params.loras]
@@ -131,6 +136,19 @@ class _Run:
                 self._result.images.append(self._image(condition, index))
         return self._result
 
+    def _used(self) -> UsedSampling:
+        """The sampling, on a straight schedule where no source gives sigmas."""
+        run, curve = self._sampling, self._sampling.curve
+        straight = tuple(1 - step / run.steps for step in range(run.steps))
+        return UsedSampling(
+            run.sources,
+            run.steps,
+            run.true_cfg_scale,
+            None if curve.sigmas else curve.shift or 1.0,
+            curve.shift_terminal or None,
+            curve.sigmas or straight,
+        )
+
     def _prepare_prompt(self) -> None:
         result, limit = self._result, self._params.max_prompt_tokens
         if limit is not None and len(result.prompt.split()) > limit:
@@ -139,6 +157,7 @@ class _Run:
         if self._params.extend_prompt and self._can_write:
             with self._stage(Stage.EXTEND, 0):
                 result.prompt, result.is_extended = f"{result.prompt}, in fine detail", True
+        result.prompt = self._params.with_affixes(result.prompt)
 
     def _condition(self, loras: Sequence[bytes]) -> bytes:
         negative = (self._params.negative_prompt or " ") if self._cfg_scale > 1 else None

@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from pipelines.api.model_spec import ModelSpec
 from pipelines.api.params import EditParams
+from pipelines.api.profiles import LoraProfile, UsedSampling
 
 
 class Stage(StrEnum):
@@ -27,13 +28,17 @@ class LoraFile:
     """A LoRA that a reference was resolved to.
 
     `name` is the client's name for it, for error messages; `sha256` identifies the content; `path`
-    is on the machine of the process that reads the message.
+    is on the machine of the process that reads the message. `profile` is its sampling profile,
+    `warnings` are sentences for the client about the file, `multiplier` is a factor of the scale.
     """
 
     name: str
     sha256: str
     path: str
     scale: float
+    profile: LoraProfile | None = None
+    warnings: tuple[str, ...] = ()
+    multiplier: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,14 +143,15 @@ class Done:
     """All images have been sent. Has the seconds per stage and the values the model filled in.
 
     `prompt` is the prompt that the model read: truncated, or rewritten if `is_extended`.
+    `warnings` are sentences for the client.
     """
 
     job_id: str
     seconds: Mapping[Stage, float]
-    num_inference_steps: int
-    true_cfg_scale: float
+    sampling: UsedSampling
     prompt: str
     is_extended: bool
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

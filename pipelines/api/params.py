@@ -1,9 +1,12 @@
 """The parameters of an edit: plain, frozen, validated data."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pipelines.api.errors import InvalidParameter
+from pipelines.api.sampling import CFG_RANGE as CFG_RANGE
+from pipelines.api.sampling import STEPS_RANGE as STEPS_RANGE
+from pipelines.api.sampling import Sampling
 from pipelines.api.sizes import SizeBounds
 
 MAX_REFERENCES = 3
@@ -11,9 +14,7 @@ MAX_LORAS = 3
 MAX_OUTPUTS = 6
 MAX_PREVIEWS = 3
 LORA_SCALE_RANGE = (0.0, 4.0)
-CFG_RANGE = (0.0, 20.0)
-# One step divides zero by zero in the published schedule (shift_terminal) and gives a NaN image.
-STEPS_RANGE = (2, 100)
+LORA_ALPHA_RANGE = (0.001, 10_000.0)
 SEED_RANGE = (0, 2**31 - 1)
 # Bounds the tokenizer's work; the pipeline itself counts tokens.
 MAX_PROMPT_CHARS = 10_000
@@ -21,26 +22,39 @@ MAX_PROMPT_CHARS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class LoraRef:
-    """A LoRA reference (a name, a hub ID, a URL; a local path in the engine) and its scale."""
+    """A LoRA reference (a name, a hub ID, a URL; a local path in the engine) and its scale.
+
+    `alpha` is that of a file which does not say its own; `multiplier` is what it makes of the scale
+    in the engine.
+    """
 
     path: str
     scale: float = 1.0
+    alpha: float | None = None
+    multiplier: float = 1.0
 
     def __post_init__(self) -> None:
         _check(bool(self.path.strip()), "loras.path", "must not be empty")
         low, high = LORA_SCALE_RANGE
         inside = math.isfinite(self.scale) and low <= self.scale <= high
         _check(inside, "loras.scale", f"must be between {low} and {high}, got {self.scale}")
+        if self.alpha is not None:
+            low, high = LORA_ALPHA_RANGE
+            inside = math.isfinite(self.alpha) and low <= self.alpha <= high
+            _check(inside, "loras.alpha", f"must be between {low} and {high}, got {self.alpha}")
 
 
 @dataclass(frozen=True, slots=True)
 class EditParams:
     """One edit, without its images.
 
-    None leaves a value to the model: `size` follows the last image's aspect, the steps and the CFG
-    scale are the model's defaults. Output k of `num_outputs` uses seed + k. `max_prompt_tokens`
-    truncates longer prompts. `extend_prompt` has the model rewrite the prompt first, if it can.
-    `num_previews` images are decoded while the first output is denoised.
+    None leaves a value to the model: `size` follows the last image's aspect. `schedule` is the
+    request's shift and terminal, or sigmas, and `preset_sampling` the profile of its preset; what
+    they and the request's steps and CFG scale leave open comes from LoRAs and the model. Output k
+    of `num_outputs` uses seed + k. `max_prompt_tokens` truncates longer prompts. `extend_prompt`
+    has the model rewrite the prompt first, if it can; `prompt_prefix` and `prompt_suffix` are added
+    after both. `num_previews` images are decoded while the first output is denoised. The last
+    `preset_loras` of the LoRAs are the preset's.
     Raises InvalidParameter, naming the field.
     """
 
@@ -56,6 +70,11 @@ class EditParams:
     max_prompt_tokens: int | None = None
     extend_prompt: bool = False
     num_previews: int = 0
+    schedule: Sampling = field(default_factory=Sampling)
+    preset_sampling: Sampling = field(default_factory=Sampling)
+    prompt_prefix: str = ""
+    prompt_suffix: str = ""
+    preset_loras: int = 0
 
     def __post_init__(self) -> None:
         _check(bool(self.prompt.strip()), "prompt", "must not be empty")
@@ -77,8 +96,28 @@ class EditParams:
             _check_range("num_inference_steps", self.num_inference_steps, STEPS_RANGE)
         if self.true_cfg_scale is not None:
             _check_range("true_cfg_scale", self.true_cfg_scale, CFG_RANGE)
+        self.sampling  # noqa: B018 - raises for sigmas beside a number of steps
         count = len(self.loras)
         _check(count <= MAX_LORAS, "loras", f"must have at most {MAX_LORAS} entries, got {count}")
+
+    @property
+    def own_loras(self) -> tuple[LoraRef, ...]:
+        """The LoRAs that the request itself names."""
+        return self.loras[: len(self.loras) - self.preset_loras]
+
+    def with_affixes(self, prompt: str) -> str:
+        """A prompt between the prefix and the suffix, which have a LoRA's trigger words."""
+        parts = (self.prompt_prefix, prompt, self.prompt_suffix)
+        return " ".join(part.strip() for part in parts if part.strip())
+
+    @property
+    def sampling(self) -> Sampling:
+        """The sampling that the request asks for. Raises InvalidParameter."""
+        return replace(
+            self.schedule,
+            steps=self.num_inference_steps,
+            true_cfg_scale=self.true_cfg_scale,
+        )
 
 
 def _check(valid: bool, name: str, message: str) -> None:

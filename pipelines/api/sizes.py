@@ -60,10 +60,12 @@ class SizeRules:
         shrink = min(1.0, bounds.max_side / max(exact_width, exact_height))
         grow = max(1.0, bounds.min_side / min(exact_width, exact_height))
         factor = shrink if shrink < 1 else grow
-        return (
-            self._rounded_within(exact_width * factor, bounds),
-            self._rounded_within(exact_height * factor, bounds),
-        )
+        if factor == 1:
+            sides = exact_width, exact_height
+        else:
+            # a side in the middle of two multiples would be rounded by the noise of its float
+            sides = round(exact_width * factor, 6), round(exact_height * factor, 6)
+        return self._rounded_within(sides[0], bounds), self._rounded_within(sides[1], bounds)
 
     def _whole_tokens(self, side: int) -> int:
         return math.ceil(side / self.pixels_per_token) * self.pixels_per_token

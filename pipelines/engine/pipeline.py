@@ -1,51 +1,25 @@
 """One loaded model: parameters and images in, images out."""
 
-import math
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 
 import PIL.Image
 import torch
 
-from pipelines.api.errors import InvalidParameter, NonFiniteOutput, OutOfDeviceMemory
+from pipelines.api.errors import (
+    InvalidParameter,
+    LoraInvalid,
+    OutOfDeviceMemory,
+)
 from pipelines.api.load_options import Offload
-from pipelines.api.messages import Stage, WorkerUsage
+from pipelines.api.messages import WorkerUsage
 from pipelines.api.params import EditParams, LoraRef
-from pipelines.engine import denoise, loading, prompts
+from pipelines.api.profiles import LoraProfile, resolve
+from pipelines.engine import loading
 from pipelines.engine.loading import LoadedModel
 from pipelines.engine.lora import LoraEngine
 from pipelines.engine.memory import read_memory
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """A stage, and how many denoising steps of all outputs are done."""
-
-    stage: Stage
-    step: int
-    total: int
-
-
-@dataclass(slots=True)
-class EditResult:
-    """The outputs in order, seconds per stage, and the values that the model filled in.
-
-    `prompt` is the prompt that was encoded: cut, or rewritten if `is_extended`.
-    """
-
-    num_inference_steps: int
-    true_cfg_scale: float
-    prompt: str
-    is_extended: bool = False
-    images: list[PIL.Image.Image] = field(default_factory=list)
-    seconds: dict[Stage, float] = field(default_factory=dict)
-
-
-OnProgress = Callable[[Progress], None]
-OnPreview = Callable[[int, PIL.Image.Image], None]
+from pipelines.engine.run import EditResult, OnPreview, OnProgress, Run
 
 
 class EditPipeline:
@@ -56,7 +30,11 @@ class EditPipeline:
         model: LoadedModel,
         device: torch.device,
         offload: Offload = Offload.NONE,
+        *,
+        strict_loras: bool = False,
     ) -> None:
+        """`strict_loras` refuses LoRAs that change nothing."""
+        self._is_strict = strict_loras
         self.spec = model.spec
         self.device = device
         self._model = model
@@ -74,9 +52,11 @@ class EditPipeline:
         device: torch.device | str,
         dtype: torch.dtype,
         offload: Offload = Offload.NONE,
+        strict_loras: bool = False,
     ) -> "EditPipeline":
         """Load the model in `path`, a folder in the published layout. Raises ModelUnusable."""
-        return cls(loading.load_model(path, dtype), torch.device(device), offload)
+        model, place = loading.load_model(path, dtype), torch.device(device)
+        return cls(model, place, offload, strict_loras=strict_loras)
 
     @property
     def linears(self) -> dict[str, tuple[int, int]]:
@@ -114,21 +94,27 @@ class EditPipeline:
         references: Sequence[PIL.Image.Image],
         on_progress: OnProgress = lambda progress: None,
         on_preview: OnPreview = lambda index, image: None,
+        profiles: Sequence[LoraProfile] = (),
     ) -> EditResult:
         """Make `params.num_outputs` images from RGB references.
 
-        LoRA paths in `params` are local files here. `on_progress` is called at the start of each
-        stage, after each step, and between the parts of long stages; an exception from it ends the
-        edit without a trace in the next one. `on_preview` gets the previews of the first output,
-        by index.
-        Raises InvalidParameter, LoraNotFound, LoraInvalid, NonFiniteOutput, OutOfDeviceMemory.
+        LoRA paths in `params` are local files here; `profiles` are the sampling profiles of those
+        with a scale above 0. `on_progress` is called at the start of each stage, after each step,
+        and between the parts of long stages; an exception from it ends the edit without a trace in
+        the next one. `on_preview` gets the previews of the first output, by index.
+        Raises InvalidParameter, LoraNotFound, LoraInvalid, LoraOverflow, NonFiniteOutput,
+        OutOfDeviceMemory.
         """
         self._check_references(references)
-        stack = [(Path(lora.path), lora.scale) for lora in params.loras]
-        run = _Run(self._model, self.device, params, references, on_progress, on_preview)
+        stack = [(Path(lora.path), lora.scale * lora.multiplier) for lora in params.loras]
+        sampling = resolve(params.sampling, params.preset_sampling, profiles, self.spec)
+        run = Run(self._model, self.device, params, sampling, references, on_progress, on_preview)
         try:
             with self._loras.active(stack, run.report_load):
-                return run.make()
+                idle = self._idle(stack)
+                result = run.make()
+                result.warnings += idle
+                return result
         except torch.OutOfMemoryError as exc:
             raise OutOfDeviceMemory(
                 f"{self.device} has too little memory for this edit. Ask for a smaller size, fewer "
@@ -137,147 +123,19 @@ class EditPipeline:
         finally:
             self._pipe.maybe_free_model_hooks()
 
+    def _idle(self, stack: Sequence[tuple[Path, float]]) -> tuple[str, ...]:
+        """Warnings about files that change nothing. Raises LoraInvalid if they are not allowed."""
+        warnings = tuple(
+            f"{path.name} changes nothing: its weights or its alpha are zero."
+            for path in self._loras.idle(stack)
+        )
+        if warnings and self._is_strict:
+            raise LoraInvalid(warnings[0])
+        return warnings
+
     def _check_references(self, references: Sequence[PIL.Image.Image]) -> None:
         most = self._model.family.facts.max_references
         if not 1 <= len(references) <= most:
             raise InvalidParameter(
                 "images", f"must have 1 to {most} entries, got {len(references)}"
             )
-
-
-class _Run:
-    """One edit in progress: prompt, encode, then denoise and decode for each output."""
-
-    def __init__(
-        self,
-        model: LoadedModel,
-        device: torch.device,
-        params: EditParams,
-        references: Sequence[PIL.Image.Image],
-        on_progress: OnProgress,
-        on_preview: OnPreview,
-    ) -> None:
-        self._model = model
-        self._device = device
-        self._params = params
-        self._references = references
-        self._on_progress = on_progress
-        self._on_preview = on_preview
-        spec, sizes = model.spec, model.family.facts.sizes
-        cfg_scale = params.true_cfg_scale
-        self._result = EditResult(
-            params.num_inference_steps or spec.num_inference_steps,
-            spec.true_cfg_scale if cfg_scale is None else cfg_scale,
-            params.prompt,
-        )
-        self._asked_size = params.size or sizes.auto_size(
-            spec.output_area, *references[-1].size, params.bounds
-        )
-        self._size = sizes.token_size(*self._asked_size)
-
-    def make(self) -> EditResult:
-        """Make all outputs."""
-        self._prepare_prompt()
-        with self._stage(Stage.ENCODE, 0):
-            conditions = self._encode()
-        for index in range(self._params.num_outputs):
-            steps_before = index * self._result.num_inference_steps
-            with self._stage(Stage.DENOISE, steps_before):
-                latents = self._denoise(conditions, index)
-            with self._stage(Stage.DECODE, steps_before + self._result.num_inference_steps):
-                self._result.images.append(self._decode(latents))
-        return self._result
-
-    def report_load(self) -> None:
-        """Report that the LoRAs are being loaded."""
-        self._report(Stage.LOAD, 0)
-
-    def _prepare_prompt(self) -> None:
-        result, limit = self._result, self._params.max_prompt_tokens
-        if limit is not None:
-            result.prompt = prompts.cut_prompt(self._model.pipe, result.prompt, limit)
-        if self._params.extend_prompt and self._model.spec.can_write:
-            self._extend_prompt()
-        prompts.check_length(self._model, "prompt", result.prompt)
-        prompts.check_length(self._model, "negative_prompt", self._params.negative_prompt or "")
-
-    def _extend_prompt(self) -> None:
-        with self._stage(Stage.EXTEND, 0):
-            extended = prompts.extend_prompt(
-                self._model,
-                self._result.prompt,
-                self._references,
-                on_token=lambda: self._report(Stage.EXTEND, 0),
-            )
-        if extended is not None:
-            self._result.prompt, self._result.is_extended = extended, True
-
-    def _encode(self) -> denoise.Conditions:
-        pipe, family, spec = self._model.pipe, self._model.family, self._model.spec
-        images, area = self._references, spec.condition_area
-        positive = family.encode_prompt(pipe, self._result.prompt, images, area)
-        negative = None
-        if self._result.true_cfg_scale > 1:
-            # The published recipe guides away from a blank prompt when none is given.
-            blank = self._params.negative_prompt or " "
-            self._report(Stage.ENCODE, 0)
-            negative = family.encode_prompt(pipe, blank, images, area)
-        self._report(Stage.ENCODE, 0)
-        reference_area = spec.reference_area or math.prod(self._size)
-        references = family.encode_references(pipe, images, reference_area)
-        return denoise.Conditions(positive, negative, references)
-
-    def _denoise(self, conditions: denoise.Conditions, index: int) -> torch.Tensor:
-        """The latents of output `index`."""
-        pipe, family = self._model.pipe, self._model.family
-        steps, seed = self._result.num_inference_steps, self._params.seed + index
-        noise = family.starting_noise(pipe, self._size, seed, conditions.positive.dtype)
-        count = self._params.num_previews if index == 0 else 0
-        preview_steps = sorted({round(steps * (k + 1) / (count + 1)) for k in range(count)})
-
-        def step_done(step: int, estimate: Callable[[], torch.Tensor]) -> None:
-            self._report(Stage.DENOISE, index * steps + step)
-            if step in preview_steps and step < steps:
-                self._on_preview(preview_steps.index(step), self._decode(estimate()))
-
-        latents = denoise.denoise(
-            self._model,
-            family.schedule(pipe, steps, noise.shape[1]),
-            noise,
-            family.facts.sizes.grid(*self._size),
-            conditions,
-            cfg_scale=self._result.true_cfg_scale,
-            on_step=step_done,
-        )
-        # once per output: the check waits for the device, which would cost time at each step
-        if not torch.isfinite(latents).all():
-            raise NonFiniteOutput(
-                f"The model computed NaN or infinity for seed {seed}, which makes no image. Try "
-                f"other LoRA scales, or start the server with --dtype bfloat16 or float32."
-            )
-        return latents
-
-    def _decode(self, latents: torch.Tensor) -> PIL.Image.Image:
-        image = self._model.family.decode(self._model.pipe, latents, self._size)
-        return _crop_centred(image, self._asked_size)
-
-    def _report(self, stage: Stage, step: int) -> None:
-        total = self._result.num_inference_steps * self._params.num_outputs
-        self._on_progress(Progress(stage, step, total))
-
-    @contextmanager
-    def _stage(self, stage: Stage, step: int) -> Iterator[None]:
-        """Report that a stage begins, and add its seconds, the device's queued work included."""
-        self._report(stage, step)
-        start = time.perf_counter()
-        yield
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        seconds = self._result.seconds
-        seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start
-
-
-def _crop_centred(image: PIL.Image.Image, size: tuple[int, int]) -> PIL.Image.Image:
-    """The middle of an image of whole tokens, in exactly the size that was asked for."""
-    left, top = (image.width - size[0]) // 2, (image.height - size[1]) // 2
-    return image.crop((left, top, left + size[0], top + size[1]))

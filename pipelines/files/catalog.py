@@ -63,6 +63,7 @@ class LoraEntry:
 class Catalog:
     """The models and LoRAs of one `weights/` folder, looked up on each call.
 
+    `presets` is the folder of its presets.
     `shipped_loras` is a folder of further LoRAs, those of the demo model; a file of the same name
     in the weights folder wins.
     """
@@ -71,6 +72,7 @@ class Catalog:
         self._weights_dir = weights_dir
         self._models = weights_dir / "models"
         self._loras = weights_dir / "loras"
+        self.presets = weights_dir / "presets"
         self._shipped_loras = shipped_loras
 
     def with_loras_of(self, choice: ModelChoice) -> "Catalog":

@@ -4,8 +4,9 @@ import json
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
-from pipelines.api.errors import ModelUnusable
+from pipelines.api.errors import InvalidParameter, ModelUnusable
 from pipelines.api.model_spec import ModelSpec
+from pipelines.api.sampling import dump_sampling, parse_sampling
 from pipelines.files.model_index import model_name, read_family, read_object
 
 SPEC_FILE = "qwen_edit.json"
@@ -26,10 +27,17 @@ def read_spec(path: Path) -> ModelSpec:
     unknown = set(own) - _KEYS
     if unknown:
         raise ModelUnusable(f"{file} has unknown keys: {', '.join(sorted(unknown))}.")
+    if "sampling" in own:
+        try:
+            own["sampling"] = parse_sampling(own["sampling"])
+        except (InvalidParameter, ValueError) as exc:
+            raise ModelUnusable(f"sampling in {file} is malformed: {exc}.") from exc
     return replace(published, **own)
 
 
 def write_spec(path: Path, spec: ModelSpec) -> None:
     """Write `spec` beside the model's `model_index.json`."""
-    values = {key: value for key, value in asdict(spec).items() if key in _KEYS}
+    values = {key: value for key, value in asdict(spec).items() if key in _KEYS - {"sampling"}}
+    if spec.sampling:
+        values["sampling"] = dump_sampling(spec.sampling)
     (path / SPEC_FILE).write_text(json.dumps(values, indent=2) + "\n")

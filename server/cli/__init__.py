@@ -9,7 +9,7 @@ import typer
 import typer.main
 
 from pipelines.api.errors import EngineError
-from server.cli import doctor, edit, jobs, loras, models, serve
+from server.cli import doctor, edit, jobs, loras, models, presets, serve
 from server.cli.console import out, print_error
 from server.cli.errors import CommandError
 from server.cli.pull import pull
@@ -39,6 +39,7 @@ app.command()(doctor.doctor)
 app.command()(pull)
 app.command()(edit.edit)
 app.command()(jobs.jobs)
+app.command()(presets.presets)
 app.add_typer(models.app, name="models")
 app.add_typer(loras.app, name="loras")
 

@@ -6,13 +6,14 @@ import math
 import re
 import urllib.parse
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import httpx2
 
+from pipelines.api.sampling import Sampling, dump_sampling
 from server.cli.errors import ClientError
 
 # The server decodes the images before it answers a submit; it answers all else at once.
@@ -34,6 +35,8 @@ class EditOptions:
     true_cfg_scale: float | None
     negative_prompt: str | None
     output_format: str
+    sampling: Sampling = field(default_factory=Sampling)
+    preset: str | None = None
 
     def body(self) -> dict[str, Any]:
         """The JSON of POST /v1/edits. Raises ClientError for a file that cannot be read."""
@@ -47,6 +50,8 @@ class EditOptions:
             "true_cfg_scale": self.true_cfg_scale,
             "negative_prompt": self.negative_prompt,
             "output_format": self.output_format,
+            "sampling": dump_sampling(self.sampling) or None,
+            "preset": self.preset,
         }
         return {name: value for name, value in body.items() if value is not None}
 
@@ -109,6 +114,10 @@ class Client:
     def loras(self) -> dict[str, Any]:
         """The LoRAs of the server."""
         return self._json("GET", "/v1/loras")
+
+    def presets(self) -> dict[str, Any]:
+        """The presets of the server."""
+        return self._json("GET", "/v1/presets")
 
     def delete_lora(self, name: str) -> None:
         """Remove a LoRA of the server."""

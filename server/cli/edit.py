@@ -11,7 +11,9 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from pipelines.api.errors import InvalidParameter
 from pipelines.api.params import MAX_REFERENCES, SEED_RANGE
+from pipelines.api.sampling import NO_TERMINAL, Sampling
 from pipelines.api.sizes import SizeBounds
 from server.cli.client import Client, EditOptions, parse_lora
 from server.cli.console import DEFAULT_SERVER, Key, Server, out
@@ -33,6 +35,16 @@ Images = Annotated[
     list[Path], typer.Argument(help="One to three images", exists=True, dir_okay=False)
 ]
 Output = Annotated[Path, typer.Option("-o", "--output", help="Where to save", dir_okay=False)]
+Sigmas = Annotated[
+    str | None, typer.Option(help="Instead of steps and shift, such as 1,0.9,0.75,0.5")
+]
+Grid = Annotated[
+    list[str] | None,
+    typer.Option(help="Save a grid: scale=0,0.5,1, NAME=0:1:0.25, seed=…, steps=…, cfg=…"),
+]
+KeepCells = Annotated[
+    Path | None, typer.Option(help="Folder for the images of the grid", file_okay=False)
+]
 Compare = Annotated[
     Path | None, typer.Option(help="Also save a sheet with before and after", dir_okay=False)
 ]
@@ -42,20 +54,18 @@ def edit(
     images: Images,
     prompt: Annotated[str, typer.Option("-p", "--prompt", help="What to change")],
     lora: Annotated[list[str] | None, typer.Option(help="NAME or URL, with :SCALE")] = None,
+    preset: Annotated[str | None, typer.Option(help="A preset of the server")] = None,
     size: Annotated[str | None, typer.Option(help=f"WIDTH*HEIGHT, each {SizeBounds()}")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same image")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps")] = None,
     cfg: Annotated[float | None, typer.Option(help="True CFG scale")] = None,
+    shift: Annotated[float | None, typer.Option(help="Static shift, 3 for Lightning")] = None,
+    sigmas: Sigmas = None,
     negative_prompt: Annotated[str | None, typer.Option(help="What to avoid")] = None,
     output: Output = Path("out.png"),
     compare: Compare = None,
-    grid: Annotated[
-        list[str] | None,
-        typer.Option(help="Save a grid: scale=0,0.5,1, NAME=0:1:0.25, seed=…, steps=…, cfg=…"),
-    ] = None,
-    keep_cells: Annotated[
-        Path | None, typer.Option(help="Folder for the images of the grid", file_okay=False)
-    ] = None,
+    grid: Grid = None,
+    keep_cells: KeepCells = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files")] = False,
     server: Server = DEFAULT_SERVER,
     key: Key = None,
@@ -75,6 +85,8 @@ def edit(
         true_cfg_scale=cfg,
         negative_prompt=negative_prompt,
         output_format=format_of(output, "--output"),
+        sampling=_sampling(shift, sigmas),
+        preset=preset,
     )
     _check_values(options)
     axes = parse_axes(grid or (), options)
@@ -99,12 +111,16 @@ def _edit_one(client: Client, options: EditOptions, places: Places) -> None:
     [finished] = run_edits(client, [options], keep)
     result = finished.job["outputs"][0]
     facts = f"{result['width']}×{result['height']}  seed {result['seed']}"
+    if used := finished.job.get("sampling"):
+        facts += f"  {used['steps']} steps  CFG {used['true_cfg_scale']:g}"
     report(saved, places.output, facts)
     seconds = finished.job["seconds"].items()
     out.print(
         f"[dim]{'  '.join(f'{stage} {value:.2f} s' for stage, value in seconds)}[/dim]",
         soft_wrap=True,
     )
+    for warning in finished.job.get("warnings", ()):
+        out.print(f"[yellow]{escape(warning)}[/yellow]", soft_wrap=True)
     if places.compare is not None:
         caption = _caption(client, options, finished, ())
         with saving(places.compare):
@@ -156,12 +172,12 @@ def _caption(
     result = finished.job["outputs"][0]
     varied = {axis.name for axis in axes if axis.lora is None}
     scaled = {axis.lora for axis in axes}
-    cfg = options.true_cfg_scale
+    cfg = finished.job["sampling"]["true_cfg_scale"]
     facts = [
         ("model", now["model"]["name"]),
         ("seed", str(result["seed"])),
         ("steps", str(finished.job["steps"])),
-        ("cfg", f"{now['profile']['true_cfg_scale'] if cfg is None else cfg:g}"),
+        ("cfg", f"{cfg:g}"),
         ("size", f"{result['width']} x {result['height']}"),
     ]
     for index, (reference, scale) in enumerate(options.loras):
@@ -171,6 +187,21 @@ def _caption(
         facts.append(("not", options.negative_prompt))
     shown_facts = tuple((name, value) for name, value in facts if name not in varied)
     return Caption(options.prompt, shown_facts)
+
+
+def _sampling(shift: float | None, sigmas: str | None) -> Sampling:
+    """Read the options of the schedule; a static shift goes without a terminal."""
+    try:
+        starts = tuple(map(float, sigmas.split(","))) if sigmas else None
+    except ValueError as exc:
+        message = f"must be numbers with commas between them, got {sigmas!r}"
+        raise typer.BadParameter(message, param_hint="--sigmas") from exc
+    try:
+        terminal = None if shift is None else NO_TERMINAL
+        return Sampling(shift=shift, shift_terminal=terminal, sigmas=starts)
+    except InvalidParameter as exc:
+        message = str(exc).removeprefix(exc.field).lstrip()
+        raise typer.BadParameter(message, param_hint=f"--{exc.field}") from exc
 
 
 def _check_values(options: EditOptions) -> None:

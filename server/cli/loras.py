@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from pipelines.api.families import FAMILIES, Linears
+from pipelines.api.profiles import LoraProfile
 from pipelines.files.architecture import read_linears
 from pipelines.files.catalog import Catalog
 from pipelines.files.lora_format.report import LoraReport, inspect_lora
@@ -89,6 +90,13 @@ def _linears_of(model: str | None, weights_dir: Path) -> list[tuple[str, Linears
     return [own]
 
 
+def shown_profile(profile: LoraProfile | None) -> str | None:
+    """A LoRA's profile in words."""
+    if profile is None:
+        return None
+    return f"{profile.sampling}{', a guess by its name' if profile.is_guess else ''}"
+
+
 def _report_rows(report: LoraReport) -> list[tuple[str, str]]:
     def counted(counts: Mapping[Any, int]) -> str:
         return ", ".join(f"{value} ({count})" for value, count in counts.items()) or "unknown"
@@ -104,4 +112,6 @@ def _report_rows(report: LoraReport) -> list[tuple[str, str]]:
         ("dtypes", counted(report.dtypes)),
         ("title", report.title or "none"),
         ("trigger words", ", ".join(report.trigger_words) or "none named"),
+        ("sampling", shown_profile(report.profile) or "the model's"),
+        *(("warning", warning) for warning in report.warnings),
     ]

@@ -49,10 +49,12 @@ class Delivery:
             JobStatus.SUCCEEDED,
             outputs=outputs,
             seconds=_seconds(job, done, deliver_s=time.perf_counter() - started),
-            num_inference_steps=done.num_inference_steps,
-            true_cfg_scale=done.true_cfg_scale,
+            num_inference_steps=done.sampling.steps,
+            true_cfg_scale=done.sampling.true_cfg_scale,
             used_prompt=done.prompt,
             is_prompt_extended=done.is_extended,
+            sampling=done.sampling,
+            warnings=done.warnings,
         )
 
     async def _write_outputs(
@@ -61,8 +63,9 @@ class Delivery:
         request = job.request
         facts: dict[str, object] = {
             "model": self._executor.model.model.name if self._executor.model else "unknown",
-            "steps": done.num_inference_steps,
-            "true_cfg_scale": done.true_cfg_scale,
+            "steps": done.sampling.steps,
+            "true_cfg_scale": done.sampling.true_cfg_scale,
+            "sampling": str(done.sampling),
         }
         if self._embed_prompt:
             facts["prompt"] = request.params.prompt

@@ -14,6 +14,7 @@ from server.jobs.job_inputs import JobInputs
 from server.jobs.job_queue import JobQueue
 from server.jobs.preparer import Preparer
 from server.jobs.submit_rate import SubmitRate
+from server.loras.presets import Presets
 from server.media.outputs import ROUTE, OutputStore
 from server.readiness import Readiness
 from server.store.idempotency import KeyedRequest
@@ -48,6 +49,7 @@ class EditService:
         check_address: Callable[[str, str], Awaitable[None]],
         submit_rate: SubmitRate,
         clock: Callable[[], float],
+        presets: Presets | None = None,
         readiness: Readiness | None = None,
         log_prompts: bool = False,
     ) -> None:
@@ -61,6 +63,7 @@ class EditService:
         self._check_address = check_address
         self._submit_rate = submit_rate
         self._clock = clock
+        self._presets = presets
         self._readiness = readiness or Readiness()
         self._log_prompts = log_prompts
         # what goes on without the request that began it
@@ -87,6 +90,8 @@ class EditService:
             raise Unavailable(STOPPING, retry_after_s=RESTART_S)
         if self._executor.failure is not None:
             raise Unavailable(f"No model is loaded: {self._executor.failure}")
+        if self._presets is not None:
+            request = await self._presets.applied(request)
         _check_count(len(images))
         if request.webhook is not None:
             await self._check_address(request.webhook, request.webhook_field)

@@ -64,7 +64,11 @@ class Transitions:
         if job.outcome is not None and job.status is JobStatus.SUCCEEDED:
             for name, duration in job.outcome.seconds.items():
                 metrics.stage_seconds.labels(name).observe(duration)
-        _log(job, f"{job.status}{code} after {seconds:.2f} s", stage=stage, seconds=seconds)
+        sampling = f", {job.outcome.sampling}" if job.outcome and job.outcome.sampling else ""
+        what = f"{job.status}{code} after {seconds:.2f} s{sampling}"
+        _log(job, what, stage=stage, seconds=seconds)
+        for warning in job.outcome.warnings if job.outcome else ():
+            logger.warning("job %s: %s", job.id, warning, extra={"job": job.id})
 
 
 def _log(job: Job, what: str, *, stage: str | None = None, seconds: float | None = None) -> None:

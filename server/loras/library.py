@@ -22,7 +22,10 @@ from pipelines.files.catalog import (
     ModelScopeLora,
     RemoteLora,
 )
+from pipelines.files.lora_format.alpha import multiplier_of
 from pipelines.files.lora_format.file import plan_lora
+from pipelines.files.lora_format.origin import check_origin
+from pipelines.files.lora_profiles import read_profile
 from pipelines.files.safetensors_header import read_header
 from server import durable_files
 from server.durable_files import disk_errors
@@ -61,6 +64,7 @@ class LoraLibrary:
         tokens: Mapping[str, str],
         linears: Callable[[], Linears | None],
         in_use: Callable[[], Awaitable[frozenset[str]]],
+        is_strict: bool = False,
     ) -> None:
         self._catalog = catalog
         self._store = store
@@ -71,6 +75,7 @@ class LoraLibrary:
         self._tokens = tokens
         self._linears = linears
         self._in_use = in_use
+        self._is_strict = is_strict
         self._locks: dict[str, asyncio.Lock] = {}
         self._slots = FairSlots(DOWNLOADS, per_owner=3, per_host=2)
         self._hashing = asyncio.Semaphore(FILES_HASHED_AT_ONCE)
@@ -85,9 +90,13 @@ class LoraLibrary:
         if path is None:
             self._fetcher.check_online(lora.path, field)
             return None
-        await asyncio.to_thread(self.prove, path, _shown_name(lora.path))
+        warnings = await asyncio.to_thread(self.prove, path, _shown_name(lora.path))
         sha256 = await asyncio.to_thread(self._cached_hash, path)
-        return None if sha256 is None else _lora_file(lora, path, sha256)
+        if sha256 is None:
+            # known to be unusable before it is hashed
+            await asyncio.to_thread(multiplier_of, path, _shown_name(lora.path), lora.alpha)
+            return None
+        return await asyncio.to_thread(_lora_file, lora, path, sha256, warnings)
 
     async def resolve(self, lora: LoraRef) -> LoraFile:
         """The file of a local or fetched LoRA, hashed if necessary. Raises LoraNotFound."""
@@ -97,7 +106,8 @@ class LoraLibrary:
             try:
                 if path is not None:
                     sha256 = self._cached_hash(path) or self._hashes.sha256(path)
-                    return _lora_file(lora, path, sha256)
+                    warnings = self.prove(path, _shown_name(lora.path))
+                    return _lora_file(lora, path, sha256, warnings)
             except FileNotFoundError:
                 pass  # deleted since it was found
             raise LoraNotFound(f"The LoRA {lora.path!r} is no longer on this machine.")
@@ -133,13 +143,22 @@ class LoraLibrary:
                 await asyncio.to_thread(self._store.add, reference, part)
         await self._evict()
 
-    def prove(self, path: Path, name: str) -> None:
-        """Raise LoraInvalid if the file's header shows that it cannot be applied."""
+    def prove(self, path: Path, name: str) -> tuple[str, ...]:
+        """Return warnings about the file, as far as its header shows.
+
+        Raises LoraInvalid if it cannot be applied, and instead of a warning if the server is
+        strict.
+        """
+        header = read_header(path, name)
+        read_profile(path, name, header.metadata, name)
         linears = self._linears()
         if linears is None:
-            read_header(path, name)
-        else:
-            plan_lora(path, linears, name)
+            return ()
+        plan = plan_lora(path, linears, name)
+        warnings = check_origin(header.metadata, plan.layers, linears, name)
+        if warnings and self._is_strict:
+            raise LoraInvalid(f"{warnings[0]} QWEN_EDIT_STRICT_LORAS refuses it.")
+        return warnings
 
     async def add_upload(self, name: str, chunks: AsyncIterator[bytes], *, replace: bool) -> Path:
         """Store an uploaded LoRA under `weights/loras/`.
@@ -254,8 +273,11 @@ async def _write(part: Path, chunks: AsyncIterator[bytes], max_bytes: int) -> No
             await asyncio.to_thread(file.write, chunk)
 
 
-def _lora_file(lora: LoraRef, path: Path, sha256: str) -> LoraFile:
-    return LoraFile(_shown_name(lora.path), sha256, str(path), lora.scale)
+def _lora_file(lora: LoraRef, path: Path, sha256: str, warnings: tuple[str, ...]) -> LoraFile:
+    name = _shown_name(lora.path)
+    profile = read_profile(path, lora.path, read_header(path, name).metadata, name)
+    multiplier = multiplier_of(path, name, lora.alpha)
+    return LoraFile(name, sha256, str(path), lora.scale, profile, warnings, multiplier)
 
 
 def _shown_name(reference: str) -> str:

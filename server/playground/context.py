@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pipelines.files.catalog import Catalog, ModelChoice
 from server.jobs.service import EditService
+from server.loras.presets import Presets
 from server.media.decoder_pool import DecoderPool
 from server.media.outputs import OutputStore
 from server.media.uploads import UploadStore
@@ -33,6 +34,7 @@ class PageContext:
     fetcher: Fetcher
     decoders: DecoderPool
     keys: KeyCheck
+    presets: Presets
 
     @property
     def cache(self) -> Path:

@@ -3,6 +3,8 @@
 `demo_model/page_examples.py` draws the images, which ship with the package as PNG files.
 """
 
+import base64
+import html
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,3 +38,14 @@ EXAMPLES = (
     Example("move", "Move the circle to the left"),
     Example("transfer", "Give the circle the color of the square in image 2", image_count=2),
 )
+
+
+def example_html(example: Example) -> str:
+    """Render an example for the list."""
+    images = "".join(map(_inline_image, example.paths))
+    return f"{images}<span>{html.escape(example.prompt)}</span>"
+
+
+def _inline_image(path: Path) -> str:
+    data = base64.b64encode(path.read_bytes()).decode()
+    return f'<img src="data:image/png;base64,{data}" alt="">'

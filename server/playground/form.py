@@ -14,7 +14,7 @@ BOUNDS = SizeBounds()
 AUTO_SIZE = "auto"
 CUSTOM_SIZE = "free"
 # Labels, and sizes as requests write them.
-PRESETS: tuple[tuple[str, str], ...] = (
+NAMED_SIZES: tuple[tuple[str, str], ...] = (
     ("Like the last image", AUTO_SIZE),
     ("Small square · 256 × 256", "256*256"),
     ("Square · 512 × 512", "512*512"),
@@ -28,12 +28,15 @@ PRESETS: tuple[tuple[str, str], ...] = (
     ("Custom…", CUSTOM_SIZE),
 )
 DEFAULT_SIDE = 512
+# The first choice of the preset menu.
+NO_PRESET = ("None", "")
 SLOTS = 3
 # The fields, in the order in which a browser sends their values.
 FIELDS = (
-    "image_1", "image_2", "image_3", "prompt", "negative_prompt", "size", "width", "height",
-    "lora_1", "scale_1", "lora_2", "scale_2", "lora_3", "scale_3", "seed", "is_seed_locked",
-    "num_inference_steps", "true_cfg_scale", "output_format", "num_outputs",
+    "image_1", "image_2", "image_3", "prompt", "preset", "negative_prompt",
+    "size", "width", "height", "lora_1", "scale_1", "lora_2", "scale_2", "lora_3", "scale_3",
+    "seed", "is_seed_locked", "num_inference_steps", "true_cfg_scale", "output_format",
+    "num_outputs",
 )  # fmt: skip
 
 
@@ -59,6 +62,7 @@ class Form:
 
     images: tuple[SlotImage | None, ...] = (None, None, None)
     prompt: str = ""
+    preset: str = ""
     negative_prompt: str = ""
     size: str = AUTO_SIZE
     width: float | None = DEFAULT_SIDE
@@ -118,11 +122,11 @@ class Form:
         return tuple(index for index, lora in enumerate(self.loras) if lora.reference)
 
 
-def presets_within(bounds: SizeBounds) -> list[tuple[str, str]]:
-    """The presets whose size fits `bounds`, and those without a size of their own."""
+def sizes_within(bounds: SizeBounds) -> list[tuple[str, str]]:
+    """The named sizes within `bounds`, and those without a size of their own."""
     return [
         (label, value)
-        for label, value in PRESETS
+        for label, value in NAMED_SIZES
         if value in (AUTO_SIZE, CUSTOM_SIZE) or parse_size(value, BOUNDS) in bounds
     ]
 
@@ -144,14 +148,15 @@ def form_of_job(job: Job, images: Sequence[SlotImage | None]) -> Form:
     """
     params = job.request.params
     size = "*".join(map(str, params.size)) if params.size else AUTO_SIZE
-    is_preset = size in {value for _, value in PRESETS}
-    loras = [LoraField(lora.path, lora.scale) for lora in params.loras]
+    is_named = size in {value for _, value in NAMED_SIZES}
+    loras = [LoraField(lora.path, lora.scale) for lora in params.own_loras]
     width, height = params.size or (DEFAULT_SIDE, DEFAULT_SIDE)
     return Form(
         images=_padded(images, None),
         prompt=params.prompt,
+        preset=job.request.preset or "",
         negative_prompt=params.negative_prompt or "",
-        size=size if is_preset else CUSTOM_SIZE,
+        size=size if is_named else CUSTOM_SIZE,
         width=width,
         height=height,
         loras=_padded(loras, LoraField()),
@@ -173,6 +178,7 @@ def form_of_values(values: Sequence[Any]) -> Form:
     return Form(
         images=images_of_values(values[:SLOTS]),
         prompt=_text(of["prompt"]),
+        preset=_text(of["preset"]),
         negative_prompt=_text(of["negative_prompt"]),
         size=_text(of["size"]) or AUTO_SIZE,
         width=_number(of["width"], "size"),
@@ -199,7 +205,7 @@ def values_of_form(form: Form) -> list[Any]:
     """The values to show in the fields, in the order of `FIELDS`; images as paths."""
     return [
         *(image.path if image else None for image in form.images),
-        form.prompt, form.negative_prompt, form.size, form.width, form.height,
+        form.prompt, form.preset, form.negative_prompt, form.size, form.width, form.height,
         *(value for lora in form.loras for value in (lora.reference or None, lora.scale)),
         form.seed, form.is_seed_locked,
         form.num_inference_steps, form.true_cfg_scale, form.output_format, form.num_outputs,
@@ -209,10 +215,10 @@ def values_of_form(form: Form) -> list[Any]:
 def as_offered(values: Sequence[Any], sizes: SizeBounds) -> dict[str, Any]:
     """Name `values`, which are in the order of `FIELDS`, with a size that the page offers.
 
-    A preset beyond `sizes`, of an edit by a larger model, becomes a custom size.
+    A named size beyond `sizes`, of an edit by a larger model, becomes a custom size.
     """
     of = dict(zip(FIELDS, values, strict=True))
-    if of["size"] in {value for _, value in presets_within(sizes)}:
+    if of["size"] in {value for _, value in sizes_within(sizes)}:
         return of
     try:
         width, height = parse_size(str(of["size"]), BOUNDS)

@@ -38,8 +38,9 @@ class FormEvents:
         rows = [page["lora_row_2"], page["lora_row_3"]]
         for menu in page.lora_menus:
             listen(menu.change, self.show_lora_rows, page.lora_menus, rows)
-        listen(page["refresh"].click, self.refresh, [], page.lora_menus)
-        loaded = [*page.lora_menus, page["header"], page["timer"]]
+        menus = [*page.lora_menus, page["preset"], page["preset_row"]]
+        listen(page["refresh"].click, self.refresh, [], menus)
+        loaded = [*menus, page["header"], page["timer"]]
         listen(blocks.load, self.load, [], loaded)
         listen(page["timer"].tick, self.update_header, [], [page["header"], page["timer"]])
         changed = [*(component.change for component in page.fields), page["code_tab"].select]
@@ -76,9 +77,13 @@ class FormEvents:
         }
 
     def refresh(self) -> Updates:
-        """Update the choices of the LoRA menus; the selection stays."""
-        choices = self._page_state.lora_choices()
-        return {menu: gr.update(choices=choices) for menu in self._page.lora_menus}
+        """Update the choices of the LoRA and preset menus; the selection stays."""
+        choices, presets = self._page_state.lora_choices(), self._page_state.preset_choices()
+        return {
+            **{menu: gr.update(choices=choices) for menu in self._page.lora_menus},
+            self._page["preset"]: gr.update(choices=presets),
+            self._page["preset_row"]: gr.update(visible=len(presets) > 1),
+        }
 
     async def check_images(self, request: gr.Request, *images: Any) -> AsyncIterator[Updates]:
         """Store the images, and show what is wrong with one of them.
@@ -183,5 +188,6 @@ class FormEvents:
             form.output_format,
             self._page_state.base_url(request),
             self._page_state.context.keys.has_keys,
+            form.preset,
         )
         return shown, views.notice(FILES_NOTE) if images else ""

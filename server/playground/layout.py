@@ -1,8 +1,5 @@
 """The page's components and their arrangement. Imports Gradio, which takes seconds."""
 
-import base64
-import html
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -12,8 +9,8 @@ from pipelines.api.sizes import SizeBounds
 from server.job import OutputFormat
 from server.playground import views
 from server.playground.components import Layout, uploaded_path
-from server.playground.examples import EXAMPLES, Example
-from server.playground.form import AUTO_SIZE, DEFAULT_SIDE, presets_within
+from server.playground.examples import EXAMPLES, example_html
+from server.playground.form import AUTO_SIZE, DEFAULT_SIDE, NO_PRESET, sizes_within
 from server.playground.grid import DEFAULT_SCALES, MAX_CELLS, Vary
 from server.playground.problems import ERROR_FIELDS
 
@@ -47,6 +44,7 @@ def build_layout(sizes: SizeBounds) -> Layout:
         with gr.Column(scale=5, min_width=320, elem_id="edit-form"):
             _add_images(page)
             _add_prompt(page)
+            _add_preset(page)
             _add_size(page, sizes)
             _add_loras(page)
             _add_seed(page)
@@ -107,21 +105,11 @@ def _add_images(page: Layout) -> None:
     _add_error(page, "images")
     page.components["examples"] = gr.Dataset(
         components=[gr.HTML(render=False)],
-        samples=[[_example_html(example)] for example in EXAMPLES],
+        samples=[[example_html(example)] for example in EXAMPLES],
         type="index",
         label="Or try an example",
         elem_id="examples",
     )
-
-
-def _example_html(example: Example) -> str:
-    images = "".join(map(_inline_image, example.paths))
-    return f"{images}<span>{html.escape(example.prompt)}</span>"
-
-
-def _inline_image(path: Path) -> str:
-    data = base64.b64encode(path.read_bytes()).decode()
-    return f'<img src="data:image/png;base64,{data}" alt="">'
 
 
 def _add_prompt(page: Layout) -> None:
@@ -135,10 +123,19 @@ def _add_prompt(page: Layout) -> None:
     _add_error(page, "prompt")
 
 
+def _add_preset(page: Layout) -> None:
+    # shown once there is one
+    with gr.Row(visible=False) as page.components["preset_row"]:
+        page.components["preset"] = gr.Dropdown(
+            [NO_PRESET], value="", label="Preset", elem_id="preset", min_width=160,
+        )  # fmt: skip
+    _add_error(page, "preset")
+
+
 def _add_size(page: Layout, sizes: SizeBounds) -> None:
     with gr.Row():
         page.components["size"] = gr.Dropdown(
-            presets_within(sizes), value=AUTO_SIZE, label="Size", scale=3, min_width=160,
+            sizes_within(sizes), value=AUTO_SIZE, label="Size", scale=3, min_width=160,
             elem_id="size",
         )  # fmt: skip
         page.components["num_outputs"] = gr.Number(

@@ -16,6 +16,7 @@ from server.playground.components import Layout
 from server.playground.context import NAME, PageContext
 from server.playground.form import (
     FIELDS,
+    NO_PRESET,
     SLOTS,
     Form,
     SlotImage,
@@ -172,6 +173,10 @@ class PageState:
     def is_starting(self) -> bool:
         """True while the model loads."""
         return self.context.executor.state is ExecutorState.STARTING
+
+    def preset_choices(self) -> list[tuple[str, str]]:
+        """The choices of the preset menu: title and name."""
+        return [NO_PRESET, *((each.title, each.name) for each in self.context.presets.usable())]
 
     def lora_choices(self) -> list[tuple[str, str]]:
         """The choices of the LoRA menus: label and reference."""

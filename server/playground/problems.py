@@ -12,6 +12,7 @@ from server.web.problem import problem_of
 ERROR_FIELDS = (
     "images",
     "prompt",
+    "preset",
     "negative_prompt",
     "size",
     "lora_1",
@@ -28,6 +29,7 @@ ERROR_FIELDS = (
 _LABELS = {
     "images": "Image URL",
     "prompt": "Prompt",
+    "preset": "Preset",
     "negative_prompt": "Negative prompt",
     "size": "Size",
     "seed": "Seed",

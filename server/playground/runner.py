@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pipelines.api.params import EditParams
 from pipelines.api.sizes import SizeBounds
 from server.errors import InvalidRequest, NotFound
-from server.job import Job, OutputFormat, Submission
+from server.job import Job, Submission
 from server.jobs.job_state import JobState
 from server.jobs.service import EditService
 from server.playground.context import ENDPOINT, NAME
@@ -50,7 +50,7 @@ class Runner:
     async def submit(self, form: Form, base_url: str, owner: str) -> Job:
         """Queue the edit that the form describes. Raises InvalidParameter and ServerError."""
         params, images = await self.prepare(form, owner)
-        return await self._submit(params, images, form.output_format, base_url, owner)
+        return await self._submit(params, images, form, base_url, owner)
 
     async def submit_all(self, forms: Sequence[Form], base_url: str, owner: str) -> list[Job]:
         """Queue one edit per form, all or none. Raises InvalidParameter and ServerError."""
@@ -58,7 +58,7 @@ class Runner:
         jobs: list[Job] = []
         try:
             for (params, images), form in zip(prepared, forms, strict=True):
-                submitted = self._submit(params, images, form.output_format, base_url, owner)
+                submitted = self._submit(params, images, form, base_url, owner)
                 jobs.append(await submitted)
         except BaseException:
             await self.cancel([job.id for job in jobs])
@@ -107,14 +107,16 @@ class Runner:
         self,
         params: EditParams,
         stored: Sequence[StoredImage],
-        output_format: OutputFormat,
+        form: Form,
         base_url: str,
         owner: str,
     ) -> Job:
         if not stored:
             raise InvalidRequest("Add an image first.", field="images")
         images = [base_url + image.route for image in stored]
-        submission = Submission(NAME, ENDPOINT, params, output_format, owner=owner)
+        submission = Submission(
+            NAME, ENDPOINT, params, form.output_format, owner=owner, preset=form.preset or None
+        )
         return await self._service.submit(submission, images)
 
     async def _watch(self, job_id: str, changes: asyncio.Queue[JobState | None]) -> None:

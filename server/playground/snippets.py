@@ -57,6 +57,7 @@ class CodeRequest:
     output_format: OutputFormat
     base_url: str
     has_keys: bool
+    preset: str = ""
 
     @property
     def url(self) -> str:
@@ -74,7 +75,9 @@ class CodeRequest:
             "prompt": params.prompt,
             "negative_prompt": params.negative_prompt,
             "size": "*".join(map(str, params.size)) if params.size else None,
-            "loras": [{"path": lora.path, "scale": lora.scale} for lora in params.loras] or None,
+            "preset": self.preset or None,
+            "loras": [{"path": lora.path, "scale": lora.scale} for lora in params.own_loras]
+            or None,
             "seed": params.seed if self.is_seed_chosen else None,
             "n": params.num_outputs if params.num_outputs > 1 else None,
             "num_inference_steps": params.num_inference_steps,

@@ -121,11 +121,14 @@ def result(job: Job) -> str:
     """The outputs of an edit, each with its seed, download and use as input."""
     size = "×".join(map(str, (job.outputs[0].width, job.outputs[0].height)))
     took = (job.finished_at or 0) - (job.started_at or 0)
-    steps = job.outcome.num_inference_steps if job.outcome else None
-    facts = [size, f"{steps} steps", f"{took:.1f} s"]
+    outcome = job.outcome
+    steps = outcome.num_inference_steps if outcome else None
+    used = str(outcome.sampling) if outcome and outcome.sampling else f"{steps} steps"
+    facts = [size, used, f"{took:.1f} s"]
+    warnings = "".join(notice(warning) for warning in (outcome.warnings if outcome else ()))
     cards = "".join(_output(job, index) for index in range(len(job.outputs)))
     return (
-        f'<p class="qe-meta">{" · ".join(facts)}</p>'
+        f'<p class="qe-meta">{" · ".join(facts)}</p>{warnings}'
         f'<div class="qe-outputs" data-job="{job.id}">{cards}</div>'
     )
 

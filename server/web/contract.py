@@ -13,6 +13,7 @@ from server.jobs.service import EditService
 from server.jobs.webhook_secrets import WebhookSecrets
 from server.jobs.webhook_sender import WebhookFormat
 from server.loras.library import LoraLibrary
+from server.loras.presets import Presets
 from server.media.outputs import OutputStore
 from server.media.uploads import UploadStore
 from server.readiness import Readiness
@@ -40,6 +41,7 @@ class Services:
     clock: Callable[[], float]
     scraper: Scraper
     readiness: Readiness
+    presets: Presets
 
     @property
     def model_name(self) -> str:

@@ -4,6 +4,7 @@ Starlette's function middleware would buffer between an event stream and its cli
 """
 
 import ipaddress
+import json
 import string
 import urllib.parse
 from collections.abc import Callable
@@ -21,6 +22,9 @@ from server.web.unread_body import UnadmittedBody
 # Keys in the state of a request's scope.
 BASE_URL = "base_url"
 CLIENT_ADDRESS = "client_address"
+WARNINGS = "warnings"
+# Clients refuse longer heads.
+MAX_WARNINGS = 6
 _SAFE = string.punctuation.replace("%", "")
 
 
@@ -57,10 +61,12 @@ def _first(header: str | None) -> str | None:
     return header.split(",")[0].strip() if header else None
 
 
-class ModelHeader:
+class AnswerHeaders:
     """Names the loaded model in `x-qwen-edit-model`, whichever model id the request named.
 
     Headers hold printable ASCII only: the rest of a name, spaces and `%` are percent-encoded.
+    `x-qwen-edit-warnings` is a JSON list of sentences, for bodies without a field of their own;
+    `note_warnings` sets them.
     """
 
     def __init__(self, app: ASGIApp, model_name: Callable[[], str]) -> None:
@@ -68,12 +74,15 @@ class ModelHeader:
         self._model_name = model_name
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Add the header to the start of every HTTP response."""
+        """Add the headers to the start of every HTTP response."""
 
         async def send_named(message: Message) -> None:
             if message["type"] == "http.response.start":
                 name = urllib.parse.quote(self._model_name(), _SAFE, errors="surrogateescape")
-                MutableHeaders(scope=message)["x-qwen-edit-model"] = name
+                headers = MutableHeaders(scope=message)
+                headers["x-qwen-edit-model"] = name
+                if warnings := scope.get("state", {}).get(WARNINGS):
+                    headers["x-qwen-edit-warnings"] = json.dumps(warnings)
             await send(message)
 
         await self._app(scope, receive, send_named if scope["type"] == "http" else send)

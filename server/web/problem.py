@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from pipelines.api.errors import EngineError, InvalidParameter
+from pipelines.api.errors import EngineError, InvalidParameter, PresetNotFound
 from server.errors import InvalidRequest, ServerError
 
 SHOWN_CHARS = 80
@@ -42,6 +42,8 @@ def problem_of(exc: Exception) -> Problem:
             return Problem(exc.status, exc.code, str(exc), exc.field, exc.retry_after_s)
         case InvalidParameter():
             return Problem(InvalidRequest.status, exc.code, str(exc), exc.field.replace(".", "/"))
+        case PresetNotFound():
+            return Problem(404, exc.code, str(exc), "preset")
         case EngineError():
             return Problem(InvalidRequest.status, exc.code, str(exc))
         case ClientDisconnect():

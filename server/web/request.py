@@ -7,7 +7,8 @@ from typing import TypeVar
 from fastapi import Request
 
 from server.errors import InvalidRequest
-from server.web.middleware import BASE_URL, CLIENT_ADDRESS
+from server.job import Job
+from server.web.middleware import BASE_URL, CLIENT_ADDRESS, MAX_WARNINGS, WARNINGS
 
 T = TypeVar("T")
 
@@ -25,6 +26,12 @@ def client_address(request: Request) -> str:
     """Return the address of the client, behind trusted proxies."""
     address: str = request.scope["state"][CLIENT_ADDRESS]
     return address
+
+
+def note_warnings(request: Request, job: Job) -> None:
+    """Have the response carry the warnings of a finished job in a header."""
+    if job.outcome is not None:
+        request.scope["state"][WARNINGS] = list(job.outcome.warnings[:MAX_WARNINGS])
 
 
 async def unless_disconnected(request: Request, result: Awaitable[T]) -> T | None:

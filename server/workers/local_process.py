@@ -55,14 +55,17 @@ class WorkerOptions:
     dtype: str
     offload: str
     safety_checker: str | None = None
+    strict_loras: bool = False
     command: Sequence[str] = WORKER_COMMAND
 
     def command_line(self, fd: int) -> list[str]:
         """The command line of a worker that talks over the socket `fd`."""
-        safety = ["--safety-checker", self.safety_checker] if self.safety_checker else []
+        more = ["--safety-checker", self.safety_checker] if self.safety_checker else []
+        if self.strict_loras:
+            more.append("--strict-loras")
         return [
             *self.command, f"--fd={fd}", "--model", str(self.model), "--device", self.device,
-            "--dtype", self.dtype, "--offload", self.offload, *safety,
+            "--dtype", self.dtype, "--offload", self.offload, *more,
         ]  # fmt: skip
 
 

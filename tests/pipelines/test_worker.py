@@ -192,7 +192,7 @@ def test_done_says_what_the_model_filled_in(worker: WorkerUnderTest) -> None:
     done = worker.run("filled")[-1]
 
     assert isinstance(done, Done)
-    assert (done.num_inference_steps, done.true_cfg_scale) == (3, 4.0)
+    assert (done.sampling.steps, done.sampling.true_cfg_scale) == (3, 4.0)
     assert set(done.seconds) == {Stage.ENCODE, Stage.DENOISE, Stage.DECODE}
 
 

@@ -30,7 +30,8 @@ class ModelFamily:
     file stem of each component with weights. `spec` has the published settings under a name that
     means nothing. `linears` maps a transformer's `config.json` to its linear layers; a key that is
     absent has its published value. `parameters` counts the numbers in each published component.
-    `checkpoints` maps short names to hub ids.
+    `checkpoints` maps short names to hub ids, and `lightning` a transformer's `config.json` to the
+    published few-step LoRAs for that checkpoint: hub files by number of steps.
     """
 
     name: str
@@ -44,4 +45,5 @@ class ModelFamily:
     linears: Callable[[Mapping[str, object]], Linears]
     parameters: Mapping[str, int]
     checkpoints: Mapping[str, str]
+    lightning: Callable[[Mapping[str, object]], Mapping[int, str]]
     lora_marks: LoraMarks

@@ -59,6 +59,19 @@ def _block_linears(inner: int) -> dict[str, tuple[int, int]]:
     return block
 
 
+def lightning(config: Mapping[str, object]) -> dict[int, str]:
+    """The published Lightning LoRAs for the checkpoint with this `config.json`."""
+    # the one key in which the two differ
+    name = "Qwen-Image-Edit-2511" if config.get("zero_cond_t") else "Qwen-Image-Edit-2509"
+    folder = {
+        "Qwen-Image-Edit-2511": "lightx2v/Qwen-Image-Edit-2511-Lightning",
+        "Qwen-Image-Edit-2509": "lightx2v/Qwen-Image-Lightning/Qwen-Image-Edit-2509",
+    }[name]
+    return {
+        steps: f"{folder}/{name}-Lightning-{steps}steps-V1.0-bf16.safetensors" for steps in (4, 8)
+    }
+
+
 def _whole(value: object) -> int:
     if not isinstance(value, int):
         raise TypeError(f"expected a whole number, got {value!r}")
@@ -97,6 +110,7 @@ QWEN_IMAGE_EDIT_PLUS = ModelFamily(
         "text_encoder": 8_292_166_656,
         "vae": 126_900_000,
     },
+    lightning=lightning,
     checkpoints={year: f"Qwen/Qwen-Image-Edit-{year}" for year in ("2509", "2511")},
     lora_marks=LoraMarks(
         name="Qwen-Image",

@@ -10,6 +10,8 @@ import torch
 from diffusers import DiffusionPipeline, SchedulerMixin
 
 from pipelines.api.families import ModelFamily
+from pipelines.api.profiles import RunSampling, UsedSampling
+from pipelines.api.sampling import Sampling
 
 # Width and height in pixels.
 Size = tuple[int, int]
@@ -27,6 +29,29 @@ class References:
 
     latents: torch.Tensor
     grids: tuple[Grid, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A scheduler with its timesteps set.
+
+    `shift` is exp(mu), None for explicit sigmas; `shift_terminal` is None without a terminal.
+    """
+
+    scheduler: SchedulerMixin
+    shift: float | None
+    shift_terminal: float | None
+
+    def used(self, sampling: RunSampling) -> UsedSampling:
+        """The sampling of a run with this schedule; waits for the device."""
+        return UsedSampling(
+            source=sampling.sources,
+            steps=sampling.steps,
+            true_cfg_scale=sampling.true_cfg_scale,
+            shift=self.shift,
+            shift_terminal=self.shift_terminal,
+            sigmas=tuple(self.scheduler.sigmas[:-1].tolist()),
+        )
 
 
 class Predict(Protocol):
@@ -73,8 +98,8 @@ class EngineFamily:
     (1, tokens, width).
     encode_references: the images, resized to about an area in pixels.
     starting_noise: packed noise for an output size, a seed and a dtype, the same on every device.
-    schedule: a scheduler for a number of steps and of output tokens. It holds the state of one
-    run, so each run has its own.
+    schedule: a schedule for a number of steps and of output tokens, whose curve replaces parts of
+    the model's own. It holds the state of one run, so each run has its own.
     guide: classifier-free guidance of a positive and a negative velocity at a scale.
     decode: the image of a size that packed latents stand for.
     """
@@ -86,7 +111,7 @@ class EngineFamily:
     encode_prompt: Callable[[DiffusionPipeline, str, Images, int], torch.Tensor]
     encode_references: Callable[[DiffusionPipeline, Images, int], References]
     starting_noise: Callable[[DiffusionPipeline, Size, int, torch.dtype], torch.Tensor]
-    schedule: Callable[[DiffusionPipeline, int, int], SchedulerMixin]
+    schedule: Callable[[DiffusionPipeline, int, int, Sampling], Schedule]
     predict: Predict
     guide: Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
     decode: Callable[[DiffusionPipeline, torch.Tensor, Size], PIL.Image.Image]

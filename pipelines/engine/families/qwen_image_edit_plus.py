@@ -3,6 +3,7 @@
 Equal to that pipeline's own call at the same settings; `tests/pipelines` compares the images.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,28 @@ from torch import nn
 from transformers import PreTrainedModel, Qwen2VLProcessor
 
 from pipelines.api import families as facts
+from pipelines.api.sampling import Sampling
 from pipelines.engine.families.family import (
     EngineFamily,
     Grid,
     Images,
     References,
     Rewriting,
+    Schedule,
     Size,
 )
 
 SIZES = facts.QWEN_IMAGE_EDIT_PLUS.sizes
+
+# A scheduler that runs explicit sigmas as they are.
+_AS_GIVEN = {
+    "use_dynamic_shifting": False,
+    "shift": 1.0,
+    "shift_terminal": None,
+    "use_karras_sigmas": False,
+    "use_exponential_sigmas": False,
+    "use_beta_sigmas": False,
+}
 
 REWRITING = Rewriting(
     instruction=(
@@ -130,23 +143,42 @@ def starting_noise(
 
 
 def schedule(
-    pipe: QwenImageEditPlusPipeline, steps: int, image_tokens: int
-) -> FlowMatchEulerDiscreteScheduler:
-    """A scheduler of the model's own kind, shifted for the number of output tokens."""
+    pipe: QwenImageEditPlusPipeline, steps: int, image_tokens: int, curve: Sampling
+) -> Schedule:
+    """A scheduler of the model's own kind, shifted for the number of output tokens or by `curve`.
+
+    A static shift is diffusers' exponential shift by its logarithm.
+    """
     config = pipe.scheduler.config
-    shift = calculate_shift(
+    changes: dict[str, object] = {}
+    sigmas = np.linspace(1.0, 1 / steps, steps)
+    mu = calculate_shift(
         image_tokens,
         config.base_image_seq_len,
         config.max_image_seq_len,
         config.base_shift,
         config.max_shift,
     )
-    scheduler = type(pipe.scheduler).from_config(config)
-    sigmas = np.linspace(1.0, 1 / steps, steps)
-    scheduler.set_timesteps(sigmas=sigmas, device=pipe._execution_device, mu=shift)
+    if curve.sigmas is not None:
+        sigmas, mu, changes = np.array(curve.sigmas), None, dict(_AS_GIVEN)
+    if curve.shift is not None:
+        changes |= {"use_dynamic_shifting": True, "time_shift_type": "exponential"}
+        mu = math.log(curve.shift)
+    if curve.shift_terminal is not None:
+        changes["shift_terminal"] = curve.shift_terminal or None
+    scheduler = type(pipe.scheduler).from_config(config, **changes)
+    scheduler.set_timesteps(sigmas=sigmas, device=pipe._execution_device, mu=mu)
     # otherwise the scheduler looks its first timestep up on the device, which waits for it
     scheduler.set_begin_index(0)
-    return scheduler
+    shift = None if curve.sigmas is not None else _shift(scheduler, mu)
+    return Schedule(scheduler, shift, scheduler.config.shift_terminal)
+
+
+def _shift(scheduler: FlowMatchEulerDiscreteScheduler, mu: float) -> float:
+    config = scheduler.config
+    if not config.use_dynamic_shifting:
+        return float(config.shift)
+    return math.exp(mu) if config.time_shift_type == "exponential" else mu
 
 
 def predict(

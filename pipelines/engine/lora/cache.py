@@ -13,7 +13,7 @@ import torch
 
 from pipelines.api.errors import LoraNotFound
 from pipelines.api.families import Linears
-from pipelines.engine.lora.compose import Adapter, compose, size_bytes
+from pipelines.engine.lora.compose import Adapter, WeightOf, compose, size_bytes
 from pipelines.engine.lora.tensors import Lora, read_lora
 from pipelines.files.lora_format.config import PEFT_CONFIG, PEFT_WEIGHTS
 
@@ -31,6 +31,8 @@ class BoundedCache(Generic[V]):
         self._max_bytes = max_bytes
         self._size_of = size_of
         self._entries: OrderedDict[Hashable, V] = OrderedDict()
+        # an adapter has thousands of tensors to count
+        self._sizes: dict[Hashable, int] = {}
 
     def get(self, key: Hashable) -> V | None:
         """The entry, now the most recently used one, or None."""
@@ -43,13 +45,15 @@ class BoundedCache(Generic[V]):
         """Add an entry and drop the least recently used ones beyond the bound."""
         self._entries[key] = value
         self._entries.move_to_end(key)
+        self._sizes[key] = self._size_of(value)
         while len(self._entries) > 1 and self.total_bytes > self._max_bytes:
-            self._entries.popitem(last=False)
+            oldest, _ = self._entries.popitem(last=False)
+            del self._sizes[oldest]
 
     @property
     def total_bytes(self) -> int:
         """The size of all entries."""
-        return sum(map(self._size_of, self._entries.values()))
+        return sum(self._sizes.values())
 
 
 class LoraCache:
@@ -62,6 +66,7 @@ class LoraCache:
     def __init__(
         self,
         linears: Linears,
+        weight_of: WeightOf,
         device: torch.device,
         dtype: torch.dtype,
         *,
@@ -69,6 +74,7 @@ class LoraCache:
         device_bytes: int = DEVICE_BYTES,
     ) -> None:
         self._linears = linears
+        self._weight_of = weight_of
         self._device = device
         self._dtype = dtype
         self._loras: BoundedCache[Lora] = BoundedCache(host_bytes, lambda lora: lora.size_bytes)
@@ -100,7 +106,9 @@ class LoraCache:
     def adapter(
         self, stack: Sequence[tuple[Path, float]], on_load: Callable[[], None] = lambda: None
     ) -> Adapter:
-        """The adapter of the files at their scales. Raises LoraNotFound, LoraInvalid.
+        """The adapter of the files at their scales.
+
+        Raises LoraNotFound, LoraInvalid, LoraOverflow.
 
         A file at scale 0 is read and validated like the others, and adds nothing. `on_load` is
         called before each wait for a file and before the files are composed.
@@ -119,9 +127,13 @@ class LoraCache:
             on_load()
             pairs = zip(loras, (scale for _, scale in stack), strict=True)
             wanted = [(lora, scale) for lora, scale in pairs if scale != 0]
-            composed = compose(wanted, self._device, self._dtype)
+            composed = compose(wanted, self._weight_of, self._device, self._dtype)
             self._adapters.put(key, composed)
         return composed
+
+    def is_idle(self, path: Path) -> bool:
+        """Return whether the file changes nothing. Raises LoraNotFound, LoraInvalid."""
+        return self._future(path).result().is_idle
 
     def _future(self, path: Path) -> "Future[Lora]":
         """The LoRA from the cache, from a read in progress, or from a new one."""

@@ -2,40 +2,23 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from diffusers.models.normalization import RMSNorm
 from torch import nn
 from torch.nn import functional
 
+from pipelines.engine.lora.adaptable import AdaptableLinear, AdaptableNorm
 from pipelines.engine.lora.cache import DEVICE_BYTES, HOST_BYTES, LoraCache
+from pipelines.engine.lora.change import LayerChange
 from pipelines.engine.lora.compose import Adapter
-
-
-class AdaptableLinear(nn.Linear):
-    """nn.Linear plus, while an adapter is active, `(x @ down.T) @ up.T`.
-
-    Layers get this class by assignment, so their parameters, names, hooks and state dict do not
-    change, and without an adapter they return the base layer's result. The adapter is a plain
-    attribute: under torch.compile a parameter of another rank needs another graph, a plain tensor
-    of another rank does not.
-    """
-
-    adapter: tuple[torch.Tensor, torch.Tensor] | None = None
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        base = super().forward(x)
-        if self.adapter is None:
-            return base
-        down, up = self.adapter
-        low_rank = functional.linear(x, down)
-        # one fused kernel for product and sum, without a second tensor of the output's size
-        flat = torch.addmm(base.flatten(0, -2), low_rank.flatten(0, -2), up.t())
-        return flat.view_as(base)
+from pipelines.engine.lora.kinds.lora import LowRank
 
 
 class LoraEngine:
-    """The linear layers of one transformer, which take adapters. Not thread-safe."""
+    """The linear layers and norms of one transformer, which take adapters. Not thread-safe."""
 
     def __init__(
         self,
@@ -50,28 +33,45 @@ class LoraEngine:
         self._transformer = transformer
         self._device = device
         self._dtype = dtype
-        self._layers: dict[str, AdaptableLinear] = {}
+        self._layers: dict[str, AdaptableLinear | AdaptableNorm] = {}
         for name, module in transformer.named_modules():
             if type(module) is nn.Linear:
                 module.__class__ = AdaptableLinear
-            if isinstance(module, AdaptableLinear):
+            elif type(module) is RMSNorm and module.weight is not None:
+                module.__class__ = AdaptableNorm
+            if isinstance(module, AdaptableLinear | AdaptableNorm):
                 # Set on the instance from the start: torch.compile guards on its presence.
-                module.adapter = None
+                module.change = None
+                module.scratch = None
                 self._layers[name] = module
         self.cache = LoraCache(
-            self.linears, device, dtype, host_bytes=host_bytes, device_bytes=device_bytes
+            self.linears,
+            self._weight_of,
+            device,
+            dtype,
+            host_bytes=host_bytes,
+            device_bytes=device_bytes,
         )
 
     @property
     def linears(self) -> dict[str, tuple[int, int]]:
-        """The layers that a LoRA can change, with their (out, in) features."""
+        """The linear layers that a LoRA can change, with their (out, in) features."""
         return {
-            name: (layer.out_features, layer.in_features) for name, layer in self._layers.items()
+            name: (layer.out_features, layer.in_features)
+            for name, layer in self._layers.items()
+            if isinstance(layer, AdaptableLinear)
         }
 
     def preload(self, paths: Sequence[Path]) -> None:
         """Start to read files that a later job uses, in another thread."""
         self.cache.preload(paths)
+
+    def idle(self, stack: Sequence[tuple[Path, float]]) -> list[Path]:
+        """The files that change nothing, though their scale is not 0: all zero, or of alpha 0.
+
+        Raises LoraNotFound, LoraInvalid.
+        """
+        return [path for path, scale in stack if scale != 0 and self.cache.is_idle(path)]
 
     @contextmanager
     def active(
@@ -80,7 +80,7 @@ class LoraEngine:
         """Apply the LoRA files at their scales inside the block only.
 
         `on_load` is called before each file is read and before they are composed.
-        Raises LoraNotFound, LoraInvalid before any layer changes.
+        Raises LoraNotFound, LoraInvalid, LoraOverflow before any layer changes.
         """
         with self.applied(self.cache.adapter(stack, on_load)):
             yield
@@ -90,13 +90,30 @@ class LoraEngine:
         """Apply a composed adapter inside the block only."""
         if adapter and any(m._compiled_call_impl for m in self._transformer.modules()):
             adapter = self._uniform(adapter)
+        scratch = self._scratch(adapter)
         try:
-            for name, pair in adapter.items():
-                self._layers[name].adapter = pair
+            for name, change in adapter.items():
+                self._layers[name].change = change
+                if change.recomposed:
+                    self._layers[name].scratch = scratch
             yield
         finally:
-            for name in adapter:
-                self._layers[name].adapter = None
+            for name, change in adapter.items():
+                self._layers[name].change = None
+                if change.recomposed:
+                    self._layers[name].scratch = None
+
+    def _weight_of(self, name: str) -> torch.Tensor:
+        """The base weight on the device, where an offloaded one is copied to."""
+        weight: torch.Tensor = self._layers[name].weight
+        return weight.detach().to(self._device)
+
+    def _scratch(self, adapter: Adapter) -> torch.Tensor | None:
+        """Memory for the largest weight that the adapter recomposes, for all layers in turn."""
+        sizes = [self._layers[name].weight.numel() for name, c in adapter.items() if c.recomposed]
+        if not sizes:
+            return None
+        return torch.empty(max(sizes), device=self._device, dtype=self._dtype)
 
     def _uniform(self, adapter: Adapter) -> Adapter:
         """The adapter in a form that torch.compile never traces again.
@@ -106,19 +123,22 @@ class LoraEngine:
         and ranks that are equal at warm-up as the same number. No two layers share a tensor, which
         is guarded too.
         """
-        pairs: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        changes = dict(adapter)
         for name, layer in self._layers.items():
-            down, up = adapter.get(name) or (
+            if isinstance(layer, AdaptableNorm):
+                continue
+            change = adapter.get(name, LayerChange())
+            pair = change.low_rank or LowRank(
                 torch.zeros(0, layer.in_features, device=self._device, dtype=self._dtype),
                 torch.zeros(layer.out_features, 0, device=self._device, dtype=self._dtype),
             )
-            missing = max(0, 2 - down.shape[0])
+            missing = max(0, 2 - pair.down.shape[0])
             if missing:
-                down, up = (
-                    functional.pad(down, (0, 0, 0, missing)),
-                    functional.pad(up, (0, missing)),
+                pair = LowRank(
+                    functional.pad(pair.down, (0, 0, 0, missing)),
+                    functional.pad(pair.up, (0, missing)),
                 )
-            torch._dynamo.maybe_mark_dynamic(down, 0)
-            torch._dynamo.maybe_mark_dynamic(up, 1)
-            pairs[name] = down, up
-        return pairs
+            torch._dynamo.maybe_mark_dynamic(pair.down, 0)
+            torch._dynamo.maybe_mark_dynamic(pair.up, 1)
+            changes[name] = replace(change, low_rank=pair)
+        return changes

@@ -1,14 +1,16 @@
-"""A LoRA's matrices, as views into one buffer of the file's data."""
+"""A LoRA's tensors, as views into one buffer of the file's data."""
 
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from pipelines.api.errors import LoraInvalid, LoraNotFound
 from pipelines.api.families import Linears
-from pipelines.files.lora_format.file import LayerPlan, LoraPlan, plan_lora
+from pipelines.files.lora_format.file import LoraPlan, plan_lora
+from pipelines.files.lora_format.layer_plan import LayerPlan
 from pipelines.files.safetensors_header import FLOAT_DTYPES, TensorInfo
 
 _DTYPES = {
@@ -29,13 +31,13 @@ _DTYPES = {
 
 @dataclass(frozen=True, slots=True)
 class LoraLayer:
-    """One layer's change, `multiplier · up @ down`, in the file's dtype.
+    """One layer's change: `multiplier` times what the tensors of its kind define.
 
-    down: (rank, in), up: (out, rank).
+    The tensors are named by part, in the file's dtype.
     """
 
-    down: torch.Tensor
-    up: torch.Tensor
+    kind: str
+    tensors: Mapping[str, torch.Tensor]
     multiplier: float
 
 
@@ -43,17 +45,23 @@ class LoraLayer:
 class Lora:
     """A parsed file: its data as one tensor of bytes in host memory, and the plan of its layers.
 
-    `multipliers` has one entry per layer: alpha / rank, however the file gives the alpha.
+    `multipliers` has one entry per layer: alpha / rank, however the file gives the alpha. An idle
+    file changes nothing, because its tensors are zero or its alphas are. `gains`
+    keeps what a DoRA's magnitudes are relative to the base model, once it is known.
     """
 
     plan: LoraPlan
     data: torch.Tensor
     multipliers: Mapping[str, float]
+    is_idle: bool = False
+    gains: dict[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def size_bytes(self) -> int:
-        """The host memory that the LoRA takes."""
-        return self.data.numel()
+        """The host memory that the LoRA takes, with a gain in fp32 for each magnitude."""
+        infos, layers = self.plan.header.tensors, self.plan.layers.values()
+        magnitudes = [infos[layer.parts["magnitude"]] for layer in layers if layer.is_dora]
+        return self.data.numel() + sum(4 * math.prod(info.shape) for info in magnitudes)
 
     def layers(self, device: torch.device) -> Iterator[tuple[str, LoraLayer]]:
         """Each layer's name and change on `device`; the data is copied there once."""
@@ -78,21 +86,24 @@ def read_lora(path: Path, linears: Linears, *, pinned: bool = False) -> Lora:
         read = file.readinto(data.numpy().data)
     if read != data.numel():
         raise LoraInvalid(f"{path.name} is truncated: it changed while it was read.")
-    _refuse_non_finite(plan, data)
-    return Lora(
-        plan, data, {name: _multiplier(plan, data, layer) for name, layer in plan.layers.items()}
-    )
+    zeros = _zero_keys(plan, data)
+    multipliers = {name: _multiplier(plan, data, layer) for name, layer in plan.layers.items()}
+    is_idle = all(layer.is_idle(zeros, multipliers[name]) for name, layer in plan.layers.items())
+    return Lora(plan, data, multipliers, is_idle)
 
 
-def _refuse_non_finite(plan: LoraPlan, data: torch.Tensor) -> None:
-    """Raise LoraInvalid when a matrix holds NaN or infinity."""
-    keys = [key for key, info in plan.header.tensors.items() if info.dtype in FLOAT_DTYPES]
+def _zero_keys(plan: LoraPlan, data: torch.Tensor) -> frozenset[str]:
+    """The keys of tensors that are all zero. Raises LoraInvalid for NaN and infinity."""
+    infos = plan.header.tensors
+    keys = [key for key in plan.used_keys if infos[key].dtype in FLOAT_DTYPES]
     # A sum is not finite when one of its terms is not: a cheap pass selects tensors to examine.
-    sums = torch.stack([_summed(_view(data, plan.header.tensors[key])) for key in keys])
+    sums = torch.stack([_summed(_view(data, infos[key])) for key in keys])
     for index in torch.nonzero(~torch.isfinite(sums)).flatten().tolist():
-        tensor = _view(data, plan.header.tensors[keys[index]])
+        tensor = _view(data, infos[keys[index]])
         if not bool(torch.isfinite(tensor.float()).all()):
             raise LoraInvalid(f"{plan.path.name} holds NaN or infinity in {keys[index]}.")
+    without_sum = [keys[index] for index in torch.nonzero(sums == 0).flatten().tolist()]
+    return frozenset(key for key in without_sum if not _view(data, infos[key]).float().any())
 
 
 def _summed(tensor: torch.Tensor) -> torch.Tensor:
@@ -110,22 +121,9 @@ def _multiplier(plan: LoraPlan, data: torch.Tensor, layer: LayerPlan) -> float:
 
 def _layer(data: torch.Tensor, plan: LoraPlan, layer: LayerPlan, multiplier: float) -> LoraLayer:
     tensors = {part: _view(data, plan.header.tensors[key]) for part, key in layer.parts.items()}
-    if layer.is_loha:
-        down, up = _loha_factors(tensors)
-        return LoraLayer(down, up, multiplier)
-    return LoraLayer(tensors["down"], tensors["up"], multiplier)
-
-
-def _loha_factors(tensors: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The low-rank factors (r1·r2, in) and (out, r1·r2) of (w1_a @ w1_b) * (w2_a @ w2_b).
-
-    The Hadamard product of two sums of outer products is the sum of the products of all pairs:
-    Σᵢⱼ (aᵢ∘cⱼ)(bᵢ∘dⱼ)ᵀ. This is exact, and takes less memory than the product, out·in per layer.
-    """
-    a, b, c, d = (tensors[part].float() for part in ("w1_a", "w1_b", "w2_a", "w2_b"))
-    up = (a[:, :, None] * c[:, None, :]).flatten(1)
-    down = (b[:, None, :] * d[None, :, :]).flatten(0, 1)
-    return down, up
+    if layer.rows is not None and layer.kind.rows is not None:
+        tensors[layer.kind.rows] = tensors[layer.kind.rows][layer.rows]
+    return LoraLayer(layer.kind.name, tensors, multiplier)
 
 
 def _view(data: torch.Tensor, info: TensorInfo) -> torch.Tensor:

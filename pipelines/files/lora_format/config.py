@@ -50,6 +50,7 @@ class LoraConfig:
     alpha_patterns: Patterns = ()
     is_rslora: bool = False
     is_dora: bool = False
+    is_oft: bool = False
 
     def alpha_of(self, layer: str) -> float | None:
         """The alpha of this layer, or None when the configuration has none."""
@@ -59,8 +60,8 @@ class LoraConfig:
         """The rank that this layer should have, or None when the configuration has none."""
         return _matching(self.rank_patterns, layer, self.rank)
 
-    def multiplier(self, alpha: float | None, rank: int) -> float:
-        """The factor of `up @ down`."""
+    def multiplier(self, alpha: float | None, rank: float) -> float:
+        """The factor of a change of this rank."""
         if alpha is None:
             return 1.0
         return alpha / math.sqrt(rank) if self.is_rslora else alpha / rank
@@ -112,11 +113,13 @@ def _parse(config: Mapping[str, Any]) -> LoraConfig:
     )
     return LoraConfig(
         rank=_number(plain.get("r")),
-        alpha=_number(plain.get("lora_alpha")),
+        # LoKr and LoHa have the shorter name
+        alpha=_number(plain.get("lora_alpha", plain.get("alpha"))),
         rank_patterns=rank_patterns,
         alpha_patterns=alpha_patterns,
         is_rslora=bool(plain.get("use_rslora")),
         is_dora=bool(plain.get("use_dora")),
+        is_oft=str(plain.get("peft_type")).upper() in ("OFT", "BOFT"),
     )
 
 

@@ -6,7 +6,7 @@ or applied in part. No torch, no tensor data.
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,14 @@ from pipelines.api.errors import LoraInvalid
 from pipelines.api.families import FAMILIES, Linears
 from pipelines.files.lora_format.config import LoraConfig, read_config
 from pipelines.files.lora_format.family import guess_family
+from pipelines.files.lora_format.fused import split_fused, with_fused
+from pipelines.files.lora_format.kinds import COMPANIONS, KINDS, Alpha, Kind, Misfit, shape_text
+from pipelines.files.lora_format.kinds.difference import DIFFERENCE
+from pipelines.files.lora_format.kinds.lora import LORA
+from pipelines.files.lora_format.kinds.norm import NORM, norms_of
+from pipelines.files.lora_format.kinds.norm import PARTS as NORM_PARTS
+from pipelines.files.lora_format.kinds.refused import refused_kind
+from pipelines.files.lora_format.layer_plan import LayerPlan
 from pipelines.files.safetensors_header import FLOAT_DTYPES, Header, TensorInfo, read_header
 
 # Prefixes that trainers put before a layer's name, which may be dotted or joined by underscores.
@@ -29,54 +37,15 @@ PREFIXES = (
     "lora_transformer.",
     "lycoris_",
 )
-# Ends of keys, and the part of a layer's change that each marks. Possessive where a key that does
-# not match would take quadratic time.
 _SUFFIXES = (
-    (re.compile(r"\.lora_A(\.[^.]++)*\.weight$"), "down"),
-    (re.compile(r"\.lora_B(\.[^.]++)*\.weight$"), "up"),
-    (re.compile(r"\.lora_down\.weight$"), "down"),
-    (re.compile(r"\.lora_up\.weight$"), "up"),
-    (re.compile(r"\.lora\.down\.weight$"), "down"),
-    (re.compile(r"\.lora\.up\.weight$"), "up"),
-    (re.compile(r"\.hada_w1_a$"), "w1_a"),
-    (re.compile(r"\.hada_w1_b$"), "w1_b"),
-    (re.compile(r"\.hada_w2_a$"), "w2_a"),
-    (re.compile(r"\.hada_w2_b$"), "w2_b"),
+    *(suffix for kind in KINDS if kind is not NORM for suffix in kind.suffixes),
+    *((pattern, companion.part) for companion in COMPANIONS for pattern in companion.suffixes),
     (re.compile(r"\.alpha$"), "alpha"),
+    # last: one of them is the end of most others
+    *NORM.suffixes,
 )
-# Other kinds of adapters, by the ends of their keys.
-_OTHER_KINDS = (
-    (re.compile(r"\.(dora_scale|lora_magnitude_vector)(\.|$)"), "a DoRA"),
-    (re.compile(r"\.lokr_\w+$"), "a LoKr"),
-    (re.compile(r"\.hada_t\d$"), "a LoHa for convolutions"),
-    (re.compile(r"\.diff_b$"), "a full bias difference (.diff_b)"),
-    (re.compile(r"\.diff(_m)?$"), "a full weight difference (.diff)"),
-    (re.compile(r"\.lora_B(\.[^.]++)*\.bias$"), "a LoRA with biases"),
-)
-_LORA_PARTS = frozenset({"down", "up"})
-_LOHA_PARTS = frozenset({"w1_a", "w1_b", "w2_a", "w2_b"})
+_COMPANION_PARTS = frozenset(companion.part for companion in COMPANIONS)
 _TEXT_ENCODER = re.compile(r"^(lora_te\d?_|text_encoder|te\d?\.|base_model\.model\.text_encoder)")
-
-
-@dataclass(frozen=True, slots=True)
-class LayerPlan:
-    """One linear layer's share of a LoRA.
-
-    `parts` are the keys of its tensors by part: down (rank, in) and up (out, rank), or a LoHa's
-    w1_a, w2_a (out, rank) and w1_b, w2_b (rank, in). Their product is scaled by `multiplier` or,
-    when `alpha_key` names a scalar in the file, by `config.multiplier` of that alpha.
-    """
-
-    parts: Mapping[str, str]
-    rank: int
-    multiplier: float
-    alpha_key: str | None
-    config: LoraConfig
-
-    @property
-    def is_loha(self) -> bool:
-        """Return whether the change is a Hadamard product of two products."""
-        return "w1_a" in self.parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +55,14 @@ class LoraPlan:
     path: Path
     header: Header
     layers: Mapping[str, LayerPlan]
+
+    @property
+    def used_keys(self) -> Iterator[str]:
+        """The keys of the tensors that change the model; an alpha may be without effect."""
+        for layer in self.layers.values():
+            yield from layer.parts.values()
+            if layer.alpha_key is not None:
+                yield layer.alpha_key
 
 
 def plan_lora(path: Path, linears: Linears, name: str | None = None) -> LoraPlan:
@@ -103,24 +80,27 @@ def plan_lora(path: Path, linears: Linears, name: str | None = None) -> LoraPlan
 def plan_header(header: Header, path: Path, linears: Linears, name: str) -> LoraPlan:
     """The plan of the file at `path`, whose header has been read. Raises LoraInvalid."""
     config = read_config(path, header.metadata, name)
-    _refuse_other_kinds(header, config, name)
-    located = _locate_all(header, linears, name)
-    return LoraPlan(
-        path,
-        header,
-        {
-            module: _plan_layer(name, header, module, parts, linears[module], config)
-            for module, parts in located.items()
-        },
-    )
+    if kind := refused_kind(header.shapes):
+        applied = ", ".join(kind.name for kind in KINDS)
+        raise LoraInvalid(f"{name} is {kind}; this engine applies {applied} and DoRA.")
+    norms = norms_of(linears)
+    layers = with_fused(linears) | norms
+    located = _locate_all(header, layers, norms, name)
+    plans = {
+        module: _plan_layer(name, header, module, parts, layers[module], config)
+        for module, parts in located.items()
+    }
+    return LoraPlan(path, header, split_fused(plans, linears, name))
 
 
-def _locate_all(header: Header, linears: Linears, name: str) -> dict[str, dict[str, str]]:
-    flat_names = {module.replace(".", "_"): module for module in linears}
+def _locate_all(
+    header: Header, layers: Collection[str], norms: Collection[str], name: str
+) -> dict[str, dict[str, str]]:
+    flat_names = {module.replace(".", "_"): module for module in layers}
     located: dict[str, dict[str, str]] = {}
     unmatched_keys: list[str] = []
     for key in header.tensors:
-        module, part = _locate(key, flat_names)
+        module, part = _locate(key, flat_names, norms)
         if module is None or part is None:
             unmatched_keys.append(key)
             continue
@@ -133,12 +113,17 @@ def _locate_all(header: Header, linears: Linears, name: str) -> dict[str, dict[s
     return located
 
 
-def _locate(key: str, flat_names: Mapping[str, str]) -> tuple[str | None, str | None]:
+def _locate(
+    key: str, flat_names: Mapping[str, str], norms: Collection[str]
+) -> tuple[str | None, str | None]:
     """The layer and the part of it that `key` names; None for what is unknown."""
     for pattern, part in _SUFFIXES:
         match = pattern.search(key)
         if match:
-            return _module_of(key[: match.start()], flat_names), part
+            module = _module_of(key[: match.start()], flat_names)
+            if module in norms:
+                return module, NORM_PARTS.get(part)
+            return module, None if part in NORM.parts else part
     return None, None
 
 
@@ -160,71 +145,92 @@ def _plan_layer(
     config: LoraConfig,
 ) -> LayerPlan:
     alpha_key = parts.get("alpha")
-    matrices = {part: key for part, key in parts.items() if part != "alpha"}
-    _check_parts(name, module, matrices)
-    infos = {part: header.tensors[key] for part, key in matrices.items()}
-    rank = _check_shapes(name, module, infos, features)
+    tensors = {part: key for part, key in parts.items() if part != "alpha"}
+    infos = {part: header.tensors[key] for part, key in tensors.items()}
+    kind = _kind_of(name, module, tensors)
+    rank = _check_tensors(name, module, kind, infos, features)
+    _check_companions(name, module, kind, infos, features)
     if alpha_key is not None and math.prod(header.tensors[alpha_key].shape) != 1:
         raise LoraInvalid(f"{name}: {alpha_key} must be a single number.")
+    if config.is_dora and kind.alpha is Alpha.OF_RANK and "magnitude" not in parts:
+        raise LoraInvalid(f"{name} is a DoRA without the magnitude of {module}.")
     _check_config(name, module, config, rank, has_alpha=alpha_key is not None)
-    multiplier = config.multiplier(config.alpha_of(module), rank)
-    return LayerPlan(matrices, rank, multiplier, alpha_key, config)
+    if kind.alpha is Alpha.PART and alpha_key is not None:
+        tensors["alpha"] = alpha_key
+    if kind.alpha is not Alpha.OF_RANK:
+        return LayerPlan(kind, tensors, rank, 1.0, None, config)
+    multiplier = config.multiplier(config.alpha_of(module), rank or config.rank_of(module) or 1)
+    return LayerPlan(kind, tensors, rank, multiplier, alpha_key if rank else None, config)
 
 
-def _check_parts(name: str, module: str, parts: Iterable[str]) -> None:
-    present = set(parts)
-    wanted = _LOHA_PARTS if present & {"w1_a", "w1_b"} else _LORA_PARTS
-    for part in sorted(wanted ^ present):
-        if part in wanted:
-            raise LoraInvalid(f"{name} is incomplete: {module} has no {part} matrix.")
-        raise LoraInvalid(f"{name} mixes LoRA and LoHa matrices in {module}.")
+def _kind_of(name: str, module: str, parts: Collection[str]) -> Kind:
+    """The kind of which the layer has every part. Raises LoraInvalid."""
+    present = frozenset(parts) - _COMPANION_PARTS
+    kinds = [kind for kind in KINDS if kind.parts & present]
+    if len(kinds) > 1:
+        names = " and ".join(kind.name for kind in kinds)
+        raise LoraInvalid(f"{name} mixes {names} matrices in {module}.")
+    kind = kinds[0] if kinds else DIFFERENCE if "shift" in parts else LORA
+    form = kind.nearest_form(present)
+    for part in sorted(form - present):
+        raise LoraInvalid(f"{name} is incomplete: {module} has no {part} matrix.")
+    for part in sorted(present - form):
+        raise LoraInvalid(f"{name} has one {part} matrix too many in {module}.")
+    return kind
 
 
 def _check_config(
     name: str, module: str, config: LoraConfig, rank: int, *, has_alpha: bool
 ) -> None:
     configured = config.rank_of(module)
-    if configured is not None and configured != rank:
+    if configured is not None and rank not in (0, configured):
         raise LoraInvalid(
             f"{name} contradicts itself: its configuration gives {module} rank {configured:g}, its "
             f"matrices have rank {rank}."
+        )
+    if config.is_oft:
+        raise LoraInvalid(
+            f"{name} is an OFT of PEFT; this engine applies LyCORIS' and OneTrainer's."
         )
     if config.is_rslora and config.alpha_of(module) is None and not has_alpha:
         raise LoraInvalid(f"{name} is an rsLoRA without an alpha: its strength is unknown.")
 
 
-def _check_shapes(
-    name: str, module: str, infos: Mapping[str, TensorInfo], features: tuple[int, int]
+def _check_tensors(
+    name: str, module: str, kind: Kind, infos: Mapping[str, TensorInfo], features: tuple[int, int]
 ) -> int:
-    """The rank. A LoHa's two products may have different ranks; the first one counts."""
-    out_features, in_features = features
-    pairs = [("up", "down")] if "up" in infos else [("w1_a", "w1_b"), ("w2_a", "w2_b")]
-    ranks = []
-    for up, down in pairs:
-        rank = infos[down].shape[0] if infos[down].shape else 0
-        fits = infos[up].shape == (out_features, rank) and infos[down].shape == (rank, in_features)
-        if rank < 1 or not fits:
-            raise LoraInvalid(
-                f"{name} does not fit this model: {module} is {out_features}×{in_features}, the "
-                f"file has {_shape(infos[up])} times {_shape(infos[down])}."
-            )
-        ranks.append(rank)
-    for info in infos.values():
-        if info.dtype not in FLOAT_DTYPES:
-            raise LoraInvalid(f"{name} stores {module} as {info.dtype}; floats are expected.")
-    return ranks[0]
-
-
-def _refuse_other_kinds(header: Header, config: LoraConfig, name: str) -> None:
-    # no map: it would hold the interpreter's lock for all keys
-    kinds = [kind for mark, kind in _OTHER_KINDS if any(mark.search(key) for key in header.tensors)]
-    if config.is_dora:
-        kinds.append("a DoRA")
-    if kinds:
+    """The rank. Raises LoraInvalid."""
+    try:
+        own = {part: info.shape for part, info in infos.items() if part in kind.parts}
+        rank = kind.rank(own, features)
+    except Misfit as exc:
         raise LoraInvalid(
-            f"{name} is {kinds[0]}; this engine applies LoRA and LoHa, which are products of "
-            f"low-rank matrices, and nothing else."
-        )
+            f"{name} does not fit this model: {module} is "
+            f"{'a norm' if kind is NORM else shape_text(features)}, the file has {exc}."
+        ) from exc
+    for part, info in infos.items():
+        if info.dtype not in FLOAT_DTYPES and part not in kind.markers:
+            raise LoraInvalid(f"{name} stores {module} as {info.dtype}; floats are expected.")
+    return rank
+
+
+def _check_companions(
+    name: str, module: str, kind: Kind, infos: Mapping[str, TensorInfo], features: tuple[int, int]
+) -> None:
+    """Raise LoraInvalid for a companion that does not fit the layer or its kind."""
+    for companion in COMPANIONS:
+        info = infos.get(companion.part)
+        if info is None:
+            continue
+        # PEFT has no DoRA with biases, so what its scale would be is unknown
+        is_odd = companion.part == "bias" and "magnitude" in infos
+        if kind.name not in companion.kinds or is_odd:
+            raise LoraInvalid(f"{name} has a {companion.part} beside a {kind.name} in {module}.")
+        if not companion.fits(info.shape, features):
+            raise LoraInvalid(
+                f"{name} does not fit this model: {module} is {shape_text(features)}, the file has "
+                f"a {companion.part} of {shape_text(info.shape)}."
+            )
 
 
 def _unmatched_message(name: str, header: Header, unmatched: Iterable[str], *, reached: int) -> str:
@@ -232,6 +238,12 @@ def _unmatched_message(name: str, header: Header, unmatched: Iterable[str], *, r
     first = ", ".join(unmatched[:3]) + (" …" if len(unmatched) > 3 else "")
     if all(_TEXT_ENCODER.match(key) for key in header.tensors):
         return f"{name} is for the text encoder only; this engine applies LoRAs to the transformer."
+    if all(_TEXT_ENCODER.match(key) for key in unmatched) and reached:
+        return (
+            f"{name} also changes the text encoder, with {len(unmatched)} of "
+            f"{len(header.tensors)} tensors ({first}); this engine applies LoRAs to the "
+            f"transformer."
+        )
     family = guess_family(header.shapes)
     guess = f" It looks like one for {family}." if family else ""
     if reached == 0:
@@ -241,7 +253,3 @@ def _unmatched_message(name: str, header: Header, unmatched: Iterable[str], *, r
         f"{name} has {len(unmatched)} of {len(header.tensors)} tensors without a place in this "
         f"model: {first}.{'' if is_served else guess}"
     )
-
-
-def _shape(info: TensorInfo) -> str:
-    return "×".join(map(str, info.shape)) or "a scalar"

@@ -8,8 +8,11 @@ from pathlib import Path
 
 from pipelines.api.errors import LoraInvalid
 from pipelines.api.families import Linears
+from pipelines.api.profiles import LoraProfile
 from pipelines.files.lora_format.family import guess_family
 from pipelines.files.lora_format.file import PREFIXES, plan_header
+from pipelines.files.lora_format.origin import check_origin
+from pipelines.files.lora_profiles import read_profile
 from pipelines.files.safetensors_header import Header, read_header
 
 MAX_TRIGGER_WORDS = 20
@@ -26,8 +29,9 @@ class LoraReport:
     """A LoRA file at a glance.
 
     `problem` is the reason why it cannot be applied, None when it fits. `layout` is the prefix and
-    the suffix of its first key. `ranks` and `alphas` map values to numbers of layers, with
-    "in the file" for an alpha that is a tensor; `dtypes` maps to numbers of tensors.
+    the suffix of its first key. `ranks` and `alphas` map values to numbers of layers that have a
+    rank, with "in the file" for an alpha that is a tensor; `dtypes` maps to numbers of tensors.
+    `profile` is how requests that leave it open are sampled.
     """
 
     name: str
@@ -44,6 +48,8 @@ class LoraReport:
     base_model: str | None
     trigger_words: tuple[str, ...]
     metadata: Mapping[str, str]
+    profile: LoraProfile | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def fits(self) -> bool:
@@ -58,18 +64,24 @@ def inspect_lora(path: Path, linears: Linears, name: str) -> LoraReport:
     """
     header = read_header(path, name)
     problem, ranks, alphas, kind, modules = None, Counter[int](), Counter[str](), "unknown", 0
+    profile: LoraProfile | None = None
+    warnings: tuple[str, ...] = ()
     try:
         plan = plan_header(header, path, linears, name)
+        warnings = check_origin(header.metadata, plan.layers, linears, name)
+        profile = read_profile(path, name, header.metadata, name)
     except LoraInvalid as exc:
         problem = str(exc)
     else:
         modules = len(plan.layers)
-        ranks.update(layer.rank for layer in plan.layers.values())
+        layers = plan.layers.values()
+        ranks.update(layer.rank for layer in layers if layer.rank)
         alphas.update(
             "in the file" if layer.alpha_key else f"{layer.multiplier * layer.rank:g}"
-            for layer in plan.layers.values()
+            for layer in layers
+            if layer.rank
         )
-        kind = "LoHa" if any(layer.is_loha for layer in plan.layers.values()) else "LoRA"
+        kind = " and ".join(sorted({layer.kind_name for layer in layers}))
     return LoraReport(
         name=name,
         size_bytes=path.stat().st_size,
@@ -85,15 +97,28 @@ def inspect_lora(path: Path, linears: Linears, name: str) -> LoraReport:
         base_model=_first(header.metadata, _BASE_MODEL_KEYS),
         trigger_words=_trigger_words(header.metadata),
         metadata=header.metadata,
+        profile=profile,
+        warnings=warnings,
     )
 
 
 def _layout(header: Header) -> str:
-    """The first key, with a star in place of the layer."""
-    key = min(header.tensors)
+    """The first key but alphas, which all kinds have, with a star in place of the layer."""
+    key = min(header.tensors, key=lambda key: (key.endswith(".alpha"), key))
     prefix = next((prefix for prefix in PREFIXES if key.startswith(prefix)), "")
     rest = key[len(prefix) :]
-    marks = (".lora_", ".lora.", ".hada_", ".lokr_", ".alpha", ".diff", ".dora_")
+    marks = (
+        ".lora_",
+        ".lora.",
+        ".hada_",
+        ".lokr_",
+        ".alpha",
+        ".diff",
+        ".dora_",
+        ".oft_",
+        ".set_w",
+        ".w_",
+    )
     starts = [position for mark in marks if (position := rest.find(mark)) >= 0]
     return f"{prefix}*{rest[min(starts) :]}" if starts else key
 

@@ -15,7 +15,7 @@ from pipelines.api.errors import EngineError, InvalidParameter, LoraNotFound
 from pipelines.api.families import FAMILIES
 from pipelines.files.catalog import Catalog, LoraEntry, ModelScopeLora, RemoteLora
 from pipelines.files.lora_references import FarLora
-from pipelines.files.model_index import INDEX_FILE
+from pipelines.files.model_index import INDEX_FILE, read_family, read_object
 from server.cli.console import err, print_error
 from server.cli.pull import lora, model
 from server.cli.pull.errors import PullError
@@ -28,9 +28,11 @@ SHORT_NAMES = {
     for family in FAMILIES.values()
     for short, repository in family.checkpoints.items()
 }
+# The few-step LoRAs for the model that `qwen-edit serve` would start.
+LIGHTNING = {"lightning": 4, "lightning-4": 4, "lightning-8": 8}
 FORMS = (
-    "2509, 2511, OWNER/REPO[@REVISION][/FILE.safetensors], civitai:MODEL@VERSION, the URL of a "
-    "file, or that of a page of the hub, Civitai or ModelScope"
+    "2509, 2511, lightning, lightning-8, OWNER/REPO[@REVISION][/FILE.safetensors], "
+    "civitai:MODEL@VERSION, the URL of a file, or that of a page of the hub, Civitai or ModelScope"
 )
 
 
@@ -92,6 +94,8 @@ async def _pull(found: FarLora, name_here: str | None, settings: Settings) -> No
 
 
 def _resolve(name: str, settings: Settings) -> FarLora:
+    if name in LIGHTNING:
+        name = _lightning(LIGHTNING[name], settings)
     try:
         found = Catalog(settings.weights_dir).resolve_lora(SHORT_NAMES.get(name, name))
     except LoraNotFound:
@@ -102,3 +106,15 @@ def _resolve(name: str, settings: Settings) -> FarLora:
     if isinstance(found, LoraEntry):
         raise PullError(f"{found.path} exists already; it is the LoRA {name!r}.")
     return found
+
+
+def _lightning(steps: int, settings: Settings) -> str:
+    """Return the hub file of the Lightning LoRA for the model of this machine."""
+    model = Catalog(settings.weights_dir).resolve_model(settings.model)
+    if model.is_demo:
+        raise PullError(
+            "Lightning is for a published model, and there is none here: fetch one first, with "
+            "`qwen-edit pull 2511`."
+        )
+    config = read_object(model.path / "transformer" / "config.json")
+    return read_family(model.path).lightning(config)[steps]

@@ -1,5 +1,6 @@
 """The body of POST /v1/edits: JSON, or a form with files; FastAPI can declare only one of them."""
 
+import json
 from typing import Any
 
 from fastapi import Request
@@ -38,16 +39,30 @@ async def read_body(request: Request) -> tuple[EditRequest, list[bytes]]:
 
 
 def _form_fields(form: FormData) -> dict[str, Any]:
-    """Return the text parts: `images` and `loras` may repeat; a LoRA is `path` or `path:scale`."""
+    """Return the text parts: `images` and `loras` may repeat; a LoRA is `path` or `path:scale`.
+
+    `sampling` is JSON. Raises InvalidRequest where it is not.
+    """
     fields: dict[str, Any] = {}
     for name, value in form.multi_items():
         if isinstance(value, UploadFile):
             continue
         if name in ("images", "loras"):
             fields.setdefault(name, []).append(_lora(value) if name == "loras" else value)
+        elif name == "sampling":
+            fields[name] = _json(value, name)
         else:
             fields[name] = value
     return fields
+
+
+def _json(text: str, name: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise InvalidRequest(
+            f"{name} must be a JSON object, got {text[:40]!r}", field=name
+        ) from exc
 
 
 def _lora(text: str) -> dict[str, str]:

@@ -54,6 +54,7 @@ def _add_submit_and_list(routes: APIRouter, service: EditService) -> None:
             body.output_format,
             watermark=body.watermark,
             owner=caller(request).owner,
+            preset=body.preset,
         )
         images: list[str | bytes] = [*body.images, *files]
         keyed = await keyed_request(request, key, body, images)

@@ -2,16 +2,21 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from typing import Annotated
+from dataclasses import fields
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, File, Form, Response, UploadFile
 from pydantic import BaseModel, ConfigDict
 
-from pipelines.api.errors import LoraNotFound
+from pipelines.api.errors import LoraInvalid, LoraNotFound
 from pipelines.api.families import Linears
+from pipelines.api.profiles import LoraProfile
+from pipelines.api.sampling import dump_sampling
 from pipelines.files.architecture import read_linears
 from pipelines.files.catalog import Catalog, LoraEntry
 from pipelines.files.lora_format.report import inspect_lora
+from pipelines.files.lora_profiles import read_profile
+from pipelines.files.safetensors_header import read_header
 from server.errors import NotFound
 from server.settings import Settings
 from server.web.auth import require_admin
@@ -23,11 +28,19 @@ CHUNK_BYTES = 1024 * 1024
 FORM_BYTES = 64 * 1024
 
 
+class ProfileView(BaseModel):
+    """How requests with the LoRA are sampled where they leave it open."""
+
+    sampling: dict[str, Any]
+    is_guess: bool
+
+
 class LoraItem(BaseModel):
     """A LoRA under weights/loras. Requests name it by `name`, as a LoRA's `path`."""
 
     name: str
     size_bytes: int
+    profile: ProfileView | None
 
 
 class LoraList(BaseModel):
@@ -56,6 +69,8 @@ class LoraView(BaseModel):
     base_model: str | None
     trigger_words: tuple[str, ...]
     metadata: Mapping[str, str]
+    profile: ProfileView | None
+    warnings: tuple[str, ...]
 
 
 def router(services: Services) -> APIRouter:
@@ -64,7 +79,10 @@ def router(services: Services) -> APIRouter:
     catalog, library = services.catalog, services.library
 
     def report(entry: LoraEntry) -> LoraView:
-        return LoraView.model_validate(inspect_lora(entry.path, _linears(services), entry.name))
+        found = inspect_lora(entry.path, _linears(services), entry.name)
+        values = {field.name: getattr(found, field.name) for field in fields(found)}
+        profile = _profile_view(found.profile)
+        return LoraView.model_validate(values | {"fits": found.fits, "profile": profile})
 
     def found(name: str) -> LoraEntry:
         return _find(catalog, name)
@@ -72,8 +90,7 @@ def router(services: Services) -> APIRouter:
     @routes.get("")
     def list_loras() -> LoraList:
         """List the LoRAs under weights/loras, including files added since the start."""
-        items = [LoraItem(name=lora.name, size_bytes=lora.size_bytes) for lora in catalog.loras()]
-        return LoraList(items=items)
+        return LoraList(items=[_item(lora) for lora in catalog.loras()])
 
     @routes.get("/{name:path}")
     def get_lora(name: str) -> LoraView:
@@ -113,6 +130,21 @@ def _linears(services: Services) -> Linears:
     """Return the linear layers of the loaded model, or read those of the one being loaded."""
     loaded = services.executor.model
     return loaded.linears if loaded else read_linears(services.choice.path)
+
+
+def _item(lora: LoraEntry) -> LoraItem:
+    try:
+        metadata = read_header(lora.path, lora.name).metadata
+        profile = read_profile(lora.path, lora.name, metadata, lora.name)
+    except (LoraInvalid, OSError):
+        profile = None  # its own view says what is wrong with it
+    return LoraItem(name=lora.name, size_bytes=lora.size_bytes, profile=_profile_view(profile))
+
+
+def _profile_view(profile: LoraProfile | None) -> ProfileView | None:
+    if profile is None:
+        return None
+    return ProfileView(sampling=dump_sampling(profile.sampling), is_guess=profile.is_guess)
 
 
 def _find(catalog: Catalog, name: str) -> LoraEntry:

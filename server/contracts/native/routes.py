@@ -2,13 +2,13 @@
 
 from fastapi import APIRouter
 
-from server.contracts.native import edits, loras, status
+from server.contracts.native import edits, loras, presets, status
 from server.web.contract import Services
 
 
 def router(services: Services) -> APIRouter:
     """Return the routes of this contract, except `/health`."""
     routes = APIRouter()
-    for part in (status.capabilities_router, edits.router, loras.router):
+    for part in (status.capabilities_router, edits.router, loras.router, presets.router):
         routes.include_router(part(services))
     return routes

@@ -1,17 +1,23 @@
 """Request and response bodies of `/v1/edits`."""
 
+from dataclasses import replace
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipelines.api.params import (
     CFG_RANGE,
+    LORA_ALPHA_RANGE,
     MAX_LORAS,
     MAX_OUTPUTS,
     MAX_REFERENCES,
     SEED_RANGE,
     STEPS_RANGE,
     EditParams,
+    LoraRef,
 )
+from pipelines.api.sampling import Sampling
 from pipelines.api.sizes import SizeBounds, parse_size
+from server.contracts.native.sampling import SamplingItem, SamplingView, either, sampling_view
 from server.job import Job, JobStatus, OutputFormat
 from server.jobs.job_state import JobState
 from server.jobs.service import output_url
@@ -24,6 +30,13 @@ class LoraItem(fields.LoraItem):
     """A LoRA and its strength. Unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid")
+
+    alpha: float | None = Field(
+        None,
+        ge=LORA_ALPHA_RANGE[0],
+        le=LORA_ALPHA_RANGE[1],
+        description="For a file saved by PEFT without its configuration",
+    )
 
 
 class EditRequest(BaseModel):
@@ -44,6 +57,8 @@ class EditRequest(BaseModel):
     )
     num_inference_steps: int | None = Field(None, ge=STEPS_RANGE[0], le=STEPS_RANGE[1])
     true_cfg_scale: float | None = Field(None, ge=CFG_RANGE[0], le=CFG_RANGE[1])
+    sampling: SamplingItem | None = None
+    preset: str | None = Field(None, description="A name of GET /v1/presets")
     output_format: OutputFormat = OutputFormat.PNG
     prompt_extend: bool = Field(False, description="Have the model rewrite the prompt first")
     watermark: str | None = Field(
@@ -52,16 +67,22 @@ class EditRequest(BaseModel):
 
     def params(self) -> EditParams:
         """Convert to engine parameters. A random seed is drawn here, so that it is stored."""
+        sampling = self.sampling.sampling() if self.sampling else Sampling()
+        steps = either("num_inference_steps", self.num_inference_steps, "steps", sampling.steps)
+        cfg_scale = either(
+            "true_cfg_scale", self.true_cfg_scale, "true_cfg_scale", sampling.true_cfg_scale
+        )
         return EditParams(
             prompt=self.prompt,
             seed=fields.seed_or_random(self.seed),
             negative_prompt=self.negative_prompt,
             size=parse_size(self.size, BOUNDS) if self.size else None,
             bounds=BOUNDS,
-            num_inference_steps=self.num_inference_steps,
-            true_cfg_scale=self.true_cfg_scale,
+            num_inference_steps=steps,
+            true_cfg_scale=cfg_scale,
+            schedule=replace(sampling, steps=None, true_cfg_scale=None),
             num_outputs=self.n,
-            loras=fields.lora_refs(self.loras),
+            loras=tuple(LoraRef(item.path, item.scale, item.alpha) for item in self.loras),
             extend_prompt=self.prompt_extend,
         )
 
@@ -92,6 +113,7 @@ class EditView(BaseModel):
     status: JobStatus
     contract: str
     model: str
+    preset: str | None
     prompt: str
     used_prompt: str | None
     seed: int
@@ -104,6 +126,8 @@ class EditView(BaseModel):
     finished_at: float | None
     seconds: dict[str, float]
     outputs: list[OutputView]
+    sampling: SamplingView | None
+    warnings: list[str]
     error: ErrorView | None
 
 
@@ -127,6 +151,7 @@ def edit_view(state: JobState, base: str) -> EditView:
         status=job.status,
         contract=job.request.contract,
         model=job.request.endpoint,
+        preset=job.request.preset,
         prompt=job.request.params.prompt,
         used_prompt=outcome.used_prompt if outcome else None,
         seed=job.request.params.seed,
@@ -139,6 +164,8 @@ def edit_view(state: JobState, base: str) -> EditView:
         finished_at=job.finished_at,
         seconds=dict(outcome.seconds) if outcome else {},
         outputs=_outputs(job, base),
+        sampling=sampling_view(outcome),
+        warnings=list(outcome.warnings) if outcome else [],
         error=ErrorView(code=job.error.code, message=job.error.message) if job.error else None,
     )
 

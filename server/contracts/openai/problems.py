@@ -23,6 +23,7 @@ INPUT_FAULTS = frozenset(
         "invalid_picture",
         "lora_invalid",
         "lora_not_found",
+        "lora_overflow",
         "payload_too_large",
     }
 )
@@ -30,6 +31,7 @@ INPUT_FAULTS = frozenset(
 CODES = {
     "content_blocked": "moderation_blocked",
     "missing_parameter": "missing_required_parameter",
+    "preset_not_found": "model_not_found",
     "unauthorized": "invalid_api_key",
 }
 _FIELD = re.compile(r"(?:images|loras)/\d+(?:/\w+)?")
@@ -95,5 +97,7 @@ def _error_type(
 
 
 def _param(field: str | None) -> str | None:
-    """Return the field's name in this contract, where images arrive as `image`."""
+    """Return the field's name in this contract: images arrive as `image`, a preset as `model`."""
+    if field == "preset":
+        return "model"
     return "image" if field is not None and field.partition("/")[0] == "images" else field

@@ -1,5 +1,6 @@
 """OpenAI's image edits and list of models."""
 
+import asyncio
 import uuid
 from typing import Any
 
@@ -22,9 +23,11 @@ from server.web.auth import caller
 from server.web.contract import Services
 from server.web.idempotency import IdempotencyKey, keyed_request
 from server.web.problem import Problem
-from server.web.request import base_url, unless_disconnected, while_connected
+from server.web.request import base_url, note_warnings, unless_disconnected, while_connected
 
 NAME = "openai"
+# `qwen-edit:<preset>` is a model for clients that have only a model box.
+PRESET_PREFIX = "qwen-edit"
 SHOWN_MODEL_CHARS = 200
 RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"model": ImagesResponse, "content": {"text/event-stream": {}}},
@@ -59,6 +62,7 @@ def router(services: Services) -> APIRouter:
             base64_output=body.stream or body.response_format == "b64_json",
             quality=body.output_compression,
             owner=caller(request).owner,
+            preset=_preset(body),
         )
         keyed = await keyed_request(request, key, body, images, answers_outcome=True)
         job = await while_connected(request, service.submit(submission, images, keyed))
@@ -68,6 +72,7 @@ def router(services: Services) -> APIRouter:
         if keyed is None and not ended.status.is_final:
             # the client has left or the server is stopping: nobody can fetch the outputs later
             await service.cancel(job.id)
+        note_warnings(request, ended)
         return await _answer(service, ended, base_url(request))
 
     _add_models(routes, services)
@@ -89,20 +94,32 @@ def _add_models(routes: APIRouter, services: Services) -> None:
 
     @routes.get("/models")
     async def list_models(response: Response) -> ModelList:
-        """List the loaded model."""
+        """List the loaded model, and each preset as a model of its own."""
         response.headers[REQUEST_ID] = uuid.uuid4().hex
-        return ModelList(data=[model()])
+        presets = await asyncio.to_thread(services.presets.usable)
+        names = [f"{PRESET_PREFIX}:{preset.name}" for preset in presets]
+        return ModelList(data=[model(), *(ModelView(id=name, created=created) for name in names)])
 
     @routes.get(
         "/models/{model_id:path}", response_model=ModelView, responses={404: {"model": ErrorBody}}
     )
     async def get_model(response: Response, model_id: str) -> ModelView | Response:
-        """Return the loaded model, under its own name only."""
+        """Return the loaded model, under its own name only, or a preset."""
         response.headers[REQUEST_ID] = uuid.uuid4().hex
+        name, _, preset = model_id.partition(":")
+        if name == PRESET_PREFIX and preset:
+            await asyncio.to_thread(services.presets.find, preset)
+            return ModelView(id=model_id, created=created)
         if model_id != services.model_name:
             message = f"There is no model {model_id!r}; {services.model_name} is loaded."
             return render(Problem(404, "model_not_found", message, "model"))
         return model()
+
+
+def _preset(body: EditRequest) -> str | None:
+    """Return the preset that the model names as `qwen-edit:<preset>`."""
+    name, colon, preset = str(body.model or "").partition(":")
+    return preset if colon and name == PRESET_PREFIX else None
 
 
 def _endpoint(body: EditRequest) -> str:

@@ -36,6 +36,7 @@ ERROR_TYPES: Mapping[str, ErrorType] = {
     "fetch_failed": ErrorType.REQUEST_INVALID,
     "lora_not_found": ErrorType.REQUEST_INVALID,
     "lora_invalid": ErrorType.REQUEST_INVALID,
+    "lora_overflow": ErrorType.REQUEST_INVALID,
     "content_blocked": ErrorType.CONTENT_BLOCKED,
     "timeout": ErrorType.INFERENCE_TIMEOUT,
     "inference_failed": ErrorType.INFERENCE_FAILURE,

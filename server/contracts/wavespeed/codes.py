@@ -32,6 +32,7 @@ CODES = {
     "invalid_parameter": BusinessCode.INVALID_PARAMETER,
     "lora_not_found": BusinessCode.INVALID_PARAMETER,
     "lora_invalid": BusinessCode.INVALID_PARAMETER,
+    "lora_overflow": BusinessCode.INVALID_PARAMETER,
     "invalid_picture": BusinessCode.MEDIA_ACCESS_FAILED,
     "payload_too_large": BusinessCode.MEDIA_ACCESS_FAILED,
     "fetch_failed": BusinessCode.MEDIA_ACCESS_FAILED,

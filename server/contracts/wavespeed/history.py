@@ -90,7 +90,7 @@ def _item(job: Job, base: str, include_inputs: bool) -> HistoryItem:
             "prompt": params.prompt,
             "images": [url or INLINE for url in job.images],
             "size": f"{params.size[0]}*{params.size[1]}" if params.size else None,
-            "loras": [{"path": lora.path, "scale": lora.scale} for lora in params.loras],
+            "loras": [{"path": lora.path, "scale": lora.scale} for lora in params.own_loras],
             "seed": params.seed,
             "output_format": job.request.output_format,
             "enable_base64_output": job.request.base64_output,

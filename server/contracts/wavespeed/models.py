@@ -70,7 +70,7 @@ class UnitPrice(BaseModel):
     currency: str = "USD"
 
 
-def router(_: Services) -> APIRouter:
+def router(services: Services) -> APIRouter:
     """Return the catalogue and the prices."""
     routes = APIRouter(prefix="/api/v3")
 
@@ -78,17 +78,30 @@ def router(_: Services) -> APIRouter:
     def list_models(request: Request) -> Envelope[list[ModelCard]]:
         """List the models and their request schemas."""
         base = base_url(request)
-        return Envelope(data=[_card(model, place, base) for place, model in enumerate(MODELS)])
+        presets = [f"{MODELS[0]}/{preset.name}" for preset in services.presets.usable()]
+        models = enumerate((*MODELS, *presets))
+        return Envelope(data=[_card(model, place, base) for place, model in models])
 
     @routes.post("/model/price")
     def get_price(body: PriceRequest) -> Envelope[Price]:
         """Return the price of a run."""
-        return Envelope(data=Price(model_id=_known(body.model_id)))
+        return Envelope(data=Price(model_id=known(body.model_id)))
 
     @routes.post("/model/pricing")
     def get_unit_price(body: PriceRequest) -> Envelope[UnitPrice]:
         """Return the price of a run, for older clients."""
-        return Envelope(data=UnitPrice(model_id=_known(body.model_id)))
+        return Envelope(data=UnitPrice(model_id=known(body.model_id)))
+
+    def known(model_id: str) -> str:
+        model, _, preset = model_id.rpartition("/")
+        if model_id not in MODELS and model not in MODELS:
+            raise InvalidRequest(
+                f"there is no model {model_id!r}; this server has {', '.join(MODELS)}",
+                field="model_id",
+            )
+        if model_id not in MODELS:
+            services.presets.find(preset)
+        return model_id
 
     return routes
 
@@ -139,12 +152,3 @@ def _card(model: str, place: int, base: str) -> ModelCard:
         sort_order=place,
         api_schema=ApiSchemas(api_schemas=[run]),
     )
-
-
-def _known(model_id: str) -> str:
-    if model_id not in MODELS:
-        raise InvalidRequest(
-            f"there is no model {model_id!r}; this server has {', '.join(MODELS)}",
-            field="model_id",
-        )
-    return model_id

@@ -1,6 +1,10 @@
 """WaveSpeed's submit and result."""
 
-from fastapi import APIRouter, Request
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Path, Request
 
 from server.contracts.wavespeed.codes import MODELS, NAME, BusinessCode
 from server.contracts.wavespeed.schemas import Envelope, Prediction, Status, SubmitRequest
@@ -10,7 +14,10 @@ from server.job import Job, Submission
 from server.web.auth import caller
 from server.web.contract import Services
 from server.web.idempotency import IdempotencyKey, keyed_request
-from server.web.request import base_url, while_connected
+from server.web.request import base_url, note_warnings, while_connected
+
+# A route's function, whose signature is its parameters.
+Handler = Callable[..., Awaitable[Envelope[Prediction]]]
 
 
 def router(services: Services) -> APIRouter:
@@ -25,6 +32,7 @@ def router(services: Services) -> APIRouter:
         base = base_url(request)
         endpoint = request.url.path.partition("/api/v3/")[2]
         submission = _submission(body, endpoint, webhook, base, caller(request).owner)
+        submission = replace(submission, preset=request.path_params.get("preset"))
         images = body.references()
         keyed = await keyed_request(request, key, body, images, webhook=webhook)
         job = await while_connected(request, service.submit(submission, images, keyed))
@@ -50,18 +58,33 @@ def router(services: Services) -> APIRouter:
         return await envelope(request, state.job)
 
     async def envelope(request: Request, job: Job) -> Envelope[Prediction]:
+        note_warnings(request, job)
         base = base_url(request)
         return Envelope(data=await prediction(service, job, base))
 
+    _add(routes, submit, result)
+    return routes
+
+
+def _add(routes: APIRouter, submit: Handler, result: Handler) -> None:
     for model in MODELS:
         routes.add_api_route(f"/api/v3/{model}", submit, methods=["POST"])
+        routes.add_api_route(
+            f"/api/v3/{model}/{{preset}}",
+            submit,
+            methods=["POST"],
+            dependencies=[Depends(_preset)],
+        )
     for path in (
         "/api/v3/predictions/{prediction_id}/result",
         "/api/v3/predictions/{prediction_id}",
         "/api/v2/predictions/{prediction_id}/result",
     ):
         routes.add_api_route(path, result, methods=["GET"])
-    return routes
+
+
+def _preset(preset: Annotated[str, Path(description="A name of GET /v1/presets")]) -> None:
+    """Declare the part of the path; `submit` reads it."""
 
 
 def _submission(

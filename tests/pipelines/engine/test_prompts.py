@@ -13,7 +13,8 @@ from pipelines.api.messages import Stage
 from pipelines.api.params import EditParams
 from pipelines.engine import prompts
 from pipelines.engine.families.qwen_image_edit_plus import REWRITING
-from pipelines.engine.pipeline import EditPipeline, Progress
+from pipelines.engine.pipeline import EditPipeline
+from pipelines.engine.run import Progress
 from tests.conftest import TINY_SPEC, gradient
 
 WORDS = "make the circle blue"

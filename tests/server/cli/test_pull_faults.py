@@ -24,7 +24,7 @@ from tests.server.cli.command import run
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("nothing",), "'nothing' cannot be fetched: give 2509, 2511, OWNER/REPO"),
+        (("nothing",), "'nothing' cannot be fetched: give 2509, 2511, lightning"),
         (("../x",), "'../x' cannot be fetched"),
         (
             ("owner/nothing",),

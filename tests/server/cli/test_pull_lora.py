@@ -259,3 +259,44 @@ def test_oversized_peft_configuration_is_not_fetched(
     assert done.returncode == 1
     assert "owner/peft/adapter_config.json has 1048577 bytes; a PEFT configuration" in done.stderr
     assert not any("/resolve/" in request for request in hub.requests)
+
+
+@pytest.mark.parametrize(
+    ("name", "zero_cond_t", "file"),
+    [
+        ("lightning", True, "Qwen-Image-Edit-2511-Lightning-4steps-V1.0-bf16.safetensors"),
+        ("lightning-8", True, "Qwen-Image-Edit-2511-Lightning-8steps-V1.0-bf16.safetensors"),
+        ("lightning", False, "Qwen-Image-Edit-2509-Lightning-4steps-V1.0-bf16.safetensors"),
+    ],
+)
+def test_lightning_is_fetched_for_the_model_of_this_machine(
+    place: dict[str, str],
+    weights: Path,
+    tiny_model: Path,
+    hub: FakeHub,
+    lora: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    zero_cond_t: bool,
+    file: str,
+) -> None:
+    model = shutil.copytree(tiny_model, weights / "models" / "own")
+    config = model / "transformer" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"zero_cond_t": zero_cond_t}))
+    repositories = {
+        "lightx2v/Qwen-Image-Edit-2511-Lightning": {file: lora},
+        "lightx2v/Qwen-Image-Lightning": {f"Qwen-Image-Edit-2509/{file}": lora},
+    }
+    monkeypatch.setattr(hub, "repositories", {**hub.repositories, **repositories})
+
+    done = run("pull", name, **place)
+
+    assert done.returncode == 0, done.stderr
+    assert files_of(weights / "loras") == {file: lora}
+
+
+def test_lightning_needs_a_published_model(place: dict[str, str]) -> None:
+    done = run("pull", "lightning", **place)
+
+    assert done.returncode == 1
+    assert "there is none here: fetch one first, with `qwen-edit pull 2511`" in done.stderr

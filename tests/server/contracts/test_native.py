@@ -77,7 +77,13 @@ def test_output_carries_model_seed_and_steps_and_not_the_prompt(
 ) -> None:
     text = image(server, post(server, body)).text
     facts = json.loads(text["qwen_edit"])
-    assert facts == {"model": "tiny", "steps": 3, "true_cfg_scale": 4.0, "seed": 1}
+    assert facts == {
+        "model": "tiny",
+        "steps": 3,
+        "true_cfg_scale": 4.0,
+        "sampling": "3 steps, CFG 4",
+        "seed": 1,
+    }
 
 
 def test_random_seed_is_drawn_once_and_returned(server: LiveServer, body: dict[str, Any]) -> None:

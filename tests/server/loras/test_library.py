@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from pipelines.api.errors import InvalidParameter, LoraInvalid, LoraNotFound
+from pipelines.api.families import Linears
 from pipelines.api.messages import LoraFile
 from pipelines.api.params import LoraRef
 from pipelines.files.catalog import Catalog
 from pipelines.files.installation import SHIPPED_WEIGHTS
+from pipelines.files.lora_format.file import LoraPlan, plan_lora
 from server.errors import InvalidRequest, PayloadTooLarge
 from tests.lora_files import random_pairs, write_lora
 from tests.server.loras.conftest import Host, is_here, lora_bytes, make_library
@@ -91,8 +93,9 @@ async def test_headers_are_read_in_other_threads_than_the_event_loop(
 ) -> None:
     threads: list[threading.Thread] = []
 
-    def plan(path: Path, linears: object, name: str) -> None:
+    def plan(path: Path, linears: Linears, name: str) -> LoraPlan:
         threads.append(threading.current_thread())
+        return plan_lora(path, linears, name)
 
     monkeypatch.setattr("server.loras.library.plan_lora", plan)
     library = make_library(tmp_path)

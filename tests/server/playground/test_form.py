@@ -15,15 +15,15 @@ from server.playground.form import (
     AUTO_SIZE,
     CUSTOM_SIZE,
     FIELDS,
-    PRESETS,
+    NAMED_SIZES,
     Form,
     LoraField,
     SlotImage,
     as_offered,
     form_of_job,
     form_of_values,
-    presets_within,
     random_seed,
+    sizes_within,
     values_of_form,
 )
 from tests.make_job import make_job
@@ -85,16 +85,16 @@ def test_params_draw_a_seed_unless_it_is_locked() -> None:
     assert refusal(seed=None, is_seed_locked=True).field == "seed"
 
 
-@pytest.mark.parametrize("preset", [value for _, value in PRESETS if "*" in value])
-def test_preset_is_an_allowed_size(preset: str) -> None:
-    assert Form(prompt="a", size=preset).params(lambda: 1).size
+@pytest.mark.parametrize("size", [value for _, value in NAMED_SIZES if "*" in value])
+def test_named_size_is_allowed(size: str) -> None:
+    assert Form(prompt="a", size=size).params(lambda: 1).size
 
 
-def test_presets_leave_out_sizes_beyond_the_bounds() -> None:
-    offered = [value for _, value in presets_within(SizeBounds(256, 512))]
+def test_named_sizes_leave_out_sizes_beyond_the_bounds() -> None:
+    offered = [value for _, value in sizes_within(SizeBounds(256, 512))]
 
     assert offered == [AUTO_SIZE, "256*256", "512*512", CUSTOM_SIZE]
-    assert presets_within(SizeBounds()) == list(PRESETS)
+    assert sizes_within(SizeBounds()) == list(NAMED_SIZES)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_presets_leave_out_sizes_beyond_the_bounds() -> None:
         (None, (AUTO_SIZE, 512, 512)),
     ],
 )
-def test_preset_that_is_not_offered_becomes_a_custom_size(
+def test_named_size_that_is_not_offered_becomes_a_custom_size(
     size: object, shown: tuple[object, ...]
 ) -> None:
     values = sent(Form())
@@ -149,7 +149,8 @@ def test_form_survives_a_round_trip_through_the_browser() -> None:
 
 def test_form_reads_numbers_from_text() -> None:
     values = sent(Form(prompt="a"))
-    values[14:18] = ["12", True, " 4 ", "2.5"]
+    first = FIELDS.index("seed")
+    values[first : first + 4] = ["12", True, " 4 ", "2.5"]
 
     params = form_of_values(values).params(lambda: 1)
 
@@ -158,7 +159,7 @@ def test_form_reads_numbers_from_text() -> None:
 
 def test_form_refuses_a_word_in_a_number_field() -> None:
     values = sent(Form())
-    values[16] = "many"
+    values[FIELDS.index("num_inference_steps")] = "many"
 
     with pytest.raises(InvalidParameter) as refused:
         form_of_values(values)
@@ -173,7 +174,7 @@ ANYTHING = st.recursive(
 )
 
 
-@given(st.lists(ANYTHING, min_size=20, max_size=20))
+@given(st.lists(ANYTHING, min_size=len(FIELDS), max_size=len(FIELDS)))
 def test_form_reads_or_refuses_any_values(values: list[Any]) -> None:
     with contextlib.suppress(InvalidParameter):
         form_of_values(values).params(random_seed)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pipelines.api.params import EditParams, LoraRef
+from pipelines.api.profiles import Source, UsedSampling
 from pipelines.api.sizes import SizeBounds
 from server.job import Job, JobError, JobStatus, Outcome, Output, OutputFormat
 from server.store import jobs, turns
@@ -142,6 +143,8 @@ def test_update_writes_every_field_that_can_change(connection: sqlite3.Connectio
         true_cfg_scale=7.0,
         used_prompt="a red cat",
         is_prompt_extended=True,
+        sampling=UsedSampling({"steps": Source.LORA}, 6, 7.0, 3.0, None, (1.0, 0.5)),
+        warnings=("It may be wrong.",),
     )
     assert all(
         getattr(outcome, f.name) not in (f.default, {}, None) for f in dataclasses.fields(Outcome)

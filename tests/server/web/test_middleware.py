@@ -11,9 +11,9 @@ from starlette.types import Message
 from server.web.middleware import (
     BASE_URL,
     CLIENT_ADDRESS,
+    AnswerHeaders,
     BodyLimit,
     Forwarded,
-    ModelHeader,
     OwnHost,
 )
 from server.web.problem import Problem
@@ -80,7 +80,7 @@ async def test_base_url_keeps_the_state_that_a_request_has() -> None:
 
 async def test_model_header_names_the_model_of_the_moment() -> None:
     names = iter(["first", "second"])
-    app = ModelHeader(EchoApp(), lambda: next(names))
+    app = AnswerHeaders(EchoApp(), lambda: next(names))
 
     answers = [await call(app) for _ in range(2)]
 
@@ -101,7 +101,7 @@ async def test_model_header_names_the_model_of_the_moment() -> None:
 async def test_model_header_percent_encodes_what_a_header_cannot_hold(
     name: str, header: str
 ) -> None:
-    answer = await call(ModelHeader(EchoApp(), lambda: name))
+    answer = await call(AnswerHeaders(EchoApp(), lambda: name))
 
     assert answer.headers["x-qwen-edit-model"] == header
 

@@ -25,8 +25,10 @@ from pipelines.api.messages import (
     Stop,
     WorkerUsage,
 )
+from pipelines.api.profiles import UsedSampling
 
 SPEC = dataclasses.replace(QWEN_IMAGE_EDIT_PLUS.spec, name="scripted")
+SAMPLING = UsedSampling({}, 3, 4.0, None, None, (1.0, 0.6, 0.3))
 READY = Ready(SPEC, "cpu", "CPU", "float32", False, False, {})
 
 
@@ -96,7 +98,7 @@ def run(connection: Connection, device: str, job_id: str) -> None:
         connection.send(Failed(job_id, "device_failed", "CUDA error", is_fatal=True))
     elif device != "waits":
         connection.send(usage(jobs=1))
-        connection.send(Done(job_id, {}, 3, 4.0, "a", is_extended=False))
+        connection.send(Done(job_id, {}, SAMPLING, "a", is_extended=False))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipelines.api.params import EditParams, LoraRef
-from pipelines.engine.lora import compose, read_lora
+from pipelines.engine.lora import LayerChange, compose, read_lora
 from pipelines.engine.pipeline import EditPipeline
 from pipelines.files.architecture import read_linears
 from tests.conftest import gradient
@@ -62,11 +62,34 @@ def edit(pipeline: EditPipeline, *loras: tuple[Path, float]) -> np.ndarray:
     return np.asarray(result.images[0], dtype=np.int16)
 
 
-def deltas(linears: Linears, stack: Sequence[tuple[Path, float]]) -> dict[str, torch.Tensor]:
-    """The change of each layer's weight in the engine."""
+def base_weight(name: str, features: tuple[int, int]) -> torch.Tensor:
+    """A weight with columns of unit norm, the same for the same layer, exact in bf16."""
+    generator = torch.Generator().manual_seed(sum(map(ord, name)))
+    weight = torch.randn(features, generator=generator) * features[0] ** -0.5
+    return weight.bfloat16().float()
+
+
+def deltas(
+    linears: Linears, stack: Sequence[tuple[Path, float]], *, on_base: bool = False
+) -> dict[str, torch.Tensor]:
+    """The change of each layer's weight in the engine, from `base_weight` or from zero."""
+    weights = {
+        name: base_weight(name, shape) if on_base else torch.zeros(shape)
+        for name, shape in linears.items()
+    }
     loras = [(read_lora(path, linears), scale) for path, scale in stack]
-    adapter = compose(loras, CPU, torch.float32)
-    return {name: up.double() @ down.double() for name, (down, up) in adapter.items()}
+    adapter = compose(loras, weights.__getitem__, CPU, torch.float32)
+    return {
+        name: changed_weight(weights[name], change) - weights[name].double()
+        for name, change in adapter.items()
+    }
+
+
+def changed_weight(weight: torch.Tensor, change: LayerChange) -> torch.Tensor:
+    """The weight with which a changed layer computes."""
+    scratch = torch.empty_like(weight).flatten()
+    identity = torch.eye(weight.shape[1], dtype=weight.dtype)
+    return change.apply(identity, weight, None, scratch).T.double()
 
 
 def assert_exact(

@@ -4,8 +4,8 @@ A fault must raise LoraInvalid with the message given. A layout, with None in it
 each layer exactly as its writer returns.
 """
 
-from tests.pipelines.engine.lora.corpus_faults import FAULTS
 from tests.pipelines.engine.lora.corpus_faults import Writer as FaultWriter
+from tests.pipelines.engine.lora.corpus_kinds import FAULTS
 from tests.pipelines.engine.lora.corpus_layouts import LAYOUTS
 from tests.pipelines.engine.lora.corpus_layouts import Writer as LayoutWriter
 

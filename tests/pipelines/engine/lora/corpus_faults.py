@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from safetensors.torch import save, save_file
 
-from pipelines.files.lora_format.config import METADATA_KEY
 from tests.lora_files import Linears, adapter_metadata, lora_tensors, random_pairs, write_raw
 from tests.pipelines.engine.lora.conftest import MODULES
 
@@ -206,7 +205,7 @@ MISFITS: dict[str, tuple[Writer, str]] = {
     ),
     "text encoder too": (
         plus("text_encoder.layers.0.q_proj.lora_A.weight", torch.ones(4, 8)),
-        r"1 of 5 tensors without a place in this model: text_encoder\.layers\.0\.q_proj",
+        r"also changes the text encoder, with 1 of 5 tensors \(text_encoder\.layers\.0\.q_proj",
     ),
     "nothing known": (only("whatever.weight"), r"no key names a layer of it \(whatever\.weight\)"),
     **{
@@ -218,80 +217,3 @@ MISFITS: dict[str, tuple[Writer, str]] = {
     },
     "for Flux, in part with our names": (flux_with_shared_names, "looks like one for Flux"),
 }
-KINDS: dict[str, tuple[Writer, str]] = {
-    "DoRA of kohya": (plus(f"{FIRST}.dora_scale", torch.ones(64)), "is a DoRA"),
-    "DoRA of PEFT": (plus(f"{FIRST}.lora_magnitude_vector", torch.ones(64)), "is a DoRA"),
-    "DoRA of PEFT, named": (
-        plus(f"{FIRST}.lora_magnitude_vector.default.weight", torch.ones(64)),
-        "is a DoRA",
-    ),
-    "DoRA by its metadata": (with_config(4, 4.0, use_dora=True), "is a DoRA"),
-    "LoKr": (only(f"{FIRST}.lokr_w1", f"{FIRST}.lokr_w2_a"), "is a LoKr"),
-    "full difference": (only(f"{FIRST}.diff"), r"is a full weight difference \(\.diff\)"),
-    "full bias difference": (
-        plus(f"{FIRST}.diff_b", torch.ones(64)),
-        r"is a full bias difference \(\.diff_b\)",
-    ),
-    "biases": (plus(f"{FIRST}.lora_B.bias", torch.ones(64)), "is a LoRA with biases"),
-    "LoHa for convolutions": (only(f"{FIRST}.hada_t1"), "is a LoHa for convolutions"),
-    "LoHa in part": (loha_without_its_end, f"is incomplete: {MODULES[0]} has no w2_b matrix"),
-    "LoRA and LoHa at once": (
-        plus(f"{FIRST}.hada_w1_a", torch.ones(64, 4)),
-        f"mixes LoRA and LoHa matrices in {MODULES[0]}",
-    ),
-    "rsLoRA without alpha": (
-        with_config(4, None, use_rslora=True),
-        "is an rsLoRA without an alpha: its strength is unknown",
-    ),
-    "configured rank is another": (
-        with_config(8, 8.0),
-        "contradicts itself: its configuration gives transformer_blocks.* rank 8, .* have rank 4",
-    ),
-    "configured pattern is another": (
-        with_config(4, 4.0, rank_pattern={"to_q": 16}),
-        f"contradicts itself: its configuration gives {MODULES[0]} rank 16",
-    ),
-    "configured alpha is NaN": (with_config(4, float("nan")), "cannot be understood"),
-    "configured alpha is infinite": (with_config(4, float("inf")), "cannot be understood"),
-    "configured alpha is too large for a float": (
-        with_config(4, 10**400),
-        "the metadata of .* cannot be understood",
-    ),
-    "configuration is nested too deep": (
-        lambda path, linears: save_file(good(linears), path, {METADATA_KEY: "[" * 100_000}),
-        "the metadata of .* cannot be understood",
-    ),
-    "pattern has flags inside": (
-        with_config(4, 4.0, rank_pattern={"(?i)to_q": 4}),
-        "the metadata of .* cannot be understood",
-    ),
-    "pattern takes exponential time": (
-        with_config(4, 4.0, alpha_pattern={r"(\w|\w)*!": 4}),
-        "the pattern .* is too complex",
-    ),
-    "pattern repeats nothing four billion times": (
-        with_config(4, 4.0, alpha_pattern={"(){4000000000}": 4}),
-        "the pattern .* is too complex",
-    ),
-    "pattern is too long": (
-        with_config(4, 4.0, alpha_pattern={"a" * 201: 4}),
-        "the pattern .* is too complex",
-    ),
-    "patterns are too many": (
-        with_config(4, 4.0, rank_pattern={f"layer.{index}": 4 for index in range(2001)}),
-        "2001 patterns are too many",
-    ),
-    "pattern is no expression": (
-        with_config(4, 4.0, alpha_pattern={"(": 1}),
-        "the metadata of .* cannot be understood",
-    ),
-    "configuration is no JSON": (
-        lambda path, linears: save_file(good(linears), path, {"lora_adapter_metadata": "{r: 4"}),
-        "the metadata of .* cannot be understood",
-    ),
-    "configuration is a list": (
-        lambda path, linears: save_file(good(linears), path, {"lora_adapter_metadata": "[4]"}),
-        "the metadata of .* cannot be understood",
-    ),
-}
-FAULTS: dict[str, tuple[Writer, str]] = CONTAINERS | MISFITS | KINDS

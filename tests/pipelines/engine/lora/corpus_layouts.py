@@ -20,7 +20,10 @@ from tests.lora_files import (
     write_lora,
     write_raw,
 )
-from tests.pipelines.engine.lora.conftest import MODULES
+from tests.pipelines.engine.lora.conftest import MODULES, base_weight
+from tests.pipelines.engine.lora.corpus_dora import DORAS
+from tests.pipelines.engine.lora.corpus_lokr import LOKRS
+from tests.pipelines.engine.lora.corpus_oft import OFTS
 
 Deltas = Mapping[str, torch.Tensor]
 Writer = Callable[[Path, Linears], Deltas]
@@ -105,6 +108,45 @@ def loha(r1: int, r2: int, alpha: float | None, flat: bool, path: Path, linears:
     return expected
 
 
+def fused(path: Path, linears: Linears) -> Deltas:
+    """A LoRA on diffusers' fused projections: each of the three has its rows of `up`."""
+    block, tensors, expected = "transformer_blocks.0.attn", {}, {}
+    members = {
+        "to_qkv": ("to_q", "to_k", "to_v"),
+        "to_added_qkv": ("add_q_proj", "add_k_proj", "add_v_proj"),
+    }
+    for name, parts in members.items():
+        out_features, in_features = linears[f"{block}.{parts[0]}"]
+        shape = {name: (3 * out_features, in_features)}
+        pairs = random_pairs(shape, [name], alpha=2.0)
+        tensors |= lora_tensors(pairs, prefix=f"transformer.{block}.")
+        thirds = pairs[name].delta.split(out_features)
+        expected |= {f"{block}.{part}": third for part, third in zip(parts, thirds, strict=True)}
+    save_file(tensors, path)
+    return expected
+
+
+def differences(path: Path, linears: Linears) -> Deltas:
+    """What ComfyUI extracts: whole matrices for some layers and a LoRA for others."""
+    pairs = random_pairs(linears, MODULES[:3])
+    expected = exact(pairs)
+    tensors = lora_tensors(pairs, prefix="diffusion_model.")
+    for name in MODULES[3:]:
+        expected[name] = base_weight(f"{name}.diff", linears[name]).double()
+        tensors[f"diffusion_model.{name}.diff"] = expected[name].float()
+        # without effect: a difference has no alpha
+        tensors[f"diffusion_model.{name}.alpha"] = torch.tensor(torch.inf)
+    save_file(tensors, path)
+    return expected
+
+
+def new_weights(path: Path, linears: Linears) -> Deltas:
+    """`set_weight`: on a base weight that is zero, as in the tests, all of it is the change."""
+    weights = {name: base_weight(name, linears[name]) for name in MODULES}
+    save_file({f"diffusion_model.{name}.set_weight": w for name, w in weights.items()}, path)
+    return {name: weight.double() for name, weight in weights.items()}
+
+
 def configured(path: Path, linears: Linears) -> Deltas:
     pairs = random_pairs(linears, MODULES, alpha=8.0)
     write_lora(path, pairs, metadata=adapter_metadata(rank=4, alpha=8.0))
@@ -161,7 +203,7 @@ NAMED: dict[str, Writer] = {
     f"{prefix}, {suffix}, alpha {alpha}": partial(named, prefix, suffix, alpha)
     for prefix, suffix, alpha in product(PREFIXES, SUFFIXES, (None, 2.0))
 }
-LAYOUTS: dict[str, Writer] = NAMED | {
+LAYOUTS: dict[str, Writer] = {**NAMED, **LOKRS, **DORAS, **OFTS} | {
     "fp64": partial(stored, torch.float64),
     "fp32": partial(stored, torch.float32),
     "fp16": partial(stored, torch.float16),
@@ -178,6 +220,10 @@ LAYOUTS: dict[str, Writer] = NAMED | {
     "LoHa": partial(loha, 3, 3, None, False),
     "LoHa with alpha": partial(loha, 3, 3, 2.0, True),
     "LoHa with two ranks": partial(loha, 2, 5, 4.0, True),
+    "LoHa of rank 20": partial(loha, 20, 20, 2.0, True),
+    "fused projections": fused,
+    "whole differences": differences,
+    "whole weights": new_weights,
     "alpha in the metadata": configured,
     "rsLoRA": rslora,
     "patterns in the metadata": patterns,

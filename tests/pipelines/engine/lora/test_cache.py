@@ -52,13 +52,18 @@ def write(linears: Linears, tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def make(linears: Linears) -> Callable[..., LoraCache]:
     def make(**bounds: int) -> LoraCache:
-        return LoraCache(linears, CPU, torch.float32, **bounds)
+        return LoraCache(linears, no_weight, CPU, torch.float32, **bounds)
 
     return make
 
 
+def no_weight(name: str) -> torch.Tensor:
+    raise AssertionError(f"a plain LoRA needs no weight of {name}")
+
+
 def change(adapter: Adapter) -> dict[str, torch.Tensor]:
-    return {name: up.double() @ down.double() for name, (down, up) in adapter.items()}
+    pairs = {name: layer.low_rank for name, layer in adapter.items()}
+    return {name: pair.up.double() @ pair.down.double() for name, pair in pairs.items() if pair}
 
 
 def test_file_is_read_once_over_many_edits(

@@ -1,5 +1,6 @@
 """A LoRA's configuration has the same meaning as in PEFT, whose own code is the oracle."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -10,11 +11,10 @@ from diffusers import QwenImageTransformer2DModel
 from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file, save_file
 
-from pipelines.api.errors import LoraInvalid
-from pipelines.engine.lora import read_lora
+from pipelines.engine.lora import LoraEngine
 from pipelines.files.lora_format.config import LoraConfig, compile_patterns, read_config
 from tests.lora_files import Linears, adapter_metadata, random_pairs, write_lora
-from tests.pipelines.engine.lora.conftest import MODULES, assert_exact, deltas
+from tests.pipelines.engine.lora.conftest import CPU, MODULES, assert_exact, deltas
 
 LAYERS = (
     "transformer_blocks.0.attn.to_q",
@@ -80,20 +80,77 @@ def transformer() -> QwenImageTransformer2DModel:
     )
 
 
+def lora_config(name: str) -> peft.LoraConfig:
+    return peft.LoraConfig(
+        target_modules=["to_q", "to_k", "img_mod.1", "proj_out"],
+        init_lora_weights=False,
+        **PEFT_CONFIGS[name],
+    )
+
+
 def saved_by_peft(
-    transformer: QwenImageTransformer2DModel, folder: Path, config: dict[str, object]
+    transformer: QwenImageTransformer2DModel, folder: Path, config: peft.PeftConfig
 ) -> dict[str, torch.Tensor]:
     """Save an adapter with PEFT and return the changes that PEFT computes for it."""
-    lora = peft.LoraConfig(
-        target_modules=["to_q", "to_k", "img_mod.1", "proj_out"], init_lora_weights=False, **config
-    )
-    adapted = peft.get_peft_model(transformer, lora)
+    adapted = peft.get_peft_model(transformer, config)
     adapted.save_pretrained(folder)
     return {
         name.removeprefix("base_model.model."): layer.get_delta_weight("default").double()
         for name, layer in adapted.named_modules()
         if hasattr(layer, "get_delta_weight")
     }
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:peft")
+@pytest.mark.parametrize("prefix", ["base_model.model.", "diffusion_model."])
+@pytest.mark.parametrize("rank", [3, 10**6])
+@pytest.mark.parametrize("kind", [peft.LoKrConfig, peft.LoHaConfig])
+def test_lokr_and_loha_of_peft_are_scaled_as_peft_scales_them(
+    transformer: QwenImageTransformer2DModel,
+    tmp_path: Path,
+    kind: type[peft.LoKrConfig],
+    rank: int,
+    prefix: str,
+) -> None:
+    """Unlike LyCORIS, PEFT also scales two whole matrices; some trainers rename the keys."""
+    if kind is peft.LoHaConfig:
+        rank = min(rank, 20)
+    config = kind(r=rank, alpha=8, target_modules=["to_q", "img_mod.1"], init_weights=False)
+    linears = linears_of(transformer)
+    expected = saved_by_peft(transformer, tmp_path, config)
+    path = tmp_path / "adapter_model.safetensors"
+    renamed = {
+        key.replace("base_model.model.", prefix): value for key, value in load_file(path).items()
+    }
+    save_file(renamed, path)
+
+    assert_exact(deltas(linears, [(path, 1.0)]), expected, 1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:peft")
+def test_dora_of_peft_gives_the_outputs_of_peft(
+    transformer: QwenImageTransformer2DModel, tmp_path: Path
+) -> None:
+    config = peft.LoraConfig(
+        r=4, lora_alpha=6, use_dora=True, target_modules=["to_q", "img_mod.1"],
+        init_lora_weights=False,
+    )  # fmt: skip
+    ours = copy.deepcopy(transformer)
+    adapted = peft.get_peft_model(transformer, config)
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "magnitude" in name:
+                parameter *= 1.5
+    adapted.save_pretrained(tmp_path)
+    engine = LoraEngine(ours, CPU, torch.float32)
+    names = [name for name in engine.linears if name.endswith(("to_q", "img_mod.1"))]
+
+    with torch.no_grad(), engine.active([(tmp_path / "adapter_model.safetensors", 1.0)]):
+        for name in names:
+            x = torch.randn(2, 5, engine.linears[name][1])
+            expected = adapted.get_submodule(f"base_model.model.{name}")(x)
+            assert (ours.get_submodule(name)(x) - expected).norm() <= 1e-5 * expected.norm()
+    assert len(names) == 4
 
 
 def linears_of(transformer: torch.nn.Module) -> Linears:
@@ -110,7 +167,7 @@ def test_adapter_of_peft_with_its_configuration_beside_it_is_read_exactly(
     transformer: QwenImageTransformer2DModel, tmp_path: Path, config: str
 ) -> None:
     linears = linears_of(transformer)
-    expected = saved_by_peft(transformer, tmp_path, PEFT_CONFIGS[config])
+    expected = saved_by_peft(transformer, tmp_path, lora_config(config))
 
     found = deltas(linears, [(tmp_path / "adapter_model.safetensors", 1.0)])
 
@@ -124,7 +181,7 @@ def test_configuration_of_peft_in_the_metadata_is_read_exactly(
     transformer: QwenImageTransformer2DModel, tmp_path: Path, config: str
 ) -> None:
     linears = linears_of(transformer)
-    expected = saved_by_peft(transformer, tmp_path / "peft", PEFT_CONFIGS[config])
+    expected = saved_by_peft(transformer, tmp_path / "peft", lora_config(config))
     written = json.loads((tmp_path / "peft" / "adapter_config.json").read_text())
     named = {f"transformer.{key}": value for key, value in written.items()}
     save_file(
@@ -136,18 +193,6 @@ def test_configuration_of_peft_in_the_metadata_is_read_exactly(
     found = deltas(linears, [(tmp_path / "a.safetensors", 1.0)])
 
     assert_exact(found, expected, 1e-6)
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning:peft")
-def test_adapter_of_peft_is_refused_when_it_is_a_dora(
-    transformer: QwenImageTransformer2DModel, tmp_path: Path
-) -> None:
-    linears = linears_of(transformer)
-    config = peft.LoraConfig(target_modules=["to_q"], use_dora=True, r=4)
-    peft.get_peft_model(transformer, config).save_pretrained(tmp_path)
-
-    with pytest.raises(LoraInvalid, match=r"adapter_model\.safetensors is a DoRA"):
-        read_lora(tmp_path / "adapter_model.safetensors", linears)
 
 
 def test_configuration_beside_a_file_of_another_name_is_ignored(

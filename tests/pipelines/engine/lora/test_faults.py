@@ -11,7 +11,8 @@ from pipelines.engine.pipeline import EditPipeline
 from tests.lora_files import Linears, random_pairs, write_lora
 from tests.pipelines.engine.lora.conftest import MODULES, edit
 from tests.pipelines.engine.lora.corpus import CORPUS
-from tests.pipelines.engine.lora.corpus_faults import CONTAINERS, FAULTS, KINDS, MISFITS
+from tests.pipelines.engine.lora.corpus_faults import CONTAINERS, MISFITS
+from tests.pipelines.engine.lora.corpus_kinds import FAULTS, KINDS
 from tests.pipelines.engine.lora.corpus_layouts import LAYOUTS
 
 
@@ -52,7 +53,7 @@ def test_missing_file_is_named(linears: Linears, tmp_path: Path) -> None:
         read_lora(tmp_path / "away.safetensors", linears)
 
 
-@pytest.mark.parametrize("fault", ["data cut", "no up matrix", "NaN", "LoKr"])
+@pytest.mark.parametrize("fault", ["data cut", "no up matrix", "NaN", "LoKr in part"])
 def test_failed_edit_leaves_no_lora_behind(
     pipeline: EditPipeline, base: np.ndarray, tmp_path: Path, fault: str
 ) -> None:

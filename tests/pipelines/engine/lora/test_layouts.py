@@ -9,6 +9,7 @@ import torch
 from pipelines.engine import loading
 from pipelines.engine.pipeline import EditPipeline
 from pipelines.files.lora_format.file import plan_lora
+from pipelines.files.lora_format.report import inspect_lora
 from tests.lora_files import PREFIXES, SUFFIXES, Linears, random_pairs, write_lora
 from tests.pipelines.engine.lora.conftest import MODULES, assert_exact, deltas, edit
 from tests.pipelines.engine.lora.corpus_layouts import LAYOUTS
@@ -19,10 +20,10 @@ def test_layout_is_read_exactly(linears: Linears, tmp_path: Path, layout: str) -
     path = tmp_path / "a.safetensors"
     expected = LAYOUTS[layout](path, linears)
 
-    found = deltas(linears, [(path, 1.5)])
+    found = deltas(linears, [(path, 1.5)], on_base=layout.startswith(("DoRA", "OFT")))
 
-    # a LoHa's entries are products of four normal numbers, a plain LoRA's of two small ones
-    atol = 1e-5 if "LoHa" in layout else 5e-7
+    # entries of a LoHa or LoKr are products of up to four normal numbers, a LoRA's of small ones
+    atol = 1e-5 if layout.startswith(("Lo", "DoRA", "OFT")) else 5e-7
     assert_exact(found, {name: 1.5 * delta for name, delta in expected.items()}, atol)
 
 
@@ -37,6 +38,28 @@ def test_plan_has_rank_and_multiplier_of_each_layer(linears: Linears, tmp_path: 
         MODULES[1]: 5,
     }
     assert all(layer.multiplier == 1.0 for layer in plan.layers.values())
+
+
+REPORTS = {
+    "LoKr of LyCORIS": ("LoKr", "lycoris_*.lokr_w1", {3: 13}),
+    "LoKr of ai-toolkit": ("LoKr", "diffusion_model.*.lokr_w1", {}),
+    "DoRA of OneTrainer": ("DoRA", "lora_unet_*.dora_scale", {4: 13}),
+    "OFT of OneTrainer": ("OFT", "transformer.*.oft_R.weight", {}),
+    "whole weights": ("difference", "diffusion_model.*.set_weight", {}),
+    "whole differences": ("LoRA and difference", "diffusion_model.*.diff", {4: 3}),
+    "fused projections": ("LoRA", "transformer.*.lora_A.weight", {4: 6}),
+}
+
+
+@pytest.mark.parametrize("layout", REPORTS)
+def test_report_names_kind_layout_and_ranks(linears: Linears, tmp_path: Path, layout: str) -> None:
+    path = tmp_path / "a.safetensors"
+    LAYOUTS[layout](path, linears)
+
+    report = inspect_lora(path, linears, path.name)
+
+    assert (report.kind, report.layout, report.ranks) == REPORTS[layout]
+    assert report.fits
 
 
 # Layouts that diffusers' own loader reads correctly. It misreads or ignores most others.

@@ -93,6 +93,7 @@ OUTCOMES = [
     ("fetch_failed", 422, "REQUEST_INVALID"),
     ("lora_not_found", 422, "REQUEST_INVALID"),
     ("lora_invalid", 422, "REQUEST_INVALID"),
+    ("lora_overflow", 422, "REQUEST_INVALID"),
     ("content_blocked", 422, "CONTENT_BLOCKED"),
     ("timeout", 500, "INFERENCE_TIMEOUT"),
     ("inference_failed", 500, "INFERENCE_FAILURE"),

@@ -1,0 +1,31 @@
+"""docs/loras.md names what the engine applies."""
+
+import re
+from pathlib import Path
+
+from pipelines.engine.lora.kinds import BUILDERS
+from pipelines.files.lora_format.file import PREFIXES
+from pipelines.files.lora_format.kinds import COMPANIONS, KINDS
+
+PAGE = (Path(__file__).parents[3] / "docs" / "loras.md").read_text()
+
+
+def rows() -> dict[str, str]:
+    """The rows of the page's tables by their first cells."""
+    return {line.split("|")[1].strip(): line for line in PAGE.splitlines() if line[:2] == "| "}
+
+
+def test_page_has_each_kind_with_its_tensors() -> None:
+    suffixes = [(kind.name, pattern) for kind in KINDS for pattern, _ in kind.suffixes]
+    suffixes += [(c.name, pattern) for c in COMPANIONS for pattern in c.suffixes if c.name]
+    for kind, pattern in suffixes:
+        literal = re.sub(r"\(.*?\)\*|\\\.weight\$|\$|\\", "", pattern.pattern).strip(".")
+        assert f"`{literal}" in rows()[kind]
+
+
+def test_page_has_each_prefix() -> None:
+    assert [prefix for prefix in PREFIXES if f"`{prefix}`" not in PAGE] == []
+
+
+def test_both_halves_know_the_same_kinds() -> None:
+    assert set(BUILDERS) == {kind.name for kind in KINDS}
