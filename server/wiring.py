@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipelines.api.families import Linears
+from pipelines.files.architecture import read_linears
 from pipelines.files.catalog import Catalog, ModelChoice
 from server.contracts import CONTRACTS
 from server.job import Job
@@ -21,6 +22,7 @@ from server.jobs.webhook_secrets import WebhookSecrets, read_or_create_secret
 from server.jobs.webhook_sender import WebhookSender
 from server.loras.library import LoraLibrary
 from server.loras.presets import Presets
+from server.loras.reports import LoraReports
 from server.loras.store import LoraStore
 from server.media.decoder_pool import DecoderPool
 from server.media.inputs import InputStore
@@ -121,13 +123,13 @@ def build_components(
         settings, choice, catalog, edits, queue, executor, library, outputs, uploads,
         webhook_secrets=WebhookSecrets(secret), clock=time.time,
         scraper=Scraper(metrics, database, data, clock=time.time),
-        readiness=readiness, presets=presets,
+        readiness=readiness, presets=presets, reports=_build_reports(catalog, choice, executor),
     )  # fmt: skip
     webhooks = _build_webhooks(services, database, fetcher, metrics)
     keys = KeyCheck(settings.all_api_keys())
     page = PageContext(
         settings, choice, catalog, edits, executor, outputs, uploads, fetcher, decoders, keys,
-        presets,
+        presets, services.reports,
     )  # fmt: skip
     playground = Playground(page) if settings.page else None
     return Components(
@@ -143,6 +145,10 @@ def _build_queue(settings: Settings, database: Database, metrics: Metrics) -> Jo
 
 def _linears(executor: Executor) -> Linears | None:
     return executor.model.linears if executor.model else None
+
+
+def _build_reports(catalog: Catalog, choice: ModelChoice, executor: Executor) -> LoraReports:
+    return LoraReports(catalog, lambda: _linears(executor) or read_linears(choice.path))
 
 
 def _build_uploads(settings: Settings, database: Database) -> UploadStore:

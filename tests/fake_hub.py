@@ -30,6 +30,7 @@ class FakeHub(http.server.ThreadingHTTPServer):
     `requests` records the method and path of each request, `ranges` the ranges. With `hold_at`,
     the body of a longer file pauses there until `released` is set. `break_at` lists after how many
     bytes the connections of the next large files break. `listing` replaces the true listing.
+    `cards` has the data of model cards.
     """
 
     def __init__(self, repositories: Mapping[str, Mapping[str, bytes | Listed]]) -> None:
@@ -40,6 +41,7 @@ class FakeHub(http.server.ThreadingHTTPServer):
         self.hold_at: int | None = None
         self.break_at: list[int] = []
         self.listing: bytes | None = None
+        self.cards: dict[str, dict[str, Any]] = {}
         self.released = threading.Event()
 
     @property
@@ -83,7 +85,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._send(403, b"", {"X-Error-Code": "GatedRepo"}, with_body)
         elif info:
             siblings = [_sibling(name, data) for name, data in files.items()]
-            body = json.dumps({"id": repo, "sha": COMMIT, "siblings": siblings}).encode()
+            card = self.server.cards.get(repo)
+            listed = {"id": repo, "sha": COMMIT, "siblings": siblings, "cardData": card}
+            body = json.dumps(listed).encode()
             body = self.server.listing or body
             self._send(200, body, {"Content-Type": "application/json"}, with_body)
         elif file and file[3] in files:

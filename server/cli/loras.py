@@ -39,9 +39,16 @@ def list_loras(context: typer.Context, server: Server = DEFAULT_SERVER, key: Key
     if not found:
         out.print("No LoRAs: put .safetensors files into the server's weights/loras folder.")
         return
-    table = Table("name", Column("size", justify="right"), box=None, pad_edge=False)
+    size, rank = Column("size", justify="right"), Column("rank", justify="right")
+    table = Table("name", size, "kind", rank, "trigger words", box=None, pad_edge=False)
     for lora in found:
-        table.add_row(escape(lora["name"]), shown_size(lora["size_bytes"]))
+        table.add_row(
+            escape(lora["name"]),
+            shown_size(lora["size_bytes"]),
+            lora["kind"] or "",
+            ", ".join(lora["ranks"]),
+            escape(", ".join(lora["trigger_words"])),
+        )
     out.print(table)
 
 
@@ -112,6 +119,14 @@ def _report_rows(report: LoraReport) -> list[tuple[str, str]]:
         ("dtypes", counted(report.dtypes)),
         ("title", report.title or "none"),
         ("trigger words", ", ".join(report.trigger_words) or "none named"),
+        ("scale", _shown_scale(report)),
+        ("thumbnail", "yes" if report.has_thumbnail else "none"),
         ("sampling", shown_profile(report.profile) or "the model's"),
         *(("warning", warning) for warning in report.warnings),
     ]
+
+
+def _shown_scale(report: LoraReport) -> str:
+    """The suggested scale, and the maker's own words where they say more."""
+    scale = None if report.suggested_scale is None else f"{report.suggested_scale:g}"
+    return "; ".join(filter(None, (scale, report.usage_hint))) or "none suggested"

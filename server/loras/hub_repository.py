@@ -71,11 +71,15 @@ class HubFile:
 
 @dataclass(frozen=True, slots=True)
 class HubRepository:
-    """A repository at one commit."""
+    """A repository at one commit.
+
+    `instance_prompt` is the prompt that triggers its LoRA, by its model card.
+    """
 
     name: str
     commit: str
     files: tuple[HubFile, ...]
+    instance_prompt: str | None = None
 
     def file(self, name: str) -> HubFile | None:
         """Return the file of this name."""
@@ -112,7 +116,13 @@ async def read_repository(name: str, revision: str | None = None) -> HubReposito
             f"{constants.ENDPOINT} lists {name} without hashes, so no download could be verified. "
             f"Name another hub with HF_ENDPOINT."
         )
-    return HubRepository(name, info.sha or constants.DEFAULT_REVISION, files)
+    prompt = info.card_data.get("instance_prompt") if info.card_data else None
+    return HubRepository(
+        name,
+        info.sha or constants.DEFAULT_REVISION,
+        files,
+        prompt if isinstance(prompt, str) else None,
+    )
 
 
 async def fetch_file(

@@ -26,6 +26,7 @@ from pipelines.files.lora_format.alpha import multiplier_of
 from pipelines.files.lora_format.file import plan_lora
 from pipelines.files.lora_format.origin import check_origin
 from pipelines.files.lora_profiles import read_profile
+from pipelines.files.lora_sidecars import sidecar_paths
 from pipelines.files.safetensors_header import read_header
 from server import durable_files
 from server.durable_files import disk_errors
@@ -179,7 +180,7 @@ class LoraLibrary:
         return path
 
     async def delete(self, name: str) -> None:
-        """Remove a LoRA from `weights/loras/`.
+        """Remove a LoRA from `weights/loras/`, and the files beside it that are about it.
 
         Raises LoraNotFound, and InvalidRequest for one that the package ships.
         """
@@ -188,7 +189,7 @@ class LoraLibrary:
             raise LoraNotFound(f"There is no LoRA {name!r} under weights/loras.")
         if entry.is_shipped:
             raise InvalidRequest(f"{entry.name} belongs to the demo model and cannot be removed")
-        await asyncio.to_thread(entry.path.unlink)
+        await asyncio.to_thread(_remove, entry.path)
 
     def _cached_hash(self, path: Path) -> str | None:
         return self._store.sha256(path) or self._hashes.cached(path)
@@ -247,6 +248,14 @@ class LoraLibrary:
         finally:
             if not lock.locked():
                 self._locks.pop(reference, None)
+
+
+def _remove(path: Path) -> None:
+    path.unlink()
+    # or the next LoRA of this name would get them
+    for beside in sidecar_paths(path):
+        with contextlib.suppress(OSError):
+            beside.unlink()
 
 
 def _reserve(path: Path, name: str, *, replace: bool) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from pipelines.files.catalog import Catalog, ModelChoice
 from server.jobs.service import EditService
 from server.loras.presets import Presets
+from server.loras.reports import LoraReports
 from server.media.decoder_pool import DecoderPool
 from server.media.outputs import OutputStore
 from server.media.uploads import UploadStore
@@ -35,6 +36,7 @@ class PageContext:
     decoders: DecoderPool
     keys: KeyCheck
     presets: Presets
+    reports: LoraReports
 
     @property
     def cache(self) -> Path:

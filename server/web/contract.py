@@ -14,6 +14,7 @@ from server.jobs.webhook_secrets import WebhookSecrets
 from server.jobs.webhook_sender import WebhookFormat
 from server.loras.library import LoraLibrary
 from server.loras.presets import Presets
+from server.loras.reports import LoraReports
 from server.media.outputs import OutputStore
 from server.media.uploads import UploadStore
 from server.readiness import Readiness
@@ -42,6 +43,7 @@ class Services:
     scraper: Scraper
     readiness: Readiness
     presets: Presets
+    reports: LoraReports
 
     @property
     def model_name(self) -> str:

@@ -1,6 +1,5 @@
 """A report on a LoRA file for people, without the model's libraries."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,19 +8,17 @@ from pathlib import Path
 from pipelines.api.errors import LoraInvalid
 from pipelines.api.families import Linears
 from pipelines.api.profiles import LoraProfile
+from pipelines.files.lora_format.card import read_card
 from pipelines.files.lora_format.family import guess_family
 from pipelines.files.lora_format.file import PREFIXES, plan_header
 from pipelines.files.lora_format.origin import check_origin
+from pipelines.files.lora_format.thumbnail import (
+    embedded_thumbnail,
+    has_preview,
+    without_images,
+)
 from pipelines.files.lora_profiles import read_profile
 from pipelines.files.safetensors_header import Header, read_header
-
-MAX_TRIGGER_WORDS = 20
-_BASE_MODEL_KEYS = (
-    "modelspec.base_model", "ss_base_model_version", "ss_sd_model_name", "base_model",
-    "modelspec.architecture",
-)  # fmt: skip
-_TRIGGER_KEYS = ("modelspec.trigger_phrase", "trigger_words", "trigger_word", "instance_prompt")
-_TITLE_KEYS = ("modelspec.title", "ss_output_name", "name")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +28,7 @@ class LoraReport:
     `problem` is the reason why it cannot be applied, None when it fits. `layout` is the prefix and
     the suffix of its first key. `ranks` and `alphas` map values to numbers of layers that have a
     rank, with "in the file" for an alpha that is a tensor; `dtypes` maps to numbers of tensors.
-    `profile` is how requests that leave it open are sampled.
+    `profile` is how requests that leave it open are sampled. `metadata` is without images.
     """
 
     name: str
@@ -47,6 +44,9 @@ class LoraReport:
     title: str | None
     base_model: str | None
     trigger_words: tuple[str, ...]
+    usage_hint: str | None
+    suggested_scale: float | None
+    has_thumbnail: bool
     metadata: Mapping[str, str]
     profile: LoraProfile | None = None
     warnings: tuple[str, ...] = ()
@@ -82,6 +82,7 @@ def inspect_lora(path: Path, linears: Linears, name: str) -> LoraReport:
             if layer.rank
         )
         kind = " and ".join(sorted({layer.kind_name for layer in layers}))
+    card = read_card(path, header.metadata)
     return LoraReport(
         name=name,
         size_bytes=path.stat().st_size,
@@ -93,10 +94,13 @@ def inspect_lora(path: Path, linears: Linears, name: str) -> LoraReport:
         ranks=dict(sorted(ranks.items())),
         alphas=dict(alphas),
         dtypes=dict(Counter(info.dtype for info in header.tensors.values())),
-        title=_first(header.metadata, _TITLE_KEYS),
-        base_model=_first(header.metadata, _BASE_MODEL_KEYS),
-        trigger_words=_trigger_words(header.metadata),
-        metadata=header.metadata,
+        title=card.title,
+        base_model=card.base_model,
+        trigger_words=card.trigger_words,
+        usage_hint=card.usage_hint,
+        suggested_scale=card.suggested_scale,
+        has_thumbnail=has_preview(path) or embedded_thumbnail(header.metadata) is not None,
+        metadata=without_images(header.metadata),
         profile=profile,
         warnings=warnings,
     )
@@ -121,22 +125,3 @@ def _layout(header: Header) -> str:
     )
     starts = [position for mark in marks if (position := rest.find(mark)) >= 0]
     return f"{prefix}*{rest[min(starts) :]}" if starts else key
-
-
-def _trigger_words(metadata: Mapping[str, str]) -> tuple[str, ...]:
-    """The words that trigger the LoRA: from its metadata, else its most frequent captions."""
-    named = _first(metadata, _TRIGGER_KEYS)
-    if named:
-        return tuple(word.strip() for word in named.split(",") if word.strip())
-    try:
-        datasets = json.loads(metadata.get("ss_tag_frequency", "{}"))
-        tags: Counter[str] = Counter()
-        for frequencies in datasets.values():
-            tags.update({str(tag).strip(): int(count) for tag, count in frequencies.items()})
-    except (ValueError, AttributeError, TypeError, OverflowError, RecursionError):
-        return ()
-    return tuple(tag for tag, _ in tags.most_common(MAX_TRIGGER_WORDS))
-
-
-def _first(metadata: Mapping[str, str], keys: tuple[str, ...]) -> str | None:
-    return next((metadata[key] for key in keys if metadata.get(key)), None)

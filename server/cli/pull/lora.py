@@ -15,8 +15,10 @@ from pipelines.api.families import FAMILIES, Linears
 from pipelines.api.model_spec import DEMO_NAME
 from pipelines.files.architecture import read_linears
 from pipelines.files.catalog import LORA_SUFFIX, Catalog, ModelScopeLora, RemoteLora
+from pipelines.files.lora_format.card import read_card
 from pipelines.files.lora_format.config import PEFT_WEIGHTS
 from pipelines.files.lora_format.report import LoraReport, inspect_lora
+from pipelines.files.lora_sidecars import write_trigger
 from server import durable_files
 from server.cli.console import out, shown_size
 from server.cli.pull.errors import PullError
@@ -55,7 +57,7 @@ async def pull_from_hub(
         with byte_progress(title, file.size_bytes) as update:
             on_size = functools.partial(update, file.name)
             partial = await hub.fetch_lora(repository, file, folder, on_size)
-        _store(partial, target, settings)
+        _store(partial, target, settings, repository.instance_prompt)
 
 
 async def locate(lora: ModelScopeLora, settings: Settings) -> RemoteLora:
@@ -133,8 +135,11 @@ def _check_online(url: str, settings: Settings) -> None:
         )
 
 
-def _store(partial: Path, target: Path, settings: Settings) -> None:
-    """Move the file to `target` if it fits a model, else remove it and raise LoraInvalid."""
+def _store(partial: Path, target: Path, settings: Settings, prompt: str | None = None) -> None:
+    """Move the file to `target` if it fits a model, else remove it and raise LoraInvalid.
+
+    `prompt` is what triggers it, where the file itself does not say.
+    """
     try:
         report, fitting = _inspect(partial, target.name, settings)
     except LoraInvalid:
@@ -146,8 +151,11 @@ def _store(partial: Path, target: Path, settings: Settings) -> None:
     ranks = ", ".join(map(str, report.ranks))
     _say(f"{target}  {shown_size(report.size_bytes)}")
     _say(f"{report.kind}, {report.modules} layers, rank {ranks}, fits {', '.join(fitting)}")
-    if report.trigger_words:
-        _say(f"trigger words: {', '.join(report.trigger_words)}")
+    if prompt and not report.trigger_words:
+        write_trigger(target, prompt)
+    words = report.trigger_words or read_card(target, {}).trigger_words
+    if words:
+        _say(f"trigger words: {', '.join(words)}")
     _say(f"qwen-edit edit IMAGE -p PROMPT --lora {name}")
 
 

@@ -1,28 +1,29 @@
-"""`/v1/loras`: list, inspect, upload, delete."""
+"""`/v1/loras`: list, inspect, upload, delete; `/v1/lora-thumbnails`."""
 
 import asyncio
+import urllib.parse
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import fields
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, File, Form, Response, UploadFile
-from pydantic import BaseModel, ConfigDict
+from fastapi import APIRouter, Depends, File, Form, Request, Response, UploadFile
+from pydantic import BaseModel, ConfigDict, Field
 
-from pipelines.api.errors import LoraInvalid, LoraNotFound
-from pipelines.api.families import Linears
 from pipelines.api.profiles import LoraProfile
 from pipelines.api.sampling import dump_sampling
-from pipelines.files.architecture import read_linears
-from pipelines.files.catalog import Catalog, LoraEntry
-from pipelines.files.lora_format.report import inspect_lora
-from pipelines.files.lora_profiles import read_profile
-from pipelines.files.safetensors_header import read_header
-from server.errors import NotFound
+from pipelines.files.catalog import LoraEntry
+from pipelines.files.lora_format.report import LoraReport
+from server.loras.library import LoraLibrary
+from server.loras.reports import LoraReports
 from server.settings import Settings
 from server.web.auth import require_admin
 from server.web.contract import Services
+from server.web.request import base_url
+from server.web.thumbnail_response import thumbnail_response
 
 ROUTE = "/v1/loras"
+# Not below a LoRA's own path: its name may end in any word.
+THUMBNAILS = "/v1/lora-thumbnails"
 CHUNK_BYTES = 1024 * 1024
 # Room for the other parts of a form beside the file in it.
 FORM_BYTES = 64 * 1024
@@ -36,11 +37,25 @@ class ProfileView(BaseModel):
 
 
 class LoraItem(BaseModel):
-    """A LoRA under weights/loras. Requests name it by `name`, as a LoRA's `path`."""
+    """A LoRA under weights/loras. Requests name it by `name`, as a LoRA's `path`.
+
+    `problem` says why it does not fit the loaded model. Of a file that cannot be read, no more than
+    name and size are known.
+    """
 
     name: str
     size_bytes: int
-    profile: ProfileView | None
+    fits: bool
+    problem: str | None
+    title: str | None = None
+    kind: str | None = None
+    ranks: Mapping[int, int] = {}
+    base_model: str | None = None
+    trigger_words: tuple[str, ...] = ()
+    usage_hint: str | None = None
+    suggested_scale: float | None = None
+    thumbnail: str | None = Field(None, description="URL of an image")
+    profile: ProfileView | None = None
 
 
 class LoraList(BaseModel):
@@ -50,7 +65,10 @@ class LoraList(BaseModel):
 
 
 class LoraView(BaseModel):
-    """A summary of a LoRA file; `problem` says why it does not fit the loaded model."""
+    """A summary of a LoRA file; `problem` says why it does not fit the loaded model.
+
+    `metadata` is that of the file, without images.
+    """
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -68,37 +86,48 @@ class LoraView(BaseModel):
     title: str | None
     base_model: str | None
     trigger_words: tuple[str, ...]
+    usage_hint: str | None
+    suggested_scale: float | None
+    thumbnail: str | None = Field(description="URL of an image")
     metadata: Mapping[str, str]
     profile: ProfileView | None
     warnings: tuple[str, ...]
 
 
 def router(services: Services) -> APIRouter:
-    """Return the routes under `/v1/loras`."""
-    routes = APIRouter(prefix=ROUTE, tags=["native"])
-    catalog, library = services.catalog, services.library
+    """Return the routes under `/v1/loras` and `/v1/lora-thumbnails`."""
+    routes = APIRouter(tags=["native"])
+    _add_reads(routes, services.reports)
+    _add_changes(routes, services.reports, services.library)
+    return routes
 
-    def report(entry: LoraEntry) -> LoraView:
-        found = inspect_lora(entry.path, _linears(services), entry.name)
-        values = {field.name: getattr(found, field.name) for field in fields(found)}
-        profile = _profile_view(found.profile)
-        return LoraView.model_validate(values | {"fits": found.fits, "profile": profile})
 
-    def found(name: str) -> LoraEntry:
-        return _find(catalog, name)
-
-    @routes.get("")
-    def list_loras() -> LoraList:
+def _add_reads(routes: APIRouter, reports: LoraReports) -> None:
+    @routes.get(ROUTE)
+    def list_loras(request: Request) -> LoraList:
         """List the LoRAs under weights/loras, including files added since the start."""
-        return LoraList(items=[_item(lora) for lora in catalog.loras()])
+        base = base_url(request)
+        return LoraList(items=[_item(lora, report, base) for lora, report in reports.all()])
 
-    @routes.get("/{name:path}")
-    def get_lora(name: str) -> LoraView:
+    @routes.get(ROUTE + "/{name:path}")
+    def get_lora(name: str, request: Request) -> LoraView:
         """Return layout, family, ranks, trigger words, and whether the LoRA fits the model."""
-        return report(found(name))
+        return lora_view(reports.full(reports.find(name)), base_url(request))
 
-    @routes.post("", status_code=201, dependencies=[Depends(require_admin)])
+    @routes.get(
+        THUMBNAILS + "/{name:path}",
+        response_class=Response,
+        responses={200: {"content": {"image/png": {}, "image/jpeg": {}, "image/webp": {}}}},
+    )
+    def get_thumbnail(name: str) -> Response:
+        """Return the preview image of a LoRA."""
+        return thumbnail_response(reports.thumbnail(name))
+
+
+def _add_changes(routes: APIRouter, reports: LoraReports, library: LoraLibrary) -> None:
+    @routes.post(ROUTE, status_code=201, dependencies=[Depends(require_admin)])
     async def upload_lora(
+        request: Request,
         file: Annotated[UploadFile, File(description="A .safetensors file")],
         name: Annotated[str | None, Form(description="Defaults to the file's own name")] = None,
         replace: Annotated[bool, Form(description="Replace a LoRA of the same name")] = False,
@@ -109,16 +138,15 @@ def router(services: Services) -> APIRouter:
         """
         wanted = name or file.filename or ""
         await library.add_upload(wanted, _chunks(file), replace=replace)
-        return await asyncio.to_thread(lambda: report(found(wanted)))
+        report = await asyncio.to_thread(lambda: reports.full(reports.find(wanted)))
+        return lora_view(report, base_url(request))
 
-    @routes.delete("/{name:path}", status_code=204, dependencies=[Depends(require_admin)])
+    @routes.delete(ROUTE + "/{name:path}", status_code=204, dependencies=[Depends(require_admin)])
     async def delete_lora(name: str) -> Response:
-        """Delete a LoRA from weights/loras; admins only."""
-        await asyncio.to_thread(found, name)
+        """Delete a LoRA, and the notes and images beside it, from weights/loras; admins only."""
+        await asyncio.to_thread(reports.find, name)
         await library.delete(name)
         return Response(status_code=204)
-
-    return routes
 
 
 def body_limits(settings: Settings) -> Mapping[str, int]:
@@ -126,35 +154,34 @@ def body_limits(settings: Settings) -> Mapping[str, int]:
     return {ROUTE: settings.max_lora_mb * 2**20 + FORM_BYTES}
 
 
-def _linears(services: Services) -> Linears:
-    """Return the linear layers of the loaded model, or read those of the one being loaded."""
-    loaded = services.executor.model
-    return loaded.linears if loaded else read_linears(services.choice.path)
+def lora_view(report: LoraReport, base: str) -> LoraView:
+    """Render a report. `base` is the server's URL as the client knows it."""
+    values = {field.name: getattr(report, field.name) for field in fields(report)}
+    return LoraView.model_validate(values | _derived(report, base))
 
 
-def _item(lora: LoraEntry) -> LoraItem:
-    try:
-        metadata = read_header(lora.path, lora.name).metadata
-        profile = read_profile(lora.path, lora.name, metadata, lora.name)
-    except (LoraInvalid, OSError):
-        profile = None  # its own view says what is wrong with it
-    return LoraItem(name=lora.name, size_bytes=lora.size_bytes, profile=_profile_view(profile))
+def _item(lora: LoraEntry, report: LoraReport | str, base: str) -> LoraItem:
+    if isinstance(report, str):
+        return LoraItem(name=lora.name, size_bytes=lora.size_bytes, fits=False, problem=report)
+    shared = LoraItem.model_fields.keys() & {field.name for field in fields(report)}
+    values = {name: getattr(report, name) for name in shared}
+    return LoraItem.model_validate(values | _derived(report, base))
+
+
+def _derived(report: LoraReport, base: str) -> dict[str, object]:
+    """The values of a view that the report has in another form."""
+    url = f"{base}{THUMBNAILS}/{urllib.parse.quote(report.name)}"
+    return {
+        "fits": report.fits,
+        "thumbnail": url if report.has_thumbnail else None,
+        "profile": _profile_view(report.profile),
+    }
 
 
 def _profile_view(profile: LoraProfile | None) -> ProfileView | None:
     if profile is None:
         return None
     return ProfileView(sampling=dump_sampling(profile.sampling), is_guess=profile.is_guess)
-
-
-def _find(catalog: Catalog, name: str) -> LoraEntry:
-    try:
-        entry = catalog.resolve_lora(name)
-    except LoraNotFound as exc:
-        raise NotFound(str(exc)) from exc
-    if not isinstance(entry, LoraEntry):
-        raise NotFound(f"There is no LoRA {name!r} under weights/loras.")
-    return entry
 
 
 async def _chunks(file: UploadFile) -> AsyncIterator[bytes]:

@@ -54,6 +54,27 @@ def test_peft_lora_keeps_the_strength_of_its_configuration(
     assert json.loads(header.metadata[METADATA_KEY])["lora_alpha"] == 12
 
 
+def test_prompt_of_the_model_card_is_noted_as_the_trigger(
+    place: dict[str, str], weights: Path, hub: FakeHub, tmp_path: Path
+) -> None:
+    pairs = random_pairs({LAYER: (3072, 3072)}, [LAYER])
+    own = write_lora(tmp_path / "own.safetensors", pairs, metadata={"trigger_word": "mine"})
+    hub.repositories = {**hub.repositories, "owner/own": {"own.safetensors": own.read_bytes()}}
+    card = {"instance_prompt": "a photo of TOK, in oil", "tags": ["lora"]}
+    hub.cards = dict.fromkeys(("owner/style", "owner/own"), card)
+    hub.cards["owner/peft"] = {"instance_prompt": ["no", "text"]}
+
+    done = [run("pull", name, **place) for name in ("owner/style", "owner/own", "owner/peft")]
+
+    assert [command.returncode for command in done] == [0, 0, 0], done
+    assert "trigger words: a photo of TOK, in oil\n" in done[0].stdout
+    assert "trigger words: mine\n" in done[1].stdout
+    assert "trigger words" not in done[2].stdout
+    [note] = (weights / "loras").glob("*.json")
+    assert note.name == "style.json"
+    assert json.loads(note.read_text()) == {"activation text": "a photo of TOK, in oil"}
+
+
 def test_lora_is_fetched_from_any_address(
     place: dict[str, str], weights: Path, lora: bytes, file_host: tuple[str, Path]
 ) -> None:

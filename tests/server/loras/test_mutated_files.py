@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pipelines.api.errors import LoraInvalid
 from pipelines.engine.lora import read_lora
 from pipelines.files.lora_format.report import inspect_lora
-from server.contracts.native.loras import LoraView
+from server.contracts.native.loras import lora_view
 from server.web.problem import problem_of
 from tests.lora_files import random_pairs, write_lora
 from tests.server.loras.conftest import LINEARS
@@ -36,10 +36,10 @@ ODD_KEYS = (
 )  # fmt: skip
 METADATA_KEYS = (
     "lora_adapter_metadata", "ss_tag_frequency", "modelspec.trigger_phrase", "ss_output_name",
-    "modelspec.architecture", "format",
+    "modelspec.architecture", "format", "trained_words", "modelspec.thumbnail",
 )  # fmt: skip
 ODD_TEXTS = (
-    "", "null", "[]", "{", "NaN", "\ud800", "\0", "[" * 100_000, '{"a":' * 100_000,
+    "", "null", "[]", "{", '["\\ud800"]', "NaN", "\ud800", "\0", "[" * 100_000, '{"a":' * 100_000,
     '{"r": 4, "lora_alpha": 4}', '{"r": 1e999}', '{"r": 1' + "0" * 400 + "}",
     '{"r": ' + "9" * 5000 + "}", '{"r": {}}', '{"lora_alpha": "1_0"}', '{"lora_alpha": "inf"}',
     '{"rank_pattern": []}', '{"rank_pattern": {"(": 4}}', '{"rank_pattern": {"(?i)img": 4}}',
@@ -113,7 +113,7 @@ def assert_refused_or_read(path: Path) -> bool:
     """Read the file in every way that the server and its worker do; return whether it is read."""
     try:
         report = inspect_lora(path, LINEARS, "upload.safetensors")
-        answer = LoraView.model_validate(report).model_dump_json()
+        answer = lora_view(report, "http://host").model_dump_json()
         assert str(path.parent) not in answer
         read_lora(path, LINEARS)
     except LoraInvalid as exc:
