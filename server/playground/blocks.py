@@ -14,6 +14,7 @@ from server.playground.grid_events import GridEvents
 from server.playground.history_events import HistoryEvents
 from server.playground.images import CACHE_AGE_S, ImageStore
 from server.playground.layout import build_layout
+from server.playground.lora_events import LoraEvents
 from server.playground.page_state import PageState
 from server.playground.run_events import RunEvents
 from server.playground.runner import Runner
@@ -68,6 +69,7 @@ def _build_blocks(context: PageContext) -> Any:
         runner = Runner(context.service, images, random_seed, sizes)
         page_state = PageState(page, context, runner, images)
         FormEvents(page_state).wire(blocks)
+        LoraEvents(page_state).wire()
         RunEvents(page_state).wire(blocks)
         GridEvents(page_state).wire(blocks)
         HistoryEvents(page_state).wire()

@@ -6,6 +6,14 @@ from typing import Any
 
 from server.playground.form import FIELDS
 
+# Sends a click on a button inside a piece of HTML to the server, as a click on that piece.
+ACTIONS_JS = """
+element.addEventListener('click', (event) => {
+  const button = event.target.closest('[data-action]');
+  if (button) trigger('click', {action: button.dataset.action, value: button.dataset.value || ''});
+});
+"""
+
 
 @dataclass(slots=True)
 class Layout:
@@ -34,6 +42,11 @@ class Layout:
     def lora_menus(self) -> Sequence[Any]:
         """The three LoRA menus."""
         return [self.components[f"lora_{number}"] for number in (1, 2, 3)]
+
+    @property
+    def lora_abouts(self) -> Sequence[Any]:
+        """The components that tell about the three LoRAs."""
+        return [self.components[f"lora_about_{number}"] for number in (1, 2, 3)]
 
 
 def uploaded_path(image: Any) -> str | None:

@@ -35,9 +35,6 @@ class FormEvents:
         listen(page["examples"].click, self.use_example, [page["examples"]],
                [*page.slots, page["prompt"]])  # fmt: skip
         listen(page["size"].change, self.choose_size, [page["size"]], [page["sides"]])
-        rows = [page["lora_row_2"], page["lora_row_3"]]
-        for menu in page.lora_menus:
-            listen(menu.change, self.show_lora_rows, page.lora_menus, rows)
         menus = [*page.lora_menus, page["preset"], page["preset_row"]]
         listen(page["refresh"].click, self.refresh, [], menus)
         loaded = [*menus, page["header"], page["timer"]]
@@ -149,10 +146,6 @@ class FormEvents:
     def choose_size(self, size: Any) -> Updates:
         """Show width and height for a custom size."""
         return {self._page["sides"]: gr.update(visible=is_custom(size))}
-
-    def show_lora_rows(self, *references: Any) -> Updates:
-        """Show the filled LoRA rows and one more."""
-        return self._page_state.lora_rows(references)
 
     async def show_code(self, request: gr.Request, *values: Any) -> Updates:
         """Show the form's request as code, and store the form in the browser.

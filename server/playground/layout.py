@@ -4,14 +4,15 @@ from typing import Any
 
 import gradio as gr
 
-from pipelines.api.params import CFG_RANGE, LORA_SCALE_RANGE, MAX_OUTPUTS, STEPS_RANGE
+from pipelines.api.params import CFG_RANGE, MAX_OUTPUTS, STEPS_RANGE
 from pipelines.api.sizes import SizeBounds
 from server.job import OutputFormat
 from server.playground import views
-from server.playground.components import Layout, uploaded_path
+from server.playground.components import ACTIONS_JS, Layout, uploaded_path
 from server.playground.examples import EXAMPLES, example_html
 from server.playground.form import AUTO_SIZE, DEFAULT_SIDE, NO_PRESET, sizes_within
 from server.playground.grid import DEFAULT_SCALES, MAX_CELLS, Vary
+from server.playground.lora_layout import add_loras
 from server.playground.problems import ERROR_FIELDS
 
 # Components whose value the browser stores, with their storage keys. Browsers out there have
@@ -21,13 +22,6 @@ BROWSER_STATES = {
     "last_grid": "qwen-edit-last_grid",
     "stored_form": "qwen-edit-draft",
 }
-# Sends a click on a button inside a piece of HTML to the server, as a click on that piece.
-ACTIONS_JS = """
-element.addEventListener('click', (event) => {
-  const button = event.target.closest('[data-action]');
-  if (button) trigger('click', {action: button.dataset.action, value: button.dataset.value || ''});
-});
-"""
 # Moves the line between before and after to the value of the range.
 COMPARE_JS = """
 element.addEventListener('input', (event) => {
@@ -46,7 +40,7 @@ def build_layout(sizes: SizeBounds) -> Layout:
             _add_prompt(page)
             _add_preset(page)
             _add_size(page, sizes)
-            _add_loras(page)
+            add_loras(page, _add_error)
             _add_seed(page)
             _add_advanced(page)
             _add_run(page)
@@ -151,27 +145,6 @@ def _add_size(page: Layout, sizes: SizeBounds) -> None:
             )  # fmt: skip
     _add_error(page, "size")
     _add_error(page, "num_outputs")
-
-
-def _add_loras(page: Layout) -> None:
-    low, high = LORA_SCALE_RANGE
-    with gr.Accordion("LoRAs", open=False, elem_id="loras") as page.components["loras"]:
-        for number in range(1, 4):
-            with gr.Row(visible=number == 1) as row:
-                page.components[f"lora_{number}"] = gr.Dropdown(
-                    [], value=None, label=f"LoRA {number}", allow_custom_value=True,
-                    scale=3, min_width=170, elem_id=f"lora-{number}",
-                    info="Choose one, or enter a URL or hub id" if number == 1 else None,
-                )  # fmt: skip
-                page.components[f"scale_{number}"] = gr.Slider(
-                    low, high, value=1, step=0.05, label="Scale", scale=2, min_width=130,
-                    elem_id=f"scale-{number}",
-                )  # fmt: skip
-            page.components[f"lora_row_{number}"] = row
-            _add_error(page, f"lora_{number}")
-        page.components["refresh"] = gr.Button(
-            "Refresh the list", size="sm", elem_id="refresh-loras"
-        )
 
 
 def _add_seed(page: Layout) -> None:

@@ -22,7 +22,9 @@ from server.playground import plain_pages
 from server.playground.access import Access
 from server.playground.context import PageContext
 from server.playground.login_throttle import LoginThrottle
+from server.playground.lora_views import THUMBNAILS
 from server.web.origin import OriginRule
+from server.web.thumbnail_response import thumbnail_response
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +78,7 @@ class Playground:
         return [
             Route("/", self),
             Route("/login", self._login, methods=["POST"]),
+            Route(THUMBNAILS + "/{name:path}", self._thumbnail),
             *(Route(path, self) for path in GRADIO_PATHS),
         ]
 
@@ -130,6 +133,13 @@ class Playground:
 
     async def _login(self, request: Request) -> Response:
         return await self._access.log_in(request)
+
+    async def _thumbnail(self, request: Request) -> Response:
+        """Answer with the preview image of a LoRA. Raises NotFound and Unauthorized."""
+        self._access.check_origin(request)
+        self._access.check_cookie(request)
+        name = request.path_params["name"]
+        return thumbnail_response(await asyncio.to_thread(self._context.reports.thumbnail, name))
 
     async def _forward(self, app: FastAPI, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the request as a separate task, which `close` can cancel."""

@@ -181,23 +181,31 @@ def history(jobs: Sequence[Job], total: int, *, shows_all: bool) -> str:
     return "".join(parts)
 
 
+def button(action: str, value: str, inside: str) -> str:
+    """A button that sends `action` and `value` to the server; `value` and `inside` are HTML."""
+    return (
+        f'<button type="button" class="qe-button qe-{action}" data-action="{action}" '
+        f'data-value="{value}">{inside}</button>'
+    )
+
+
 def _output(job: Job, index: int) -> str:
     output = job.outputs[index]
     shown = ""
     if len(job.outputs) > 1:
-        shown = _button("show", f"{job.id}:{index}", _image(output, f"Show output {index + 1}"))
+        shown = button("show", f"{job.id}:{index}", _image(output, f"Show output {index + 1}"))
     unsafe = '<span class="qe-error">flagged as unsafe</span>' if output.is_unsafe else ""
     return (
         f'<div class="qe-output">{shown}<span class="qe-seed">seed {output.seed}</span>{unsafe}'
-        f"{_download(output)}{_button('input', f'{job.id}:{index}', 'Use as input')}</div>"
+        f"{_download(output)}{button('input', f'{job.id}:{index}', 'Use as input')}</div>"
     )
 
 
 def _cell(state: JobState, executor: ExecutorState) -> str:
     job = state.job
     if job.outputs:
-        buttons = f"{_button('settings', job.id, 'Use settings')}{_download(job.outputs[0])}"
-        image = _button("show", f"{job.id}:0", _image(job.outputs[0], "Compare with the original"))
+        buttons = f"{button('settings', job.id, 'Use settings')}{_download(job.outputs[0])}"
+        image = button("show", f"{job.id}:0", _image(job.outputs[0], "Compare with the original"))
         return f'{image}<div class="qe-actions">{buttons}</div>'
     if job.error:
         return f'<div class="qe-placeholder">{field_error(job.error.message, is_new=False)}</div>'
@@ -209,15 +217,15 @@ def _entry(job: Job) -> str:
     prompt = job.request.params.prompt
     short = prompt if len(prompt) <= MAX_SHOWN_PROMPT else prompt[: MAX_SHOWN_PROMPT - 1] + "…"
     when = datetime.fromtimestamp(job.created_at).astimezone()
-    buttons = [_button("settings", job.id, "Use settings")]
+    buttons = [button("settings", job.id, "Use settings")]
     if job.outputs:
-        buttons += [_button("input", f"{job.id}:0", "Use as input"), _download(job.outputs[0])]
+        buttons += [button("input", f"{job.id}:0", "Use as input"), _download(job.outputs[0])]
     if job.status.is_final:
-        buttons.append(_button("delete", job.id, "Delete"))
+        buttons.append(button("delete", job.id, "Delete"))
     else:
-        buttons.append(_button("cancel", job.id, "Cancel"))
+        buttons.append(button("cancel", job.id, "Cancel"))
     shown = (
-        _button("show", f"{job.id}:0", _image(job.outputs[0], f"Show: {short}"))
+        button("show", f"{job.id}:0", _image(job.outputs[0], f"Show: {short}"))
         if job.outputs
         else f'<div class="qe-placeholder">{_STATUS_TEXTS[job.status]}</div>'
     )
@@ -262,14 +270,6 @@ def _image(output: Output, alt: str) -> str:
 def _download(output: Output) -> str:
     name = f"edit-{output.seed}.{output.name.rpartition('.')[2]}"
     return f'<a class="qe-button" href="{_url(output)}" download="{name}">Download</a>'
-
-
-def _button(action: str, value: str, inside: str) -> str:
-    """A button that sends `action` and `value` to the server; `inside` is HTML."""
-    return (
-        f'<button type="button" class="qe-button qe-{action}" data-action="{action}" '
-        f'data-value="{value}">{inside}</button>'
-    )
 
 
 def _url(output: Output) -> str:

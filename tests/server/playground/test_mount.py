@@ -18,6 +18,7 @@ from server.web.auth import KeyCheck
 from server.web.middleware import Forwarded
 from server.web.problem import problem_of
 from server.web.proxies import TrustedProxies
+from tests.conftest import encoded, gradient
 from tests.live_server import LiveServer, until
 
 
@@ -206,3 +207,24 @@ def test_gradio_telemetry_is_off(page_server: LiveServer) -> None:
     assert config["analytics_enabled"] is False
     assert config["run_history"] is False
     assert config["footer_links"] == []
+
+
+def test_thumbnail_on_the_page_needs_its_cookie_and_comes_from_no_other_site() -> None:
+    path = "/lora-thumbnails/style.safetensors"
+    foreign = {"Origin": "http://evil.example"}
+
+    assert client_of(("admin:me=a-key-of-sixteen",)).get(path).status_code == 401
+    assert client_of().get(path, headers=foreign).status_code == 403
+
+
+def test_thumbnail_on_the_page_is_served_as_an_image(page_server: LiveServer) -> None:
+    png = encoded(gradient())
+    (page_server.weights_dir / "loras" / "sepia.preview.png").write_bytes(png)
+
+    image = page_server.http.get(f"{page_server.url}/lora-thumbnails/sepia.safetensors")
+    none = page_server.http.get(f"{page_server.url}/lora-thumbnails/outline.safetensors")
+
+    assert (image.status_code, image.content) == (200, png)
+    assert image.headers["content-type"] == "image/png"
+    assert image.headers["x-content-type-options"] == "nosniff"
+    assert none.status_code == 404
