@@ -1,10 +1,7 @@
 """The models and LoRAs in a `weights/` folder, by name. Reads folders, never the network."""
 
 import contextlib
-import os
-import re
 import shlex
-import urllib.parse
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +11,11 @@ from pipelines.api.sizes import SizeBounds
 from pipelines.files.hub_cache import cached_snapshots
 from pipelines.files.installation import SHIPPED_WEIGHTS, default_folder
 from pipelines.files.lora_names import LORA_SUFFIX as LORA_SUFFIX
-from pipelines.files.lora_names import check_new_name, check_printable, shown
+from pipelines.files.lora_names import check_new_name, check_printable
+from pipelines.files.lora_references import FarLora, is_hub_id, is_url, parse_name, parse_url
+from pipelines.files.lora_references import HubLora as HubLora
+from pipelines.files.lora_references import ModelScopeLora as ModelScopeLora
+from pipelines.files.lora_references import RemoteLora as RemoteLora
 from pipelines.files.model_index import is_model_dir
 
 # The sides of the images that the demo model was trained on.
@@ -25,9 +26,6 @@ DEMO_WARNING = (
     "(qwen-edit pull 2511), or name one with --model."
 )
 SHIPPED_DEMO = SHIPPED_WEIGHTS / DEMO_NAME
-_HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
-_HUB_ID = re.compile(r"\w(?:[\w.-]*\w)?/\w(?:[\w.-]{0,94}\w)?")
-_HUB_FILE = re.compile(rf"({_HUB_ID.pattern})/((?:[\w. -]+/)*[\w. -]+\.safetensors)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,22 +58,6 @@ class LoraEntry:
     path: Path
     size_bytes: int
     is_shipped: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class RemoteLora:
-    """A LoRA to fetch from `url`."""
-
-    url: str
-
-
-@dataclass(frozen=True, slots=True)
-class HubLora:
-    """A LoRA in a repository on the Hugging Face hub; without `filename` its only weight file."""
-
-    repo: str
-    filename: str | None = None
-    revision: str | None = None
 
 
 class Catalog:
@@ -117,7 +99,7 @@ class Catalog:
         if reference == DEMO_NAME:
             return self._demo("asked for by name")
         candidates = [Path(reference).expanduser(), self._models / reference]
-        if _HUB_ID.fullmatch(reference):
+        if is_hub_id(reference):
             candidates += cached_snapshots(reference)
         for path in candidates:
             if is_model_dir(path):
@@ -166,23 +148,20 @@ class Catalog:
         found = self._shipped() | own
         return [found[name] for name in sorted(found)]
 
-    def resolve_lora(self, reference: str) -> LoraEntry | RemoteLora | HubLora:
+    def resolve_lora(self, reference: str) -> LoraEntry | FarLora:
         """The local file for `reference`, or where it would have to be fetched from.
 
         An existing file under `weights/loras/` wins (the suffix is optional), then a hub id
-        `owner/repo[/file.safetensors]`. A URL of a hub page counts as a hub id.
-        Raises InvalidParameter for a path that leaves the folder, a malformed URL and control
-        characters, LoraNotFound for an unknown name.
+        `[hf://]owner/repo[@revision][/file.safetensors]` and an AIR id. A URL of a page of the hub,
+        of Civitai or of ModelScope means the file that it shows.
+        Raises InvalidParameter for a path that leaves the folder, a malformed URL, control
+        characters and a Civitai model without a version, LoraNotFound for an unknown name.
         """
-        if re.match(r"https?://", reference, re.IGNORECASE):
-            return _remote_lora(reference)
-        local = self._local_lora(reference)
-        if local is not None:
-            return local
-        if _is_hub_id(reference):
-            return HubLora(reference)
-        if (match := _HUB_FILE.fullmatch(reference)) and _is_hub_id(match[1]):
-            return HubLora(match[1], match[2])
+        if is_url(reference):
+            return parse_url(reference)
+        found = self._local_lora(reference) or parse_name(reference)
+        if found is not None:
+            return found
         known = ", ".join(entry.name for entry in self.loras()) or "none"
         raise LoraNotFound(f"There is no LoRA {reference!r} under weights/loras. Found: {known}.")
 
@@ -222,41 +201,3 @@ class Catalog:
             path.name: LoraEntry(path.name, path, path.stat().st_size, is_shipped=True)
             for path in files
         }
-
-
-def _is_hub_id(text: str) -> bool:
-    """Return whether the hub allows this `owner/repo`, so that its library accepts it."""
-    return bool(_HUB_ID.fullmatch(text)) and not re.search(r"--|\.\.|\.git$", text)
-
-
-def _remote_lora(url: str) -> RemoteLora | HubLora:
-    """The LoRA at a URL. Raises InvalidParameter where none can be."""
-    check_printable(url, "loras.path")
-    try:
-        parts = urllib.parse.urlsplit(url)
-        host, _ = parts.hostname, parts.port
-        if not host:
-            raise ValueError("it names no host")
-    except ValueError as exc:
-        message = f"must be a valid URL, got {shown(url)}: {exc}"
-        raise InvalidParameter("loras.path", message) from exc
-    return _hub_page(parts) or RemoteLora(url)
-
-
-def _hub_page(parts: urllib.parse.SplitResult) -> HubLora | None:
-    """The file or repository that a page or a download link of the hub is about, or None.
-
-    Raises InvalidParameter for a path that leaves the repository.
-    """
-    own = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT", "")).netloc
-    if parts.netloc.lower() not in {*_HUB_HOSTS, own.lower()} - {""}:
-        return None
-    path = urllib.parse.unquote(parts.path).strip("/")
-    check_printable(path, "loras.path")
-    if {".", ".."} & set(path.split("/")):
-        raise InvalidParameter("loras.path", f"must have no . or .. in it, got {shown(path)}")
-    match = re.fullmatch(rf"({_HUB_ID.pattern})/(?:blob|resolve)/([^/]+)/(.+)", path)
-    if match and _is_hub_id(match[1]):
-        return HubLora(match[1], match[3], match[2])
-    match = re.fullmatch(rf"(?!datasets/|spaces/)({_HUB_ID.pattern})(?:/tree/([^/]+))?", path)
-    return HubLora(match[1], None, match[2]) if match and _is_hub_id(match[1]) else None

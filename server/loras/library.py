@@ -14,7 +14,14 @@ from pipelines.api.errors import InvalidParameter, LoraInvalid, LoraNotFound
 from pipelines.api.families import Linears
 from pipelines.api.messages import LoraFile
 from pipelines.api.params import LoraRef
-from pipelines.files.catalog import LORA_SUFFIX, Catalog, HubLora, LoraEntry, RemoteLora
+from pipelines.files.catalog import (
+    LORA_SUFFIX,
+    Catalog,
+    HubLora,
+    LoraEntry,
+    ModelScopeLora,
+    RemoteLora,
+)
 from pipelines.files.lora_format.alpha import multiplier_of
 from pipelines.files.lora_format.file import plan_lora
 from pipelines.files.lora_format.origin import check_origin
@@ -25,6 +32,7 @@ from server.durable_files import disk_errors
 from server.errors import InvalidRequest, PayloadTooLarge
 from server.loras import hub_lora as hub
 from server.loras.file_hashes import FileHashes
+from server.loras.remote_lora import locate, refuse_page
 from server.loras.store import LoraStore
 from server.net.download import Download, bearer
 from server.net.fair_slots import FairSlots, host_of
@@ -196,7 +204,10 @@ class LoraLibrary:
     def _host(self, reference: str) -> str:
         """Return the host that a reference is downloaded from."""
         found = self._catalog.resolve_lora(reference)
-        return host_of(found.url) if isinstance(found, RemoteLora) else HUB
+        match found:
+            case RemoteLora(url) | ModelScopeLora(url):
+                return host_of(url)
+        return HUB
 
     async def _download(self, reference: str, field: str) -> Path:
         found = self._catalog.resolve_lora(reference)
@@ -209,11 +220,14 @@ class LoraLibrary:
                 max_bytes=self._max_bytes,
                 timeout_s=self._timeout_s,
             )
+        if isinstance(found, ModelScopeLora):
+            found = await locate(found, self._fetcher, field, self._tokens)
         if not isinstance(found, RemoteLora):
             raise LoraNotFound(f"The LoRA {reference!r} is no longer on this machine.")
         headers = bearer(self._tokens, found.url)
         wanted = Download(found.url, part, self._max_bytes, headers)
         await self._fetcher.download(wanted, timeout_s=self._timeout_s, field=field)
+        await asyncio.to_thread(refuse_page, part, found.url, field)
         return part
 
     async def _evict(self) -> None:

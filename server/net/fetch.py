@@ -63,10 +63,18 @@ class Fetcher:
         """Close idle connections."""
         await self._client.aclose()
 
-    async def read(self, url: str, *, max_bytes: int, timeout_s: float, field: str) -> bytes:
+    async def read(
+        self,
+        url: str,
+        *,
+        max_bytes: int,
+        timeout_s: float,
+        field: str,
+        headers: Mapping[str, str] | None = None,
+    ) -> bytes:
         """Return the body at `url`. Raises FetchFailed, PayloadTooLarge, both with the reason."""
         body = bytearray()
-        async with self._send("GET", url, timeout_s, field) as response:
+        async with self._send("GET", url, timeout_s, field, headers=headers) as response:
             if response.status_code != 200:
                 message = f"{field}: {url} answered {response.status_code}."
                 raise FetchFailed(message, field=field)

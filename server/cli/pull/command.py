@@ -13,7 +13,8 @@ from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from pipelines.api.errors import EngineError, InvalidParameter, LoraNotFound
 from pipelines.api.families import FAMILIES
-from pipelines.files.catalog import Catalog, HubLora, LoraEntry, RemoteLora
+from pipelines.files.catalog import Catalog, LoraEntry, ModelScopeLora, RemoteLora
+from pipelines.files.lora_references import FarLora
 from pipelines.files.model_index import INDEX_FILE, read_family, read_object
 from server.cli.console import err, print_error
 from server.cli.pull import lora, model
@@ -30,8 +31,8 @@ SHORT_NAMES = {
 # The few-step LoRAs for the model that `qwen-edit serve` would start.
 LIGHTNING = {"lightning": 4, "lightning-4": 4, "lightning-8": 8}
 FORMS = (
-    "2509, 2511, lightning, lightning-8, OWNER/REPO, OWNER/REPO/FILE.safetensors, or the URL of a "
-    "file or of a page of the hub"
+    "2509, 2511, lightning, lightning-8, OWNER/REPO[@REVISION][/FILE.safetensors], "
+    "civitai:MODEL@VERSION, the URL of a file, or that of a page of the hub, Civitai or ModelScope"
 )
 
 
@@ -51,7 +52,7 @@ def pull(
         settings = read_settings(weights_dir=weights_dir)
         asyncio.run(_until_interrupted(_pull(_resolve(name, settings), name_here, settings)))
     except (PullError, HubError, EngineError, SettingsError) as exc:
-        message = str(exc)
+        message = str(exc).removeprefix(f"{lora.FIELD}: ")
     except ServerError as exc:
         message = str(exc).removeprefix(f"{exc.field}: ")
     except OSError as exc:  # a full disk, say, or a folder that cannot be written
@@ -74,7 +75,9 @@ async def _until_interrupted(work: Coroutine[None, None, None]) -> None:
         os._exit(130)
 
 
-async def _pull(found: HubLora | RemoteLora, name_here: str | None, settings: Settings) -> None:
+async def _pull(found: FarLora, name_here: str | None, settings: Settings) -> None:
+    if isinstance(found, ModelScopeLora):
+        found = await lora.locate(found, settings)
     if isinstance(found, RemoteLora):
         await lora.pull_url(found.url, name_here, settings)
         return
@@ -90,13 +93,16 @@ async def _pull(found: HubLora | RemoteLora, name_here: str | None, settings: Se
         await lora.pull_from_hub(repository, found.filename, name_here, settings)
 
 
-def _resolve(name: str, settings: Settings) -> HubLora | RemoteLora:
+def _resolve(name: str, settings: Settings) -> FarLora:
     if name in LIGHTNING:
         name = _lightning(LIGHTNING[name], settings)
     try:
         found = Catalog(settings.weights_dir).resolve_lora(SHORT_NAMES.get(name, name))
-    except (LoraNotFound, InvalidParameter):
+    except LoraNotFound:
         raise PullError(f"{name!r} cannot be fetched: give {FORMS}.") from None
+    except InvalidParameter as exc:
+        reason = str(exc).removeprefix(exc.field)
+        raise PullError(f"{name!r} cannot be fetched: give {FORMS}. It{reason}.") from None
     if isinstance(found, LoraEntry):
         raise PullError(f"{found.path} exists already; it is the LoRA {name!r}.")
     return found

@@ -14,7 +14,7 @@ from pipelines.api.errors import InvalidParameter, LoraInvalid, ModelNotFound, M
 from pipelines.api.families import FAMILIES, Linears
 from pipelines.api.model_spec import DEMO_NAME
 from pipelines.files.architecture import read_linears
-from pipelines.files.catalog import LORA_SUFFIX, Catalog
+from pipelines.files.catalog import LORA_SUFFIX, Catalog, ModelScopeLora, RemoteLora
 from pipelines.files.lora_format.config import PEFT_WEIGHTS
 from pipelines.files.lora_format.report import LoraReport, inspect_lora
 from server import durable_files
@@ -23,11 +23,14 @@ from server.cli.pull.errors import PullError
 from server.cli.pull.partial import PARTIAL, check_space, exclusive
 from server.cli.pull.progress import byte_progress
 from server.loras import hub_lora as hub
+from server.loras import remote_lora
 from server.loras.hub_repository import HubRepository, missing_bytes
 from server.net.download import Download, bearer
 from server.net.fetch import Fetcher
 from server.settings import Settings
 
+# The argument as messages of the server's parts name it.
+FIELD = "NAME"
 # File names that say nothing; the repository's name is taken instead.
 _NAMELESS = frozenset(
     {PEFT_WEIGHTS, "pytorch_lora_weights.safetensors", "lora.safetensors", "model.safetensors"}
@@ -55,6 +58,16 @@ async def pull_from_hub(
         _store(partial, target, settings)
 
 
+async def locate(lora: ModelScopeLora, settings: Settings) -> RemoteLora:
+    """Return the only LoRA of a repository on ModelScope. Raises PullError, ServerError."""
+    _check_online(lora.listing_url, settings)
+    fetcher = Fetcher(settings.allow_networks)
+    try:
+        return await remote_lora.locate(lora, fetcher, FIELD, settings.download_tokens)
+    finally:
+        await fetcher.close()
+
+
 async def pull_url(url: str, name_here: str | None, settings: Settings) -> None:
     """Fetch a file from any address. Raises PullError, ServerError, LoraInvalid."""
     own = PurePosixPath(urllib.parse.unquote(urllib.parse.urlsplit(url).path)).name
@@ -75,9 +88,10 @@ async def pull_url(url: str, name_here: str | None, settings: Settings) -> None:
             )
             fetcher = Fetcher(settings.allow_networks)
             try:
-                await fetcher.download(wanted, timeout_s=settings.lora_timeout_s, field="NAME")
+                await fetcher.download(wanted, timeout_s=settings.lora_timeout_s, field=FIELD)
             finally:
                 await fetcher.close()
+        remote_lora.refuse_page(partial, url, FIELD)
         _store(partial, target, settings)
 
 

@@ -8,6 +8,7 @@ import pytest
 from huggingface_hub import constants
 from rich.console import Console
 
+from pipelines.api.errors import LoraInvalid
 from pipelines.files.catalog import Catalog
 from server.cli.pull.errors import PullError
 from server.cli.pull.lora import pull_url
@@ -42,6 +43,7 @@ from tests.server.cli.command import run
         ),
         (("owner/page",), "a.safetensors is not a safetensors file (it looks like a web page)"),
         (("http://[::1",), "'http://[::1' cannot be fetched: give 2509, 2511"),
+        (("civitai:1",), "It must name a version of a Civitai model: choose one on its page"),
         (
             ("https://hf.co/owner/style/resolve/main/../a.safetensors",),
             "resolve/main/../a.safetensors' cannot be fetched: give 2509, 2511",
@@ -124,10 +126,15 @@ async def test_pull_of_a_url_fails_without_naming_a_field(
 
     async def message(url: str, **settings: bool) -> str:
         allowed = read_settings(weights_dir=tmp_path, allow_networks="127.0.0.0/8", **settings)
-        with pytest.raises((PullError, ServerError)) as caught:
+        with pytest.raises((PullError, ServerError, LoraInvalid)) as caught:
             await pull_url(url, None, allowed)
         return str(caught.value)
 
+    (folder / "page.safetensors").write_text("<html>")
+
+    assert "answered with a web page instead of a LoRA" in await message(
+        f"{address}/page.safetensors"
+    )
     assert await message(absent) == f"NAME: {absent} answered 404."
     assert (await message(url)).startswith(
         "The download cannot be stored: No space left on device. What"

@@ -17,6 +17,7 @@ from server.cli.pull.lora import pull_from_hub
 from server.loras.hub_repository import HubError, HubFile, HubRepository
 from server.settings import read_settings
 from tests.fake_hub import COMMIT, FakeHub, write_cache
+from tests.far_side import Answer, far_side
 from tests.lora_files import random_pairs, write_lora
 from tests.server.cli.command import run
 from tests.server.cli.conftest import LAYER, TINY, files_of
@@ -66,6 +67,34 @@ def test_lora_is_fetched_from_any_address(
     assert done.returncode == 0, done.stderr
     assert files_of(weights / "loras") == {"my style.safetensors": lora}
     assert "give one, --name my-style" in nameless.stderr
+
+
+def test_lora_is_fetched_from_civitai_modelscope_and_a_revision_of_the_hub(
+    place: dict[str, str], weights: Path, lora: bytes, hub: FakeHub
+) -> None:
+    with far_side() as far:
+        files = json.dumps({"Data": {"Files": [{"Path": "scope.safetensors"}]}}).encode()
+        far.answers = {
+            "/api/download/models/2": Answer(lora),
+            "/api/v1/models/a/b/repo/files?Revision=master&Recursive=true": Answer(files),
+            "/models/a/b/resolve/master/scope.safetensors": Answer(lora),
+        }
+        sites = {"CIVITAI_ENDPOINT": far.url(""), "MODELSCOPE_ENDPOINT": far.url("")}
+        allowed = {**place, **sites, "QWEN_EDIT_ALLOW_NETWORKS": "127.0.0.0/8"}
+
+        done = [
+            run("pull", *arguments, **allowed)
+            for arguments in (
+                ("civitai:1@2", "--name", "civitai"),
+                ("https://modelscope.cn/models/a/b",),
+                ("hf://owner/many@v1/a.safetensors",),
+            )
+        ]
+
+    assert [command.returncode for command in done] == [0, 0, 0], done
+    names = ("civitai", "scope", "a")
+    assert files_of(weights / "loras") == {f"{name}.safetensors": lora for name in names}
+    assert "GET /api/models/owner/many/revision/v1" in hub.requests
 
 
 def test_lora_is_kept_when_it_fits_a_model_that_is_present(

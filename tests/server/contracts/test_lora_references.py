@@ -13,6 +13,7 @@ from tests.lora_files import random_pairs, write_lora
 BAD_REFERENCES = {
     "http://[": "must be a valid URL",
     "https://huggingface.co/owner/repo/blob/main/../x.safetensors": "must have no . or .. in it",
+    "https://civitai.com/models/1": "must name a version of a Civitai model",
     "two\nlines": "must have no control characters",
     "nul\0byte": "must have no control characters",
     "https://example.org/two\nlines.safetensors": "must have no control characters",

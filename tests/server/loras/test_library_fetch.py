@@ -215,9 +215,9 @@ async def test_token_is_dropped_at_a_redirect_to_another_host_or_port(
 
 
 async def test_invalid_lora_is_refused_and_not_kept(tmp_path: Path, host: Host) -> None:
-    host.files["/a.safetensors"] = b"<!doctype html><title>Sign in</title>"
+    host.files["/a.safetensors"] = b"version https://git-lfs.github.com/spec/v1"
     library = make_library(tmp_path)
-    with pytest.raises(LoraInvalid, match=r"loras/0/path: what http://.* looks like a web page"):
+    with pytest.raises(LoraInvalid, match=r"loras/0/path: what http://.* like a Git LFS pointer"):
         await library.fetch(f"{host.url}/a.safetensors", "loras/0/path", None)
     assert not list((tmp_path / "store" / "files").iterdir())
     assert not await is_here(library, f"{host.url}/a.safetensors")
