@@ -25,6 +25,16 @@ PREFIXES = {
     "onetrainer dotted": ("lora_transformer_", False),
     "onetrainer all dotted": ("lora_transformer.", False),
     "lycoris": ("lycoris_", True),
+    "peft of comfy": ("base_model.model.diffusion_model.", False),
+    "peft twice": ("base_model.model.base_model.model.", False),
+    "peft in diffusers": ("transformer.base_model.model.", False),
+    "peft in diffsynth": ("pipe.dit.base_model.model.", False),
+    "unet": ("unet.", False),
+    "model": ("model.", False),
+    "dit": ("dit.", False),
+    "compiled": ("_orig_mod.", False),
+    "parallel and compiled": ("module._orig_mod.", False),
+    "kohya dotted": ("lora_unet.", False),
 }
 # Suffixes of the two matrices.
 SUFFIXES = {
@@ -34,6 +44,12 @@ SUFFIXES = {
     "default twice": (".lora_A.default_0.default.weight", ".lora_B.default_0.default.weight"),
     "down and up": (".lora_down.weight", ".lora_up.weight"),
     "dotted down and up": (".lora.down.weight", ".lora.up.weight"),
+    "bare A and B": (".lora_A", ".lora_B"),
+    "processor": ("_lora.down.weight", "_lora.up.weight"),
+    "linear layer": (".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight"),
+    "default down and up": (".lora_down.default.weight", ".lora_up.default.weight"),
+    "dotted A and B": (".lora.A.weight", ".lora.B.weight"),
+    "dotted default": (".lora.down.default.weight", ".lora.up.default.weight"),
 }
 
 

@@ -22,21 +22,10 @@ from pipelines.files.lora_format.kinds.norm import NORM, norms_of
 from pipelines.files.lora_format.kinds.norm import PARTS as NORM_PARTS
 from pipelines.files.lora_format.kinds.refused import refused_kind
 from pipelines.files.lora_format.layer_plan import LayerPlan
+from pipelines.files.lora_format.other_files import other_kind
+from pipelines.files.lora_format.prefixes import flat_names, module_of
 from pipelines.files.safetensors_header import FLOAT_DTYPES, Header, TensorInfo, read_header
 
-# Prefixes that trainers put before a layer's name, which may be dotted or joined by underscores.
-PREFIXES = (
-    "base_model.model.transformer.",
-    "base_model.model.",
-    "model.diffusion_model.",
-    "diffusion_model.",
-    "transformer.",
-    "pipe.dit.",
-    "lora_unet_",
-    "lora_transformer_",
-    "lora_transformer.",
-    "lycoris_",
-)
 _SUFFIXES = (
     *(suffix for kind in KINDS if kind is not NORM for suffix in kind.suffixes),
     *((pattern, companion.part) for companion in COMPANIONS for pattern in companion.suffixes),
@@ -96,11 +85,11 @@ def plan_header(header: Header, path: Path, linears: Linears, name: str) -> Lora
 def _locate_all(
     header: Header, layers: Collection[str], norms: Collection[str], name: str
 ) -> dict[str, dict[str, str]]:
-    flat_names = {module.replace(".", "_"): module for module in layers}
+    names = flat_names(layers)
     located: dict[str, dict[str, str]] = {}
     unmatched_keys: list[str] = []
     for key in header.tensors:
-        module, part = _locate(key, flat_names, norms)
+        module, part = _locate(key, names, norms)
         if module is None or part is None:
             unmatched_keys.append(key)
             continue
@@ -114,26 +103,17 @@ def _locate_all(
 
 
 def _locate(
-    key: str, flat_names: Mapping[str, str], norms: Collection[str]
+    key: str, names: Mapping[str, str], norms: Collection[str]
 ) -> tuple[str | None, str | None]:
     """The layer and the part of it that `key` names; None for what is unknown."""
     for pattern, part in _SUFFIXES:
         match = pattern.search(key)
         if match:
-            module = _module_of(key[: match.start()], flat_names)
+            module = module_of(key[: match.start()], names)
             if module in norms:
                 return module, NORM_PARTS.get(part)
             return module, None if part in NORM.parts else part
     return None, None
-
-
-def _module_of(stem: str, flat_names: Mapping[str, str]) -> str | None:
-    for prefix in ("", *PREFIXES):
-        if stem.startswith(prefix):
-            module = flat_names.get(stem[len(prefix) :].replace(".", "_"))
-            if module is not None:
-                return module
-    return None
 
 
 def _plan_layer(
@@ -244,12 +224,14 @@ def _unmatched_message(name: str, header: Header, unmatched: Iterable[str], *, r
             f"{len(header.tensors)} tensors ({first}); this engine applies LoRAs to the "
             f"transformer."
         )
+    if kind := other_kind(header.shapes):
+        return f"{name} is {kind}, not a LoRA ({first})."
     family = guess_family(header.shapes)
-    guess = f" It looks like one for {family}." if family else ""
+    is_served = family in {served.lora_marks.name for served in FAMILIES.values()}
+    guess = f" It looks like one for {family}." if family and not is_served else ""
     if reached == 0:
         return f"{name} is not a LoRA for this model: no key names a layer of it ({first}).{guess}"
-    is_served = family in {served.lora_marks.name for served in FAMILIES.values()}
     return (
         f"{name} has {len(unmatched)} of {len(header.tensors)} tensors without a place in this "
-        f"model: {first}.{'' if is_served else guess}"
+        f"model: {first}.{guess}"
     )

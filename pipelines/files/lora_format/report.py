@@ -10,8 +10,9 @@ from pipelines.api.families import Linears
 from pipelines.api.profiles import LoraProfile
 from pipelines.files.lora_format.card import read_card
 from pipelines.files.lora_format.family import guess_family
-from pipelines.files.lora_format.file import PREFIXES, plan_header
+from pipelines.files.lora_format.file import plan_header
 from pipelines.files.lora_format.origin import check_origin
+from pipelines.files.lora_format.prefixes import prefix_of
 from pipelines.files.lora_format.thumbnail import (
     embedded_thumbnail,
     has_preview,
@@ -109,7 +110,7 @@ def inspect_lora(path: Path, linears: Linears, name: str) -> LoraReport:
 def _layout(header: Header) -> str:
     """The first key but alphas, which all kinds have, with a star in place of the layer."""
     key = min(header.tensors, key=lambda key: (key.endswith(".alpha"), key))
-    prefix = next((prefix for prefix in PREFIXES if key.startswith(prefix)), "")
+    prefix = prefix_of(key)
     rest = key[len(prefix) :]
     marks = (
         ".lora_",

@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 from pipelines.engine.lora.kinds import BUILDERS
-from pipelines.files.lora_format.file import PREFIXES
 from pipelines.files.lora_format.kinds import COMPANIONS, KINDS
+from pipelines.files.lora_format.prefixes import WORDS
 
 PAGE = (Path(__file__).parents[3] / "docs" / "loras.md").read_text()
 
@@ -23,8 +23,8 @@ def test_page_has_each_kind_with_its_tensors() -> None:
         assert f"`{literal}" in rows()[kind]
 
 
-def test_page_has_each_prefix() -> None:
-    assert [prefix for prefix in PREFIXES if f"`{prefix}`" not in PAGE] == []
+def test_page_has_each_word_before_a_layer() -> None:
+    assert [word for word in WORDS if f"`{word}`" not in PAGE] == []
 
 
 def test_both_halves_know_the_same_kinds() -> None:
