@@ -8,6 +8,7 @@ from fastapi.responses import JSONResponse
 from fastapi.sse import ServerSentEvent
 from pydantic import BaseModel
 
+from pipelines.api.errors import PresetNotFound
 from server.contracts.provider_queue.answers import (
     CancelAnswer,
     StatusAnswer,
@@ -180,6 +181,9 @@ class Endpoint:
         try:
             submitted = self._service.submit(submission, images, keyed)
             return await while_connected(request, submitted)
+        except PresetNotFound as exc:
+            # to fal's clients a preset is an app
+            raise NotFound(f"App not found: {self._name}/{submission.preset}") from exc
         except ServerError as exc:
             if exc.field and exc.field.startswith("images"):
                 exc.field = exc.field.replace("images", body.images_field, 1)

@@ -25,10 +25,14 @@ from tests.server.contracts.owners import (
 
 # The names of job ids in paths, and the other parameters of paths.
 JOB_IDS = {"edit_id", "prediction_id", "request_id"}
-OTHERS = {"name", "model_id", "token", "app", "path", "session"}
+OTHERS = {"name", "model_id", "token", "app", "path", "session", "preset"}
+# A preset in the path of a submit changes nothing about its owner.
+PRESET_PATHS = tuple(
+    f"{path}/{{preset}}" for path in SUBMIT_PATHS if "/fal-ai/" in path or "/wavespeed-ai/" in path
+)
 # Every route without the id of a job: a new one belongs to a set here, and to that set's tests.
 OF_OWNERS = {
-    *(("POST", path) for path in (*SUBMIT_PATHS, OPENAI)),
+    *(("POST", path) for path in (*SUBMIT_PATHS, *PRESET_PATHS, OPENAI)),
     ("GET", "/v1/edits"),
     ("POST", "/api/v3/predictions"),
     ("POST", "/api/v3/predictions/delete"),
@@ -55,8 +59,10 @@ OF_EVERYBODY = {
     ("GET", "/v1/capabilities"),
     ("GET", "/v1/models"),
     ("GET", "/v1/models/{model_id:path}"),
+    ("GET", "/v1/presets"),
     ("GET", "/v1/loras"),
     ("GET", "/v1/loras/{name:path}"),
+    ("GET", "/v1/lora-thumbnails/{name:path}"),
     ("GET", "/api/v3/models"),
     ("GET", "/api/v3/balance"),
     ("POST", "/api/v3/model/price"),

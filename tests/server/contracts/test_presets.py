@@ -25,6 +25,7 @@ scale = 0.5
 steps = 5
 """
 FAL = FAL_MODELS[0]
+UNKNOWN = "There is no preset 'nothing'. Found: anime, broken, lightning."
 
 
 @pytest.fixture(scope="module")
@@ -114,25 +115,23 @@ def test_queued_fal_request_with_a_preset_is_polled_under_its_app(
 
 
 @pytest.mark.parametrize(
-    ("path", "fields"),
+    ("path", "fields", "message"),
     [
-        ("/v1/edits", {"preset": "nothing"}),
-        (OPENAI, {"model": "qwen-edit:nothing"}),
-        (f"/run{FAL}/nothing", {}),
-        (f"/v1/queue{FAL}/nothing", {}),
-        (f"{WAVESPEED}/nothing", {}),
+        ("/v1/edits", {"preset": "nothing"}, UNKNOWN),
+        (OPENAI, {"model": "qwen-edit:nothing"}, UNKNOWN),
+        (f"/run{FAL}/nothing", {}, f"App not found: {FAL[1:]}/nothing"),
+        (f"/v1/queue{FAL}/nothing", {}, f"App not found: {FAL[1:]}/nothing"),
+        (f"{WAVESPEED}/nothing", {}, UNKNOWN),
     ],
 )
 def test_unknown_preset_is_not_found(
-    preset_server: LiveServer, path: str, fields: dict[str, Any]
+    preset_server: LiveServer, path: str, fields: dict[str, Any], message: str
 ) -> None:
     body = body_of(path.removesuffix("/nothing")) | fields
     answer = preset_server.http.post(preset_server.url + path, json=body)
 
     assert answer.status_code == 404, answer.text
-    assert "There is no preset 'nothing'. Found: anime, broken, lightning." in json.dumps(
-        answer.json(), ensure_ascii=False
-    )
+    assert message in json.dumps(answer.json(), ensure_ascii=False)
 
 
 def test_unknown_preset_has_openais_code(preset_server: LiveServer) -> None:
