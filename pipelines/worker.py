@@ -44,8 +44,8 @@ from pipelines.api.params import LoraRef
 from pipelines.parent_process import die_with_parent
 
 if TYPE_CHECKING:
+    from pipelines.engine.edit_result import Progress
     from pipelines.engine.pipeline import EditPipeline
-    from pipelines.engine.run import Progress
     from pipelines.engine.safety import SafetyChecker
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,6 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import PIL.Image
@@ -23,6 +22,7 @@ from pipelines.api.messages import Ready, Stage, WorkerUsage
 from pipelines.api.model_spec import ModelSpec
 from pipelines.api.params import EditParams, LoraRef
 from pipelines.api.profiles import LoraProfile, UsedSampling, resolve
+from pipelines.engine.edit_result import EditResult, Progress
 from pipelines.files.architecture import read_linears
 from pipelines.files.model_files import inspect_model
 from pipelines.files.spec_file import read_spec
@@ -34,29 +34,6 @@ STEP_S = 0.003
 HANG = "(hang)"
 DEVICE_FAILURE = "(device failure)"
 NON_FINITE = "(non-finite)"
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """`pipelines.engine.pipeline.Progress`, from a module without torch."""
-
-    stage: Stage
-    step: int
-    total: int
-
-
-@dataclass(slots=True)
-class EditResult:
-    """`pipelines.engine.pipeline.EditResult`, from a module without torch."""
-
-    num_inference_steps: int
-    true_cfg_scale: float
-    prompt: str
-    is_extended: bool = False
-    sampling: UsedSampling | None = None
-    warnings: tuple[str, ...] = ()
-    images: list[PIL.Image.Image] = field(default_factory=list)
-    seconds: dict[Stage, float] = field(default_factory=dict)
 
 
 class FakePipeline:

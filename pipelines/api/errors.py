@@ -6,9 +6,9 @@ EngineError
 ├── ModelUnusable         the folder is there but cannot be loaded
 ├── LoraNotFound          no such LoRA on this machine
 ├── LoraInvalid           the file is not a LoRA that this engine can apply
+├── LoraOverflow          the LoRAs' scales make values beyond the model's number format
 ├── PresetNotFound        no such preset on this machine
 ├── PresetInvalid         the preset's file has a fault
-├── LoraOverflow          the LoRAs' scales make values beyond the model's number format
 ├── OutOfDeviceMemory     the device has too little memory for this edit
 ├── NonFiniteOutput       the model computed NaN or infinity
 └── DeviceFailed          the device cannot be used any more by this process
@@ -64,6 +64,12 @@ class LoraInvalid(EngineError):
     code = "lora_invalid"
 
 
+class LoraOverflow(EngineError):
+    """The LoRAs at their scales have values beyond the number format of the model."""
+
+    code = "lora_overflow"
+
+
 class PresetNotFound(EngineError):
     """The preset is not on this machine."""
 
@@ -74,12 +80,6 @@ class PresetInvalid(EngineError):
     """The preset's file has a fault."""
 
     code = "preset_invalid"
-
-
-class LoraOverflow(EngineError):
-    """The LoRAs at their scales have values beyond the number format of the model."""
-
-    code = "lora_overflow"
 
 
 class OutOfDeviceMemory(EngineError):

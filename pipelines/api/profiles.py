@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from pipelines.api.model_spec import ModelSpec
-from pipelines.api.sampling import CURVE, Sampling
+from pipelines.api.sampling import CURVE, Sampling, sigmas_text, terminal_text
 
 
 class Source(StrEnum):
@@ -69,12 +69,11 @@ class UsedSampling:
             key for key, by in self.source.items() if by is Source.SCHEDULER
         }
         if "sigmas" in own:
-            words.append(f"sigmas {' '.join(f'{sigma:g}' for sigma in self.sigmas)}")
+            words.append(sigmas_text(self.sigmas))
         if "shift" in own:
             words.append(f"shift {self.shift:g}")
         if "shift_terminal" in own:
-            ends = self.shift_terminal is not None
-            words.append(f"terminal {self.shift_terminal:g}" if ends else "no terminal")
+            words.append(terminal_text(self.shift_terminal))
         return ", ".join(words)
 
 

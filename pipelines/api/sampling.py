@@ -69,7 +69,7 @@ class Sampling:
 
     def _words(self) -> Iterator[str]:
         if self.sigmas is not None:
-            yield f"sigmas {' '.join(f'{sigma:g}' for sigma in self.sigmas)}"
+            yield sigmas_text(self.sigmas)
         if self.steps is not None:
             yield f"{self.steps} steps"
         if self.true_cfg_scale is not None:
@@ -77,8 +77,17 @@ class Sampling:
         if self.shift is not None:
             yield f"shift {self.shift:g}"
         if self.shift_terminal is not None:
-            ends = self.shift_terminal != NO_TERMINAL
-            yield f"terminal {self.shift_terminal:g}" if ends else "no terminal"
+            yield terminal_text(self.shift_terminal)
+
+
+def sigmas_text(sigmas: tuple[float, ...]) -> str:
+    """Explicit sigmas for people."""
+    return f"sigmas {' '.join(f'{sigma:g}' for sigma in sigmas)}"
+
+
+def terminal_text(terminal: float | None) -> str:
+    """A terminal for people; `NO_TERMINAL` and None are none."""
+    return f"terminal {terminal:g}" if terminal else "no terminal"
 
 
 # The fields that shape a schedule which `sigmas` replaces.

@@ -16,10 +16,11 @@ from pipelines.api.messages import WorkerUsage
 from pipelines.api.params import EditParams, LoraRef
 from pipelines.api.profiles import LoraProfile, resolve
 from pipelines.engine import loading
+from pipelines.engine.edit_result import EditResult
 from pipelines.engine.loading import LoadedModel
 from pipelines.engine.lora import LoraEngine
 from pipelines.engine.memory import read_memory
-from pipelines.engine.run import EditResult, OnPreview, OnProgress, Run
+from pipelines.engine.run import OnPreview, OnProgress, Run
 
 
 class EditPipeline:

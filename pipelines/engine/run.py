@@ -1,50 +1,20 @@
-"""The stages of an edit, and what comes of it."""
+"""The stages of an edit, one after the other."""
 
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 import PIL.Image
 import torch
 
-from pipelines.api.errors import (
-    NonFiniteOutput,
-)
+from pipelines.api.errors import NonFiniteOutput
 from pipelines.api.messages import Stage
 from pipelines.api.params import EditParams
-from pipelines.api.profiles import RunSampling, UsedSampling
+from pipelines.api.profiles import RunSampling
 from pipelines.engine import denoise, prompts
+from pipelines.engine.edit_result import EditResult, Progress
 from pipelines.engine.loading import LoadedModel
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """A stage, and how many denoising steps of all outputs are done."""
-
-    stage: Stage
-    step: int
-    total: int
-
-
-@dataclass(slots=True)
-class EditResult:
-    """The outputs in order, seconds per stage, and the values that the model filled in.
-
-    `prompt` is the prompt that was encoded: cut, or rewritten if `is_extended`. `sampling` is set
-    as the first output is denoised.
-    """
-
-    num_inference_steps: int
-    true_cfg_scale: float
-    prompt: str
-    is_extended: bool = False
-    sampling: UsedSampling | None = None
-    warnings: tuple[str, ...] = ()
-    images: list[PIL.Image.Image] = field(default_factory=list)
-    seconds: dict[Stage, float] = field(default_factory=dict)
-
 
 OnProgress = Callable[[Progress], None]
 OnPreview = Callable[[int, PIL.Image.Image], None]

@@ -8,6 +8,7 @@ import contextlib
 import secrets
 import urllib.parse
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pipelines.api.errors import InvalidParameter, LoraInvalid, LoraNotFound
@@ -23,11 +24,11 @@ from pipelines.files.catalog import (
     RemoteLora,
 )
 from pipelines.files.lora_format.alpha import multiplier_of
-from pipelines.files.lora_format.file import plan_lora
+from pipelines.files.lora_format.file import plan_header
 from pipelines.files.lora_format.origin import check_origin
 from pipelines.files.lora_profiles import read_profile
 from pipelines.files.lora_sidecars import sidecar_paths
-from pipelines.files.safetensors_header import read_header
+from pipelines.files.safetensors_header import Header, read_header
 from server import durable_files
 from server.durable_files import disk_errors
 from server.errors import InvalidRequest, PayloadTooLarge
@@ -91,13 +92,10 @@ class LoraLibrary:
         if path is None:
             self._fetcher.check_online(lora.path, field)
             return None
-        warnings = await asyncio.to_thread(self.prove, path, _shown_name(lora.path))
+        # validated first: an unusable file is never hashed
+        file = await asyncio.to_thread(self._file, lora, path)
         sha256 = await asyncio.to_thread(self._cached_hash, path)
-        if sha256 is None:
-            # known to be unusable before it is hashed
-            await asyncio.to_thread(multiplier_of, path, _shown_name(lora.path), lora.alpha)
-            return None
-        return await asyncio.to_thread(_lora_file, lora, path, sha256, warnings)
+        return None if sha256 is None else replace(file, sha256=sha256)
 
     async def resolve(self, lora: LoraRef) -> LoraFile:
         """The file of a local or fetched LoRA, hashed if necessary. Raises LoraNotFound."""
@@ -107,8 +105,7 @@ class LoraLibrary:
             try:
                 if path is not None:
                     sha256 = self._cached_hash(path) or self._hashes.sha256(path)
-                    warnings = self.prove(path, _shown_name(lora.path))
-                    return _lora_file(lora, path, sha256, warnings)
+                    return replace(self._file(lora, path), sha256=sha256)
             except FileNotFoundError:
                 pass  # deleted since it was found
             raise LoraNotFound(f"The LoRA {lora.path!r} is no longer on this machine.")
@@ -144,18 +141,29 @@ class LoraLibrary:
                 await asyncio.to_thread(self._store.add, reference, part)
         await self._evict()
 
-    def prove(self, path: Path, name: str) -> tuple[str, ...]:
-        """Return warnings about the file, as far as its header shows.
+    def prove(self, path: Path, name: str) -> None:
+        """Raise LoraInvalid if the file's header shows that it cannot be applied.
 
-        Raises LoraInvalid if it cannot be applied, and instead of a warning if the server is
-        strict.
+        Also, if the server is strict, where there would be a warning.
         """
         header = read_header(path, name)
         read_profile(path, name, header.metadata, name)
+        self._warnings(header, path, name)
+
+    def _file(self, lora: LoraRef, path: Path) -> LoraFile:
+        """The file, as yet without its hash. Raises LoraInvalid."""
+        name = _shown_name(lora.path)
+        header = read_header(path, name)
+        profile = read_profile(path, lora.path, header.metadata, name)
+        warnings = self._warnings(header, path, name)
+        multiplier = multiplier_of(header, path, name, lora.alpha)
+        return LoraFile(name, "", str(path), lora.scale, profile, warnings, multiplier)
+
+    def _warnings(self, header: Header, path: Path, name: str) -> tuple[str, ...]:
         linears = self._linears()
         if linears is None:
             return ()
-        plan = plan_lora(path, linears, name)
+        plan = plan_header(header, path, linears, name)
         warnings = check_origin(header.metadata, plan.layers, linears, name)
         if warnings and self._is_strict:
             raise LoraInvalid(f"{warnings[0]} QWEN_EDIT_STRICT_LORAS refuses it.")
@@ -280,13 +288,6 @@ async def _write(part: Path, chunks: AsyncIterator[bytes], max_bytes: int) -> No
             if received > max_bytes:
                 raise PayloadTooLarge(f"The LoRA has more than {max_bytes / 2**20:.0f} MiB.")
             await asyncio.to_thread(file.write, chunk)
-
-
-def _lora_file(lora: LoraRef, path: Path, sha256: str, warnings: tuple[str, ...]) -> LoraFile:
-    name = _shown_name(lora.path)
-    profile = read_profile(path, lora.path, read_header(path, name).metadata, name)
-    multiplier = multiplier_of(path, name, lora.alpha)
-    return LoraFile(name, sha256, str(path), lora.scale, profile, warnings, multiplier)
 
 
 def _shown_name(reference: str) -> str:

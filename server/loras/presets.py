@@ -9,7 +9,7 @@ from pipelines.api.families import Linears
 from pipelines.api.params import LoraRef
 from pipelines.api.profiles import LoraProfile
 from pipelines.files.catalog import Catalog, LoraEntry
-from pipelines.files.lora_format.file import plan_lora
+from pipelines.files.lora_format.file import plan_header
 from pipelines.files.lora_profiles import read_profile
 from pipelines.files.presets import Preset, PresetEntry, PresetFolder
 from pipelines.files.safetensors_header import read_header
@@ -82,7 +82,7 @@ def _profile(lora: LoraEntry, linears: Linears | None) -> LoraProfile | None:
         if profile is None or profile.is_guess:
             return None
         if linears is not None:
-            plan_lora(lora.path, linears, lora.name)
+            plan_header(header, lora.path, linears, lora.name)
     except (LoraInvalid, OSError):
         return None
     return profile

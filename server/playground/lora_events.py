@@ -28,7 +28,8 @@ class LoraEvents:
             listen(event, self.show, page.lora_menus, shown, trigger_mode="always_last")
         changed = [page["prompt"], *(page[f"scale_{row}"] for row in (1, 2, 3))]
         for about in page.lora_abouts:
-            listen(about.click, self.act, [page["prompt"]], changed)
+            # Gradio's default drops a click while the one before is still on its way
+            listen(about.click, self.act, [page["prompt"]], changed, trigger_mode="multiple")
 
     def show(self, *references: Any) -> Updates:
         """Show the filled LoRA rows and one more, and what is known about each LoRA."""

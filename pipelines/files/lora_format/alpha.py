@@ -10,7 +10,7 @@ from pathlib import Path
 from pipelines.api.errors import LoraInvalid
 from pipelines.files.lora_format.config import LoraConfig, read_config
 from pipelines.files.lora_profiles import read_sidecar
-from pipelines.files.safetensors_header import Header, read_header
+from pipelines.files.safetensors_header import Header
 
 # Trainers that put their own names behind PEFT's prefix mean alpha = rank.
 _NATIVE = re.compile(r"^base_model\.model\.(?!diffusion_model\.|transformer\.|base_model\.)")
@@ -18,13 +18,12 @@ _DOWN = re.compile(r"\.lora_A(\.\w+)*$")
 _ALPHA = re.compile(r"\.alpha$")
 
 
-def multiplier_of(path: Path, name: str, alpha: float | None) -> float:
+def multiplier_of(header: Header, path: Path, name: str, alpha: float | None) -> float:
     """The factor of the changes of a file at `path`, for an alpha that a request gives, or None.
 
-    1 for files that tell their own strength. Messages call the file `name`. Raises LoraInvalid
-    where the strength is unknown, and where it is given twice.
+    1 for files that tell their own strength. Messages call the file, whose header has been read,
+    `name`. Raises LoraInvalid where the strength is unknown, and where it is given twice.
     """
-    header = read_header(path, name)
     is_silent = not _tells_alpha(header, read_config(path, header.metadata, name))
     if alpha is None and is_silent:
         alpha = read_sidecar(path, name).alpha

@@ -23,6 +23,7 @@ from server.job import Job, JobStatus, OutputFormat, Submission
 from server.jobs.service import RESTART_S, STOPPING, EditService
 from server.web.auth import caller
 from server.web.idempotency import IdempotencyKey, keyed_request
+from server.web.preset_path import preset_of
 from server.web.problem import problem_of
 from server.web.request import base_url, note_warnings, unless_disconnected, while_connected
 
@@ -176,7 +177,7 @@ class Endpoint:
             webhook_field="fal_webhook",
             base_url=base_url(request),
             owner=caller(request).owner,
-            preset=request.path_params.get("preset"),
+            preset=preset_of(request),
         )
         try:
             submitted = self._service.submit(submission, images, keyed)

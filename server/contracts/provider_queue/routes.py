@@ -1,8 +1,8 @@
 """The paths of the provider queue and of fal, and their handlers."""
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, HTTPException, Path, Request
+from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.sse import EventSourceResponse
 
 from server.contracts.provider_queue.answers import (
@@ -15,6 +15,7 @@ from server.contracts.provider_queue.answers import (
 from server.contracts.provider_queue.endpoint import Endpoint
 from server.errors import NotFound
 from server.web.contract import Services
+from server.web.preset_path import PRESET, declare_preset
 
 MOUNTS = ("/v1/queue", "/model/v1/queue")
 PLAIN = "qwen_image_edit_plus"
@@ -36,7 +37,7 @@ def router(services: Services) -> APIRouter:
             submit = queue.submit if name == PLAIN else queue.submit_fal
             _add(routes, "POST", queue.path, submit, {200: Submitted}, shown=shown)
             if name != PLAIN:
-                preset = f"{queue.path}/{{preset}}"
+                preset = f"{queue.path}/{PRESET}"
                 _add(routes, "POST", preset, submit, {200: Submitted}, shown=shown)
             _add_requests(routes, queue, shown=shown)
     for name in FAL:
@@ -44,7 +45,7 @@ def router(services: Services) -> APIRouter:
         run = {200: Result, 410: Failure, 500: Failure}
         _add(routes, "POST", queue.path, queue.submit_or_run, run, shown=True)
         _add(routes, "POST", f"{RUN_PREFIX}{queue.path}", queue.run, run, shown=True)
-        preset = f"{queue.path}/{{preset}}"
+        preset = f"{queue.path}/{PRESET}"
         _add(routes, "POST", preset, queue.submit_or_run, run, shown=True)
         _add(routes, "POST", f"{RUN_PREFIX}{preset}", queue.run, run, shown=True)
         _add_requests(routes, queue, shown=False)
@@ -92,13 +93,9 @@ def _add(
         status_code=status,
         response_model=None,
         responses=declared,
-        dependencies=[Depends(_preset)] if "{preset}" in path else None,
+        dependencies=[Depends(declare_preset)] if PRESET in path else None,
         include_in_schema=shown,
     )
-
-
-def _preset(preset: Annotated[str, Path(description="A name of GET /v1/presets")]) -> None:
-    """Declare the part of the path; `_submit` reads it."""
 
 
 async def _unknown(request: Request, app: str) -> None:

@@ -2,9 +2,8 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Request
+from fastapi import APIRouter, Depends, Request
 
 from server.contracts.wavespeed.codes import MODELS, NAME, BusinessCode
 from server.contracts.wavespeed.schemas import Envelope, Prediction, Status, SubmitRequest
@@ -14,6 +13,7 @@ from server.job import Job, Submission
 from server.web.auth import caller
 from server.web.contract import Services
 from server.web.idempotency import IdempotencyKey, keyed_request
+from server.web.preset_path import PRESET, declare_preset, preset_of
 from server.web.request import base_url, note_warnings, while_connected
 
 # A route's function, whose signature is its parameters.
@@ -32,7 +32,7 @@ def router(services: Services) -> APIRouter:
         base = base_url(request)
         endpoint = request.url.path.partition("/api/v3/")[2]
         submission = _submission(body, endpoint, webhook, base, caller(request).owner)
-        submission = replace(submission, preset=request.path_params.get("preset"))
+        submission = replace(submission, preset=preset_of(request))
         images = body.references()
         keyed = await keyed_request(request, key, body, images, webhook=webhook)
         job = await while_connected(request, service.submit(submission, images, keyed))
@@ -70,10 +70,10 @@ def _add(routes: APIRouter, submit: Handler, result: Handler) -> None:
     for model in MODELS:
         routes.add_api_route(f"/api/v3/{model}", submit, methods=["POST"])
         routes.add_api_route(
-            f"/api/v3/{model}/{{preset}}",
+            f"/api/v3/{model}/{PRESET}",
             submit,
             methods=["POST"],
-            dependencies=[Depends(_preset)],
+            dependencies=[Depends(declare_preset)],
         )
     for path in (
         "/api/v3/predictions/{prediction_id}/result",
@@ -81,10 +81,6 @@ def _add(routes: APIRouter, submit: Handler, result: Handler) -> None:
         "/api/v2/predictions/{prediction_id}/result",
     ):
         routes.add_api_route(path, result, methods=["GET"])
-
-
-def _preset(preset: Annotated[str, Path(description="A name of GET /v1/presets")]) -> None:
-    """Declare the part of the path; `submit` reads it."""
 
 
 def _submission(

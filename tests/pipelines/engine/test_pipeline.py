@@ -15,8 +15,8 @@ from pipelines.api.load_options import Offload
 from pipelines.api.messages import Stage
 from pipelines.api.model_spec import ModelSpec
 from pipelines.api.params import EditParams, LoraRef
+from pipelines.engine.edit_result import Progress
 from pipelines.engine.pipeline import EditPipeline
-from pipelines.engine.run import Progress
 from pipelines.files.spec_file import read_spec
 from tests.conftest import TINY_SPEC, gradient
 from tests.lora_files import random_pairs, write_lora

@@ -12,9 +12,9 @@ from demo_model import random_weights as demo
 from pipelines.api.messages import Stage
 from pipelines.api.params import EditParams
 from pipelines.engine import prompts
+from pipelines.engine.edit_result import Progress
 from pipelines.engine.families.qwen_image_edit_plus import REWRITING
 from pipelines.engine.pipeline import EditPipeline
-from pipelines.engine.run import Progress
 from tests.conftest import TINY_SPEC, gradient
 
 WORDS = "make the circle blue"

@@ -15,9 +15,9 @@ from pipelines.api.errors import LoraInvalid
 from pipelines.api.params import EditParams, LoraRef
 from pipelines.api.profiles import Source
 from pipelines.api.sampling import NO_TERMINAL, Sampling
+from pipelines.engine.edit_result import EditResult
 from pipelines.engine.families import FAMILIES
 from pipelines.engine.pipeline import EditPipeline
-from pipelines.engine.run import EditResult
 from pipelines.files.lora_profiles import profile_of_name
 from tests.conftest import TINY_SPEC, gradient
 from tests.lora_files import Pair, random_pairs, write_lora

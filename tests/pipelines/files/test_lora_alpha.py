@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from pipelines.api.errors import LoraInvalid
-from pipelines.files.lora_format.alpha import multiplier_of
+from pipelines.files.lora_format import alpha
+from pipelines.files.safetensors_header import read_header
 from tests.lora_files import PREFIXES, adapter_metadata, random_pairs, write_lora
 
 LAYERS = ["transformer_blocks.0.attn.to_q", "transformer_blocks.0.attn.to_k"]
@@ -14,9 +15,13 @@ LINEARS = dict.fromkeys(LAYERS, (64, 64))
 NAME = "style.safetensors"
 
 
+def multiplier_of(path: Path, name: str, given: float | None) -> float:
+    return alpha.multiplier_of(read_header(path, name), path, name, given)
+
+
 def write(folder: Path, prefix: str = "peft", **options: object) -> Path:
-    alpha = options.pop("alpha", None)
-    pairs = random_pairs(LINEARS, LAYERS, rank=4, alpha=alpha)  # type: ignore[arg-type]
+    own = options.pop("alpha", None)
+    pairs = random_pairs(LINEARS, LAYERS, rank=4, alpha=own)  # type: ignore[arg-type]
     text, flat = PREFIXES[prefix]
     return write_lora(folder / NAME, pairs, prefix=text, flat=flat, **options)  # type: ignore[arg-type]
 

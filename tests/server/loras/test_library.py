@@ -13,7 +13,8 @@ from pipelines.api.messages import LoraFile
 from pipelines.api.params import LoraRef
 from pipelines.files.catalog import Catalog
 from pipelines.files.installation import SHIPPED_WEIGHTS
-from pipelines.files.lora_format.file import LoraPlan, plan_lora
+from pipelines.files.lora_format.file import LoraPlan, plan_header
+from pipelines.files.safetensors_header import Header
 from server.errors import InvalidRequest, PayloadTooLarge
 from tests.lora_files import random_pairs, write_lora
 from tests.server.loras.conftest import Host, is_here, lora_bytes, make_library
@@ -93,11 +94,11 @@ async def test_headers_are_read_in_other_threads_than_the_event_loop(
 ) -> None:
     threads: list[threading.Thread] = []
 
-    def plan(path: Path, linears: Linears, name: str) -> LoraPlan:
+    def plan(header: Header, path: Path, linears: Linears, name: str) -> LoraPlan:
         threads.append(threading.current_thread())
-        return plan_lora(path, linears, name)
+        return plan_header(header, path, linears, name)
 
-    monkeypatch.setattr("server.loras.library.plan_lora", plan)
+    monkeypatch.setattr("server.loras.library.plan_header", plan)
     library = make_library(tmp_path)
     data = lora_bytes(tmp_path)
     host.files["/a.safetensors"] = data

@@ -11,8 +11,8 @@ from diffusers import QwenImageTransformer2DModel
 from pipelines.api.families import QWEN_IMAGE_EDIT_PLUS
 from pipelines.api.load_options import Offload
 from pipelines.api.messages import Stage
+from pipelines.engine.edit_result import Progress
 from pipelines.engine.pipeline import EditPipeline
-from pipelines.engine.run import Progress
 from pipelines.files.architecture import read_linears
 from tests.conftest import gradient
 from tests.lora_files import PREFIXES, SUFFIXES, Linears, random_pairs, write_lora

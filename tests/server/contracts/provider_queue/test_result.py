@@ -129,6 +129,8 @@ def test_every_stored_error_code_has_an_error_type(module: ModuleType) -> None:
         "forbidden",
         "idempotency_key_reused",
         "job_deleted",
+        "preset_invalid",
+        "preset_not_found",
         "queue_full",
         "rate_limited",
         "storage_full",
