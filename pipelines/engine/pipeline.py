@@ -41,7 +41,7 @@ class EditPipeline:
         self._model = model
         self._pipe = model.pipe
         transformer = model.pipe.transformer
-        self._loras = LoraEngine(transformer, device, transformer.dtype)
+        self._loras = LoraEngine(transformer, device, transformer.dtype, model.pipe.text_encoder)
         # After the engine is built: offloading wraps the `forward` of each layer.
         loading.place(model.pipe, device, offload)
 

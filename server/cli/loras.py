@@ -93,7 +93,7 @@ def _linears_of(model: str | None, weights_dir: Path) -> list[tuple[str, Linears
     choice = Catalog(weights_dir).resolve_model(model)
     own = (choice.path.name, read_linears(choice.path))
     if choice.is_demo and model is None:
-        return [*((family.title, family.linears({})) for family in FAMILIES.values()), own]
+        return [*((family.title, family.all_linears({}, {})) for family in FAMILIES.values()), own]
     return [own]
 
 
@@ -113,7 +113,7 @@ def _report_rows(report: LoraReport) -> list[tuple[str, str]]:
         ("kind", report.kind),
         ("layout", report.layout),
         ("made for", report.base_model or report.family or "unknown"),
-        ("layers", str(report.modules)),
+        ("layers", report.shown_layers),
         ("ranks", counted(report.ranks)),
         ("alphas", counted(report.alphas)),
         ("dtypes", counted(report.dtypes)),

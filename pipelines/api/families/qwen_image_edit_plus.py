@@ -7,7 +7,8 @@ transformer's own configuration and needs no setting here.
 
 from collections.abc import Mapping
 
-from pipelines.api.families.family import LoraMarks, ModelFamily
+from pipelines.api.families.family import LoraMarks, ModelFamily, whole
+from pipelines.api.families.qwen2_5_vl import text_linears
 from pipelines.api.model_spec import ModelSpec
 from pipelines.api.params import MAX_REFERENCES
 from pipelines.api.sizes import SizeRules
@@ -32,7 +33,7 @@ def linears(config: Mapping[str, object]) -> dict[str, tuple[int, int]]:
 
     Raises TypeError for a value that is not a whole number.
     """
-    values = {key: _whole(config.get(key, default)) for key, default in _TRANSFORMER.items()}
+    values = {key: whole(config.get(key, default)) for key, default in _TRANSFORMER.items()}
     inner = values["num_attention_heads"] * values["attention_head_dim"]
     layers = {
         "img_in": (inner, values["in_channels"]),
@@ -72,12 +73,6 @@ def lightning(config: Mapping[str, object]) -> dict[int, str]:
     }
 
 
-def _whole(value: object) -> int:
-    if not isinstance(value, int):
-        raise TypeError(f"expected a whole number, got {value!r}")
-    return value
-
-
 QWEN_IMAGE_EDIT_PLUS = ModelFamily(
     name=NAME,
     title="Qwen-Image-Edit-Plus",
@@ -105,6 +100,7 @@ QWEN_IMAGE_EDIT_PLUS = ModelFamily(
     # RoPE ends at 4,096 positions; the template and three images take about 800 of them.
     max_prompt_tokens=2048,
     linears=linears,
+    text_linears=text_linears,
     parameters={
         "transformer": 20_430_401_088,
         "text_encoder": 8_292_166_656,

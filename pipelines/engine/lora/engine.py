@@ -1,4 +1,4 @@
-"""Adapters on a transformer's linear layers, removed again without a trace."""
+"""Adapters on the linear layers of a model, removed again without a trace."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +10,7 @@ from diffusers.models.normalization import RMSNorm
 from torch import nn
 from torch.nn import functional
 
+from pipelines.api.families import TEXT_ENCODER
 from pipelines.engine.lora.adaptable import AdaptableLinear, AdaptableNorm
 from pipelines.engine.lora.cache import DEVICE_BYTES, HOST_BYTES, LoraCache
 from pipelines.engine.lora.change import LayerChange
@@ -18,13 +19,17 @@ from pipelines.engine.lora.kinds.lora import LowRank
 
 
 class LoraEngine:
-    """The linear layers and norms of one transformer, which take adapters. Not thread-safe."""
+    """The linear layers and norms that take adapters. Not thread-safe.
+
+    They are the transformer's and the text encoder's, the latter named with TEXT_ENCODER before.
+    """
 
     def __init__(
         self,
         transformer: nn.Module,
         device: torch.device,
         dtype: torch.dtype,
+        text_encoder: nn.Module | None = None,
         *,
         host_bytes: int = HOST_BYTES,
         device_bytes: int = DEVICE_BYTES,
@@ -34,16 +39,10 @@ class LoraEngine:
         self._device = device
         self._dtype = dtype
         self._layers: dict[str, AdaptableLinear | AdaptableNorm] = {}
-        for name, module in transformer.named_modules():
-            if type(module) is nn.Linear:
-                module.__class__ = AdaptableLinear
-            elif type(module) is RMSNorm and module.weight is not None:
-                module.__class__ = AdaptableNorm
-            if isinstance(module, AdaptableLinear | AdaptableNorm):
-                # Set on the instance from the start: torch.compile guards on its presence.
-                module.change = None
-                module.scratch = None
-                self._layers[name] = module
+        self._adapt("", transformer)
+        if text_encoder is not None:
+            # without its head, which no prompt embedding passes through
+            self._adapt(f"{TEXT_ENCODER}model.", text_encoder.get_submodule("model"))
         self.cache = LoraCache(
             self.linears,
             self._weight_of,
@@ -52,6 +51,19 @@ class LoraEngine:
             host_bytes=host_bytes,
             device_bytes=device_bytes,
         )
+
+    def _adapt(self, prefix: str, component: nn.Module) -> None:
+        """Make the component's layers take changes, by their names after `prefix`."""
+        for name, module in component.named_modules():
+            if type(module) is nn.Linear:
+                module.__class__ = AdaptableLinear
+            elif type(module) is RMSNorm and module.weight is not None:
+                module.__class__ = AdaptableNorm
+            if isinstance(module, AdaptableLinear | AdaptableNorm):
+                # Set on the instance from the start: torch.compile guards on its presence.
+                module.change = None
+                module.scratch = None
+                self._layers[prefix + name] = module
 
     @property
     def linears(self) -> dict[str, tuple[int, int]]:
@@ -125,7 +137,7 @@ class LoraEngine:
         """
         changes = dict(adapter)
         for name, layer in self._layers.items():
-            if isinstance(layer, AdaptableNorm):
+            if isinstance(layer, AdaptableNorm) or name.startswith(TEXT_ENCODER):
                 continue
             change = adapter.get(name, LayerChange())
             pair = change.low_rank or LowRank(

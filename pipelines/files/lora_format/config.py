@@ -8,11 +8,12 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pipelines.api.errors import LoraInvalid
+from pipelines.api.families import TEXT_ENCODER
 
 # Alternatives and repetitions in a pattern: two take at most some thousand steps for a layer.
 MAX_CHOICES = 2
@@ -41,7 +42,8 @@ class LoraConfig:
     """The part of a PEFT configuration that changes what the matrices mean.
 
     `rank_patterns` and `alpha_patterns` have values that replace `rank` and `alpha` in layers whose
-    names match, as `compile_patterns` returns them.
+    names match, as `compile_patterns` returns them. `text_encoder` is the text encoder's own, if
+    there is one.
     """
 
     rank: float | None = None
@@ -51,6 +53,12 @@ class LoraConfig:
     is_rslora: bool = False
     is_dora: bool = False
     is_oft: bool = False
+    text_encoder: "LoraConfig | None" = None
+
+    def of(self, layer: str) -> "LoraConfig":
+        """The configuration of this layer's component."""
+        is_text = layer.startswith(TEXT_ENCODER)
+        return self.text_encoder if is_text and self.text_encoder else self
 
     def alpha_of(self, layer: str) -> float | None:
         """The alpha of this layer, or None when the configuration has none."""
@@ -106,6 +114,16 @@ def compile_patterns(values: Mapping[str, float]) -> Patterns:
 
 def _parse(config: Mapping[str, Any]) -> LoraConfig:
     # diffusers puts the component's name before each key
+    text = {
+        key.removeprefix(TEXT_ENCODER): value
+        for key, value in config.items()
+        if key.startswith(TEXT_ENCODER)
+    }
+    own = _parse_component(config)
+    return replace(own, text_encoder=_parse_component(text)) if text else own
+
+
+def _parse_component(config: Mapping[str, Any]) -> LoraConfig:
     plain = {key.removeprefix("transformer."): value for key, value in config.items()}
     rank_patterns, alpha_patterns = (
         compile_patterns({key: _finite(value) for key, value in (plain.get(name) or {}).items()})

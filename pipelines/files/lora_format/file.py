@@ -34,7 +34,6 @@ _SUFFIXES = (
     *NORM.suffixes,
 )
 _COMPANION_PARTS = frozenset(companion.part for companion in COMPANIONS)
-_TEXT_ENCODER = re.compile(r"^(lora_te\d?_|text_encoder|te\d?\.|base_model\.model\.text_encoder)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +75,7 @@ def plan_header(header: Header, path: Path, linears: Linears, name: str) -> Lora
     layers = with_fused(linears) | norms
     located = _locate_all(header, layers, norms, name)
     plans = {
-        module: _plan_layer(name, header, module, parts, layers[module], config)
+        module: _plan_layer(name, header, module, parts, layers[module], config.of(module))
         for module, parts in located.items()
     }
     return LoraPlan(path, header, split_fused(plans, linears, name))
@@ -216,14 +215,6 @@ def _check_companions(
 def _unmatched_message(name: str, header: Header, unmatched: Iterable[str], *, reached: int) -> str:
     unmatched = list(unmatched)
     first = ", ".join(unmatched[:3]) + (" …" if len(unmatched) > 3 else "")
-    if all(_TEXT_ENCODER.match(key) for key in header.tensors):
-        return f"{name} is for the text encoder only; this engine applies LoRAs to the transformer."
-    if all(_TEXT_ENCODER.match(key) for key in unmatched) and reached:
-        return (
-            f"{name} also changes the text encoder, with {len(unmatched)} of "
-            f"{len(header.tensors)} tensors ({first}); this engine applies LoRAs to the "
-            f"transformer."
-        )
     if kind := other_kind(header.shapes):
         return f"{name} is {kind}, not a LoRA ({first})."
     family = guess_family(header.shapes)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.api.errors import LoraInvalid
-from pipelines.api.families import Linears
+from pipelines.api.families import TEXT_ENCODER, Linears
 from pipelines.api.profiles import LoraProfile
 from pipelines.files.lora_format.card import read_card
 from pipelines.files.lora_format.family import guess_family
@@ -26,6 +26,7 @@ from pipelines.files.safetensors_header import Header, read_header
 class LoraReport:
     """A LoRA file at a glance.
 
+    `modules` counts the layers that it changes, `text_modules` those of the text encoder.
     `problem` is the reason why it cannot be applied, None when it fits. `layout` is the prefix and
     the suffix of its first key. `ranks` and `alphas` map values to numbers of layers that have a
     rank, with "in the file" for an alpha that is a tensor; `dtypes` maps to numbers of tensors.
@@ -39,6 +40,7 @@ class LoraReport:
     layout: str
     kind: str
     modules: int
+    text_modules: int
     ranks: Mapping[int, int]
     alphas: Mapping[str, int]
     dtypes: Mapping[str, int]
@@ -57,6 +59,12 @@ class LoraReport:
         """Return whether the LoRA can be applied to the model."""
         return self.problem is None
 
+    @property
+    def shown_layers(self) -> str:
+        """The number of layers, and of those that are not the transformer's."""
+        text = f" ({self.text_modules} in the text encoder)" if self.text_modules else ""
+        return f"{self.modules}{text}"
+
 
 def inspect_lora(path: Path, linears: Linears, name: str) -> LoraReport:
     """The report of the file at `path` for a model with these linear layers.
@@ -67,6 +75,7 @@ def inspect_lora(path: Path, linears: Linears, name: str) -> LoraReport:
     problem, ranks, alphas, kind, modules = None, Counter[int](), Counter[str](), "unknown", 0
     profile: LoraProfile | None = None
     warnings: tuple[str, ...] = ()
+    text_modules = 0
     try:
         plan = plan_header(header, path, linears, name)
         warnings = check_origin(header.metadata, plan.layers, linears, name)
@@ -75,6 +84,7 @@ def inspect_lora(path: Path, linears: Linears, name: str) -> LoraReport:
         problem = str(exc)
     else:
         modules = len(plan.layers)
+        text_modules = sum(name.startswith(TEXT_ENCODER) for name in plan.layers)
         layers = plan.layers.values()
         ranks.update(layer.rank for layer in layers if layer.rank)
         alphas.update(
@@ -92,6 +102,7 @@ def inspect_lora(path: Path, linears: Linears, name: str) -> LoraReport:
         layout=_layout(header),
         kind=kind,
         modules=modules,
+        text_modules=text_modules,
         ranks=dict(sorted(ranks.items())),
         alphas=dict(alphas),
         dtypes=dict(Counter(info.dtype for info in header.tensors.values())),

@@ -150,7 +150,7 @@ def _store(partial: Path, target: Path, settings: Settings, prompt: str | None =
     name = target.relative_to(settings.weights_dir / "loras").with_suffix("")
     ranks = ", ".join(map(str, report.ranks))
     _say(f"{target}  {shown_size(report.size_bytes)}")
-    _say(f"{report.kind}, {report.modules} layers, rank {ranks}, fits {', '.join(fitting)}")
+    _say(f"{report.kind}, {report.shown_layers} layers, rank {ranks}, fits {', '.join(fitting)}")
     if prompt and not report.trigger_words:
         write_trigger(target, prompt)
     words = report.trigger_words or read_card(target, {}).trigger_words
@@ -173,7 +173,7 @@ def _inspect(partial: Path, name: str, settings: Settings) -> tuple[LoraReport, 
 def _models(settings: Settings) -> Iterator[tuple[str, Linears]]:
     """Yield the published models, those under `weights/`, and the demo model."""
     for family in FAMILIES.values():
-        yield family.title, family.linears({})
+        yield family.title, family.all_linears({}, {})
     catalog = Catalog(settings.weights_dir)
     paths = {path.name: path for path in catalog.models()}
     with contextlib.suppress(ModelNotFound):

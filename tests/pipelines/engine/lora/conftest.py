@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines.api.families import TEXT_ENCODER
 from pipelines.api.params import EditParams, LoraRef
 from pipelines.engine.lora import LayerChange, compose, read_lora
 from pipelines.engine.pipeline import EditPipeline
@@ -60,6 +61,13 @@ def edit_params(*loras: tuple[Path, float]) -> EditParams:
 def edit(pipeline: EditPipeline, *loras: tuple[Path, float]) -> np.ndarray:
     result = pipeline.edit(edit_params(*loras), [gradient()])
     return np.asarray(result.images[0], dtype=np.int16)
+
+
+def layer_of(pipeline: EditPipeline, name: str) -> torch.nn.Linear:
+    """The layer that the engine knows by this name."""
+    if name.startswith(TEXT_ENCODER):
+        return pipeline._pipe.text_encoder.get_submodule(name.removeprefix(TEXT_ENCODER))
+    return pipeline._pipe.transformer.get_submodule(name)
 
 
 def base_weight(name: str, features: tuple[int, int]) -> torch.Tensor:

@@ -197,15 +197,15 @@ MISFITS: dict[str, tuple[Writer, str]] = {
     "one layer twice": (twice, f"names the (up|down) matrix of {MODULES[0]} twice"),
     "text encoder only": (
         only("text_encoder.layers.0.q_proj.lora_A.weight"),
-        "for the text encoder only",
+        r"no key names a layer of it \(text_encoder.* looks like one for a text encoder",
     ),
     "text encoder of kohya only": (
         only("lora_te1_text_model_encoder_layers_0_self_attn_q_proj.lora_down.weight"),
-        "for the text encoder only",
+        r"no key names a layer of it \(lora_te1_.* looks like one for a text encoder",
     ),
     "text encoder too": (
         plus("text_encoder.layers.0.q_proj.lora_A.weight", torch.ones(4, 8)),
-        r"also changes the text encoder, with 1 of 5 tensors \(text_encoder\.layers\.0\.q_proj",
+        r"has 1 of 5 tensors without a place in this model: text_encoder\.layers\.0\.q_proj",
     ),
     "nothing known": (only("whatever.weight"), r"no key names a layer of it \(whatever\.weight\)"),
     **{

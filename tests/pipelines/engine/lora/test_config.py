@@ -231,7 +231,8 @@ def test_lora_without_a_configuration_has_multiplier_1(tmp_path: Path) -> None:
     assert LoraConfig(is_rslora=True).multiplier(8.0, 16) == 2.0
 
 
-def test_configuration_of_the_text_encoder_is_ignored(tmp_path: Path) -> None:
+def test_text_encoder_has_a_configuration_of_its_own(tmp_path: Path) -> None:
     text = json.dumps({"text_encoder.lora_alpha": 9, "transformer.lora_alpha": 3})
     config = read_config(tmp_path / "a.safetensors", {"lora_adapter_metadata": text}, "a")
-    assert config.alpha == 3
+    assert config.of("transformer_blocks.0.attn.to_q").alpha == 3
+    assert config.of("text_encoder.model.language_model.layers.0.self_attn.q_proj").alpha == 9

@@ -16,7 +16,14 @@ from pipelines.engine.pipeline import EditPipeline
 from pipelines.files.architecture import read_linears
 from tests.conftest import gradient
 from tests.lora_files import PREFIXES, SUFFIXES, Linears, random_pairs, write_lora
-from tests.pipelines.engine.lora.conftest import MODULES, assert_exact, deltas, edit, edit_params
+from tests.pipelines.engine.lora.conftest import (
+    MODULES,
+    assert_exact,
+    deltas,
+    edit,
+    edit_params,
+    layer_of,
+)
 from tests.pipelines.engine.lora.corpus_layouts import loha
 
 Stack = list[tuple[Path, float]]
@@ -88,10 +95,12 @@ def test_active_layer_computes_the_changed_weight(
 
     with pipeline._loras.active(stack), torch.no_grad():
         for name in pipeline.linears:
-            layer = pipeline._pipe.transformer.get_submodule(name)
+            layer = layer_of(pipeline, name)
             x = torch.randn(2, 3, layer.in_features, generator=generator)
             weight = layer.weight.double() + total.get(name, 0)
-            expected = x.double() @ weight.T + layer.bias.double()
+            expected = x.double() @ weight.T
+            if layer.bias is not None:
+                expected += layer.bias.double()
 
             found = layer(x)
 

@@ -155,8 +155,8 @@ def test_layer_in_bf16_is_no_worse_than_a_merged_weight(
         layer.weight.data = before
         ours += float((found - expected).norm() / expected.norm())
         theirs += float((simple - expected).norm() / expected.norm())
-    # one more rounding: of the input times the gains
-    limit = 1.3 if mix.endswith("of columns") else 1.05
+    # one more rounding: of the input times the gains, or of the output before it is rotated
+    limit = 1.3 if mix.endswith("of columns") else 1.1 if "OFTs of rows" in mix else 1.05
     assert ours <= limit * theirs
 
 
