@@ -139,7 +139,7 @@ def _measure(
 ) -> Measurement:
     """Run `edit` twice and measure the second run, with the same stages for both loops.
 
-    Denoising starts at the first call of the transformer, decoding at the VAE's first decoding
+    Denoising starts at the transformer's first layer, decoding at the VAE's first decoding
     layer; each mark waits for the device's queued work.
     """
     edit()
@@ -160,7 +160,7 @@ def _measure(
         result.latents = args[0].cpu()
 
     hooks = (
-        pipe.transformer.register_forward_pre_hook(enter_transformer),
+        pipe.transformer.img_in.register_forward_pre_hook(enter_transformer),
         pipe.vae.post_quant_conv.register_forward_pre_hook(enter_decoder),
     )
     if device.type == "cuda":

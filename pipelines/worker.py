@@ -42,6 +42,7 @@ from pipelines.api.messages import (
 )
 from pipelines.api.params import LoraRef
 from pipelines.parent_process import die_with_parent
+from pipelines.worker_arguments import parse_args
 
 if TYPE_CHECKING:
     from pipelines.engine.edit_result import Progress
@@ -194,7 +195,7 @@ class Worker:
 def main(load: Callable[[argparse.Namespace], Loaded]) -> None:
     """Load the model named on the command line, send Ready and serve."""
     die_with_parent()
-    args = _parse_args()
+    args = parse_args()
     # Ctrl-C and service managers signal a whole group; the server decides when workers end.
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signal_number, signal.SIG_IGN)
@@ -228,7 +229,7 @@ def _load(args: argparse.Namespace) -> Loaded:
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
-    from pipelines.api.load_options import Offload
+    from pipelines.api.load_options import ForwardName, Offload
     from pipelines.engine.pipeline import EditPipeline
     from pipelines.engine.safety import SafetyChecker
 
@@ -241,8 +242,15 @@ def _load(args: argparse.Namespace) -> Loaded:
     device = torch.device(name)
     best = "bfloat16" if device.type == "cuda" else "float32"
     dtype = getattr(torch, best if args.dtype == "auto" else args.dtype)
-    options = {"offload": Offload(args.offload), "strict_loras": args.strict_loras}
-    pipeline = EditPipeline.load(args.model, device=device, dtype=dtype, **options)
+    pipeline = EditPipeline.load(
+        args.model,
+        device=device,
+        dtype=dtype,
+        offload=Offload(args.offload),
+        strict_loras=args.strict_loras,
+        forward=ForwardName(args.forward),
+        prune_last_block=args.prune_last_block,
+    )
     device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     safety = SafetyChecker(args.safety_checker, device) if args.safety_checker else None
     ready = Ready(
@@ -252,6 +260,8 @@ def _load(args: argparse.Namespace) -> Loaded:
         str(pipeline.dtype).removeprefix("torch."),
         can_extend_prompts=pipeline.spec.can_write,
         checks_safety=safety is not None,
+        forward=pipeline.forward.name,
+        forward_reason=pipeline.forward.reason,
         linears=pipeline.linears,
     )
     return pipeline, safety, ready
@@ -281,18 +291,6 @@ def _rgb_bytes(image: PIL.Image.Image) -> bytes:
 
 def _open_rgb(data: bytes) -> PIL.Image.Image:
     return PIL.Image.open(io.BytesIO(data)).convert("RGB")
-
-
-def _parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="pipelines.worker", description=__doc__)
-    parser.add_argument("--fd", type=int, required=True, help="the socket to the server")
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--offload", default="none")
-    parser.add_argument("--strict-loras", action="store_true")
-    parser.add_argument("--safety-checker", help="an image-classification model")
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

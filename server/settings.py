@@ -10,7 +10,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, IPvAnyNetwork, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from pipelines.api.load_options import Dtype, Offload
+from pipelines.api.load_options import Dtype, ForwardName, Offload
 from pipelines.files.installation import default_folder
 from server.caller import ApiKey, Caller, parse_key
 from server.log import LogFormat
@@ -65,6 +65,12 @@ class Settings(BaseSettings):
     )
     offload: Offload = Field(
         Offload.NONE, description="Keep weights in host memory, by model or by group of layers"
+    )
+    forward: ForwardName = Field(
+        ForwardName.AUTO, description="Code that runs the transformer: auto, fast or stock"
+    )
+    prune_last_block: bool = Field(
+        False, description="Compute only what is used of the last block; rounds differently"
     )
     api_keys: Annotated[tuple[str, ...], NoDecode] = Field(
         (),

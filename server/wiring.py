@@ -187,6 +187,8 @@ def _worker_options(
             device=device,
             dtype=settings.dtype,
             offload=settings.offload,
+            forward=settings.forward,
+            prune_last_block=settings.prune_last_block,
             strict_loras=settings.strict_loras,
             safety_checker=settings.safety_checker,
             command=command,

@@ -202,6 +202,8 @@ def load(args: argparse.Namespace) -> tuple[FakePipeline, None, Ready]:
         dtype="float32",
         can_extend_prompts=pipeline.spec.can_write,
         checks_safety=False,
+        forward="stock",
+        forward_reason="a fake worker has no model",
         linears=pipeline.linears,
     )
     return pipeline, None, ready

@@ -11,6 +11,14 @@ class Offload(StrEnum):
     GROUP = "group"
 
 
+class ForwardName(StrEnum):
+    """Which code runs the transformer; `auto` is the fast one where its check holds."""
+
+    AUTO = "auto"
+    FAST = "fast"
+    STOCK = "stock"
+
+
 class Dtype(StrEnum):
     """The number format that the model computes in; `auto` depends on the device."""
 

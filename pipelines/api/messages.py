@@ -78,7 +78,10 @@ ToWorker = Run | Preload | Cancel | Stop
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The model is loaded. `linears` maps each LoRA target to its shape, (out, in) features."""
+    """The model is loaded. `linears` maps each LoRA target to its shape, (out, in) features.
+
+    `forward` is the code that runs the transformer, with the reason where it is not the fast one.
+    """
 
     model: ModelSpec
     device: str
@@ -86,6 +89,8 @@ class Ready:
     dtype: str
     can_extend_prompts: bool
     checks_safety: bool
+    forward: str
+    forward_reason: str | None
     linears: Mapping[str, tuple[int, int]] = field(repr=False)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from diffusers import SchedulerMixin
 
-from pipelines.engine.families.family import Grid, References
+from pipelines.engine.families.family import Grid, Predict, References
 from pipelines.engine.loading import LoadedModel
 
 
@@ -29,6 +29,7 @@ class Conditions:
 
 def denoise(
     model: LoadedModel,
+    predict: Predict,
     scheduler: SchedulerMixin,
     latents: torch.Tensor,
     grid: Grid,
@@ -39,16 +40,20 @@ def denoise(
 ) -> torch.Tensor:
     """Denoise packed `latents` of an output with `grid` over the scheduler's steps.
 
-    `on_step(k, estimate)` is called after step k, from 1; an exception from it ends the loop.
-    `estimate()` gives the latents at which the loop would end with a constant velocity.
+    `predict` computes the velocities. `on_step(k, estimate)` is called after step k, from 1; an
+    exception from it ends the loop. `estimate()` gives the latents at which the loop would end with
+    a constant velocity.
     """
 
-    def predict(prompt_embeds: torch.Tensor, context: str, timestep: torch.Tensor) -> torch.Tensor:
+    def velocity_of(
+        prompt_embeds: torch.Tensor, context: str, step: int, timestep: torch.Tensor
+    ) -> torch.Tensor:
         with model.pipe.transformer.cache_context(context):
-            return model.family.predict(
+            return predict(
                 model.pipe,
                 latents,
                 timestep,
+                step=step,
                 grid=grid,
                 prompt_embeds=prompt_embeds,
                 references=conditions.references,
@@ -56,9 +61,9 @@ def denoise(
 
     for index, moment in enumerate(scheduler.timesteps):
         timestep = moment.expand(1).to(latents.dtype) / scheduler.config.num_train_timesteps
-        velocity = predict(conditions.positive, "cond", timestep)
+        velocity = velocity_of(conditions.positive, "cond", index, timestep)
         if conditions.negative is not None:
-            negative = predict(conditions.negative, "uncond", timestep)
+            negative = velocity_of(conditions.negative, "uncond", index, timestep)
             velocity = model.family.guide(velocity, negative, cfg_scale)
         latents = scheduler.step(velocity, moment, latents, return_dict=False)[0]
         noise_left = scheduler.sigmas[index + 1]

@@ -11,7 +11,7 @@ from pipelines.api.errors import (
     LoraInvalid,
     OutOfDeviceMemory,
 )
-from pipelines.api.load_options import Offload
+from pipelines.api.load_options import ForwardName, Offload
 from pipelines.api.messages import WorkerUsage
 from pipelines.api.params import EditParams, LoraRef
 from pipelines.api.profiles import LoraProfile, resolve
@@ -21,6 +21,7 @@ from pipelines.engine.loading import LoadedModel
 from pipelines.engine.lora import LoraEngine
 from pipelines.engine.memory import read_memory
 from pipelines.engine.run import OnPreview, OnProgress, Run
+from pipelines.engine.transformer import choose_forward
 
 
 class EditPipeline:
@@ -33,8 +34,10 @@ class EditPipeline:
         offload: Offload = Offload.NONE,
         *,
         strict_loras: bool = False,
+        forward: ForwardName = ForwardName.AUTO,
+        prune_last_block: bool = False,
     ) -> None:
-        """`strict_loras` refuses LoRAs that change nothing."""
+        """`strict_loras` refuses LoRAs that change nothing. Raises ModelUnusable."""
         self._is_strict = strict_loras
         self.spec = model.spec
         self.device = device
@@ -44,6 +47,9 @@ class EditPipeline:
         self._loras = LoraEngine(transformer, device, transformer.dtype, model.pipe.text_encoder)
         # After the engine is built: offloading wraps the `forward` of each layer.
         loading.place(model.pipe, device, offload)
+        self.forward = choose_forward(
+            model, device, forward, offload, prunes_last_block=prune_last_block
+        )
 
     @classmethod
     def load(
@@ -54,10 +60,19 @@ class EditPipeline:
         dtype: torch.dtype,
         offload: Offload = Offload.NONE,
         strict_loras: bool = False,
+        forward: ForwardName = ForwardName.AUTO,
+        prune_last_block: bool = False,
     ) -> "EditPipeline":
         """Load the model in `path`, a folder in the published layout. Raises ModelUnusable."""
         model, place = loading.load_model(path, dtype), torch.device(device)
-        return cls(model, place, offload, strict_loras=strict_loras)
+        return cls(
+            model,
+            place,
+            offload,
+            strict_loras=strict_loras,
+            forward=forward,
+            prune_last_block=prune_last_block,
+        )
 
     @property
     def linears(self) -> dict[str, tuple[int, int]]:
@@ -109,7 +124,16 @@ class EditPipeline:
         self._check_references(references)
         stack = [(Path(lora.path), lora.scale * lora.multiplier) for lora in params.loras]
         sampling = resolve(params.sampling, params.preset_sampling, profiles, self.spec)
-        run = Run(self._model, self.device, params, sampling, references, on_progress, on_preview)
+        run = Run(
+            self._model,
+            self.forward,
+            self.device,
+            params,
+            sampling,
+            references,
+            on_progress,
+            on_preview,
+        )
         try:
             with self._loras.active(stack, run.report_load):
                 idle = self._idle(stack)

@@ -15,6 +15,7 @@ from pipelines.api.profiles import RunSampling
 from pipelines.engine import denoise, prompts
 from pipelines.engine.edit_result import EditResult, Progress
 from pipelines.engine.loading import LoadedModel
+from pipelines.engine.transformer import Forward
 
 OnProgress = Callable[[Progress], None]
 OnPreview = Callable[[int, PIL.Image.Image], None]
@@ -26,6 +27,7 @@ class Run:
     def __init__(
         self,
         model: LoadedModel,
+        forward: Forward,
         device: torch.device,
         params: EditParams,
         sampling: RunSampling,
@@ -34,6 +36,7 @@ class Run:
         on_preview: OnPreview,
     ) -> None:
         self._model = model
+        self._forward = forward
         self._device = device
         self._params = params
         self._sampling = sampling
@@ -60,6 +63,8 @@ class Run:
                 latents = self._denoise(conditions, index)
             with self._stage(Stage.DECODE, steps_before + self._result.num_inference_steps):
                 self._result.images.append(self._decode(latents))
+        self._result.warnings += tuple(self._forward.notices)
+        self._forward.notices.clear()
         return self._result
 
     def report_load(self) -> None:
@@ -116,9 +121,10 @@ class Run:
                 self._on_preview(preview_steps.index(step), self._decode(estimate()))
 
         schedule = family.schedule(pipe, steps, noise.shape[1], self._sampling.curve)
-        self._result.sampling = schedule.used(self._sampling)
+        used = self._result.sampling = schedule.used(self._sampling)
         latents = denoise.denoise(
             self._model,
+            self._forward.predictor(self._model, used.sigmas, noise.dtype),
             schedule.scheduler,
             noise,
             family.facts.sizes.grid(*self._size),

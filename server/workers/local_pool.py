@@ -216,12 +216,14 @@ class LocalPool:
     def _add_ready(self, worker: WorkerProcess, ready: Ready) -> None:
         self._model = ready
         logger.info(
-            "worker %d is ready: %s on %s (%s), %s",
+            "worker %d is ready: %s on %s (%s), %s, %s forward%s",
             worker.pid,
             ready.model.name,
             ready.device,
             ready.device_name,
             ready.dtype,
+            ready.forward,
+            f" ({ready.forward_reason})" if ready.forward_reason else "",
         )
         self._ready_workers.add(worker)
         self._release(worker)

@@ -56,6 +56,8 @@ class WorkerOptions:
     offload: str
     safety_checker: str | None = None
     strict_loras: bool = False
+    forward: str = "auto"
+    prune_last_block: bool = False
     command: Sequence[str] = WORKER_COMMAND
 
     def command_line(self, fd: int) -> list[str]:
@@ -63,9 +65,12 @@ class WorkerOptions:
         more = ["--safety-checker", self.safety_checker] if self.safety_checker else []
         if self.strict_loras:
             more.append("--strict-loras")
+        if self.prune_last_block:
+            more.append("--prune-last-block")
         return [
             *self.command, f"--fd={fd}", "--model", str(self.model), "--device", self.device,
-            "--dtype", self.dtype, "--offload", self.offload, *more,
+            "--dtype", self.dtype, "--offload", self.offload,
+            "--forward", self.forward, *more,
         ]  # fmt: skip
 
 

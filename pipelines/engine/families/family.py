@@ -63,13 +63,15 @@ class Predict(Protocol):
         latents: torch.Tensor,
         timestep: torch.Tensor,
         *,
+        step: int,
         grid: Grid,
         prompt_embeds: torch.Tensor,
         references: References,
     ) -> torch.Tensor:
         """The velocity at `latents`, in the same shape: (1, tokens, channels), packed.
 
-        timestep: (1,), from 1 (noise) to 0 (image). grid: the tokens of the output.
+        timestep: (1,), from 1 (noise) to 0 (image), the schedule's at `step`, from 0. grid: the
+        tokens of the output.
         prompt_embeds: (1, tokens, width).
         """
 

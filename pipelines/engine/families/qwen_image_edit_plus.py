@@ -186,6 +186,7 @@ def predict(
     latents: torch.Tensor,
     timestep: torch.Tensor,
     *,
+    step: int,
     grid: Grid,
     prompt_embeds: torch.Tensor,
     references: References,

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
 from pipelines.api.errors import without_paths
+from pipelines.api.messages import Ready
 from pipelines.api.params import (
     CFG_RANGE,
     LORA_SCALE_RANGE,
@@ -32,6 +33,13 @@ class ModelName(BaseModel):
     warning: str | None
 
 
+class ForwardView(BaseModel):
+    """The code that runs the transformer: `fast` or, for a reason, `stock`."""
+
+    name: str
+    reason: str | None
+
+
 class ModelView(ModelName):
     """The loaded model, why it was chosen, and its device."""
 
@@ -39,6 +47,7 @@ class ModelView(ModelName):
     device: str | None
     device_name: str | None
     dtype: str | None
+    forward: ForwardView | None
 
 
 class Health(BaseModel):
@@ -52,6 +61,7 @@ class Health(BaseModel):
     waiting: int
     running: int
     error: str | None
+    forward: ForwardView | None
 
 
 class Liveness(BaseModel):
@@ -136,6 +146,7 @@ def health_router(services: Services) -> APIRouter:
             waiting=await services.queue.count(JobStatus.QUEUED),
             running=await services.queue.count(JobStatus.RUNNING),
             error=storage_failure or services.executor.failure,
+            forward=model.forward,
         )
 
     @routes.get("/health/live")
@@ -204,7 +215,15 @@ def _model_view(services: Services) -> ModelView:
         device=loaded.device if loaded else None,
         device_name=loaded.device_name if loaded else None,
         dtype=loaded.dtype if loaded else None,
+        forward=_forward_view(loaded),
     )
+
+
+def _forward_view(loaded: Ready | None) -> ForwardView | None:
+    if loaded is None:
+        return None
+    reason = loaded.forward_reason
+    return ForwardView(name=loaded.forward, reason=without_paths(reason) if reason else None)
 
 
 def _bounds() -> Bounds:

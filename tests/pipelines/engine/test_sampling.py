@@ -12,6 +12,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus as stock
 
 from pipelines.api.errors import LoraInvalid
+from pipelines.api.load_options import ForwardName
 from pipelines.api.params import EditParams, LoraRef
 from pipelines.api.profiles import Source
 from pipelines.api.sampling import NO_TERMINAL, Sampling
@@ -143,7 +144,9 @@ def test_lightning_and_a_task_lora_give_the_stock_image_on_lightnings_scheduler(
     task = random_pairs(pipeline.linears, layers, seed=2)
     lightning = write_lora(tmp_path / FOUR, few, down=".lora_down.weight", up=".lora_up.weight")
     angles = write_lora(tmp_path / "multiple-angles.safetensors", task)
-    merged = EditPipeline.load(tiny_model, device="cpu", dtype=torch.float32)
+    merged = EditPipeline.load(
+        tiny_model, device="cpu", dtype=torch.float32, forward=ForwardName.STOCK
+    )
     merge(merged, few, 1.0)
     merge(merged, task, 1.25)
     merged._pipe.scheduler = FlowMatchEulerDiscreteScheduler.from_config(LIGHTNING)

@@ -311,6 +311,7 @@ def test_capabilities_describe_the_model_and_its_bounds(server: LiveServer) -> N
     assert found["bounds"]["size"] == {"min": 256, "max": 1536}
     assert found["bounds"]["loras_max"] == 3
     assert found["checks_safety"] is False
+    assert found["model"]["forward"]["name"] == "stock"
 
 
 def test_demo_model_is_announced_prominently(tmp_path: Any) -> None:
@@ -389,3 +390,12 @@ def test_upload_is_rejected_and_removed_when_it_is_no_lora(server: LiveServer) -
     assert answer.status_code == outside.status_code == 400
     assert "page.safetensors is not a safetensors file" in error_of(answer)["message"]
     assert server.http.get(f"{url}/page").status_code == 404
+
+
+def test_real_worker_tells_its_forward(real_server: LiveServer) -> None:
+    server = real_server
+    expected = {"name": "fast", "reason": None}
+    assert server.http.get(f"{server.url}/health").json()["forward"] == expected
+    found = server.http.get(f"{server.url}/v1/capabilities").json()
+    assert found["model"]["forward"] == expected
+    assert "fast forward" in server.log()

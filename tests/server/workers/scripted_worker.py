@@ -29,7 +29,7 @@ from pipelines.api.profiles import UsedSampling
 
 SPEC = dataclasses.replace(QWEN_IMAGE_EDIT_PLUS.spec, name="scripted")
 SAMPLING = UsedSampling({}, 3, 4.0, None, None, (1.0, 0.6, 0.3))
-READY = Ready(SPEC, "cpu", "CPU", "float32", False, False, {})
+READY = Ready(SPEC, "cpu", "CPU", "float32", False, False, "stock", "scripted", {})
 
 
 def main() -> None:

@@ -194,5 +194,6 @@ def test_command_line_has_every_option(options: Options, checker: str | None) ->
         "--device": "cuda:1",
         "--dtype": "auto",
         "--offload": "none",
+        "--forward": "auto",
         **({"--safety-checker": checker} if checker else {}),
     }

@@ -9,7 +9,7 @@ import torch
 from diffusers import QwenImageTransformer2DModel
 
 from pipelines.api.families import QWEN_IMAGE_EDIT_PLUS
-from pipelines.api.load_options import Offload
+from pipelines.api.load_options import ForwardName, Offload
 from pipelines.api.messages import Stage
 from pipelines.engine.edit_result import Progress
 from pipelines.engine.pipeline import EditPipeline
@@ -113,7 +113,9 @@ def test_forward_and_image_equal_those_of_merged_weights(
 ) -> None:
     """To 1e-4 relative: each layer adds its 1e-5. The image is equal to 1 of 255."""
     stack, total = stacked(tmp_path, pipeline.linears, scales)
-    merged = EditPipeline.load(tiny_model, device="cpu", dtype=torch.float32)
+    merged = EditPipeline.load(
+        tiny_model, device="cpu", dtype=torch.float32, forward=ForwardName.STOCK
+    )
     for name, delta in total.items():
         layer = merged._pipe.transformer.get_submodule(name)
         layer.weight.data = (layer.weight.double() + delta).float()
@@ -132,7 +134,9 @@ def test_loha_gives_the_image_of_merged_weights(
 ) -> None:
     path = tmp_path / "loha.safetensors"
     changes = loha(2, 3, 1.0, True, path, pipeline.linears)
-    merged = EditPipeline.load(tiny_model, device="cpu", dtype=torch.float32)
+    merged = EditPipeline.load(
+        tiny_model, device="cpu", dtype=torch.float32, forward=ForwardName.STOCK
+    )
     for name, delta in changes.items():
         layer = merged._pipe.transformer.get_submodule(name)
         layer.weight.data = (layer.weight.double() + 0.05 * delta).float()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines.api.load_options import ForwardName
 from pipelines.engine import loading
 from pipelines.engine.pipeline import EditPipeline
 from pipelines.files.lora_format.file import plan_lora
@@ -110,7 +111,9 @@ def test_image_equals_that_of_the_diffusers_loader(
     for index, rank in enumerate((2, 4, 8)):
         pairs = random_pairs(pipeline.linears, MODULES, rank=rank, seed=index)
         files.append((write_lora(tmp_path / f"{index}.safetensors", pairs), 0.4 + index))
-    theirs = EditPipeline.load(tiny_model, device="cpu", dtype=torch.float32)
+    theirs = EditPipeline.load(
+        tiny_model, device="cpu", dtype=torch.float32, forward=ForwardName.STOCK
+    )
     for index, (path, _) in enumerate(files):
         theirs._pipe.load_lora_weights(
             str(path.parent), weight_name=path.name, adapter_name=f"a{index}", use_safetensors=True

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from pipelines.api.errors import LoraInvalid
-from pipelines.api.load_options import Offload
+from pipelines.api.load_options import ForwardName, Offload
 from pipelines.engine.lora import read_lora
 from pipelines.engine.pipeline import EditPipeline
 from tests.lora_files import Linears, lora_tensors, random_pairs
@@ -30,7 +30,9 @@ def test_norms_give_the_image_of_merged_weights(
     pipeline: EditPipeline, base: np.ndarray, tiny_model: Path, tmp_path: Path, layout: str
 ) -> None:
     prefix, end, is_difference = LAYOUTS[layout]
-    merged = EditPipeline.load(tiny_model, device="cpu", dtype=torch.float32)
+    merged = EditPipeline.load(
+        tiny_model, device="cpu", dtype=torch.float32, forward=ForwardName.STOCK
+    )
     offloaded = EditPipeline.load(
         tiny_model, device="cpu", dtype=torch.float32, offload=Offload.GROUP
     )
