@@ -20,8 +20,8 @@ _FAMILIES = (
     ("Z-Image or Lumina", r"(layers|noise_refiner)[._]\d+[._](attention|feed_forward)"),
     ("LTX-Video or PixArt", r"transformer_blocks[._]\d+[._](attn1|ff[._]net)"),
     *((family.lora_marks.name, family.lora_marks.pattern) for family in FAMILIES.values()),
-    ("a text encoder", r"^(lora_te\d?_|text_encoder|te\d?\.)|self_attn[._][qkv]_proj"),
     ("a model with Qwen-Image's names", r"transformer_blocks[._]\d+[._]attn[._]to_[qkv]"),
+    ("a text encoder", r"^(lora_te\d?_|text_encoder|te\d?\.)|self_attn[._][qkv]_proj"),
 )
 # The width of `attn.to_q` distinguishes models whose layers have the same names.
 _WIDTHS = {1152: "PixArt", 1536: "Stable Diffusion 3", 2432: "Stable Diffusion 3.5"}

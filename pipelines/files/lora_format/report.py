@@ -1,16 +1,18 @@
 """A report on a LoRA file for people, without the model's libraries."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.api.errors import LoraInvalid
 from pipelines.api.families import TEXT_ENCODER, Linears
 from pipelines.api.profiles import LoraProfile
+from pipelines.files.lora_format.alpha import multiplier_of
 from pipelines.files.lora_format.card import read_card
 from pipelines.files.lora_format.family import guess_family
 from pipelines.files.lora_format.file import plan_header
+from pipelines.files.lora_format.layer_plan import LayerPlan
 from pipelines.files.lora_format.origin import check_origin
 from pipelines.files.lora_format.prefixes import prefix_of
 from pipelines.files.lora_format.thumbnail import (
@@ -72,27 +74,24 @@ def inspect_lora(path: Path, linears: Linears, name: str) -> LoraReport:
     Raises LoraInvalid when it is not a safetensors file.
     """
     header = read_header(path, name)
-    problem, ranks, alphas, kind, modules = None, Counter[int](), Counter[str](), "unknown", 0
+    problem: str | None = None
     profile: LoraProfile | None = None
     warnings: tuple[str, ...] = ()
-    text_modules = 0
+    plans: Mapping[str, LayerPlan] = {}
     try:
-        plan = plan_header(header, path, linears, name)
-        warnings = check_origin(header.metadata, plan.layers, linears, name)
+        plans = plan_header(header, path, linears, name).layers
+        origin = check_origin(header.metadata, plans, linears, name)
+        warnings = (*origin, *_strength_warnings(header, path, name))
         profile = read_profile(path, name, header.metadata, name)
     except LoraInvalid as exc:
-        problem = str(exc)
-    else:
-        modules = len(plan.layers)
-        text_modules = sum(name.startswith(TEXT_ENCODER) for name in plan.layers)
-        layers = plan.layers.values()
-        ranks.update(layer.rank for layer in layers if layer.rank)
-        alphas.update(
-            "in the file" if layer.alpha_key else f"{layer.multiplier * layer.rank:g}"
-            for layer in layers
-            if layer.rank
-        )
-        kind = " and ".join(sorted({layer.kind_name for layer in layers}))
+        problem, plans = str(exc), {}
+    layers = plans.values()
+    ranks = Counter(layer.rank for layer in layers if layer.rank)
+    alphas = Counter(
+        "in the file" if layer.alpha_key else f"{layer.multiplier * layer.rank:g}"
+        for layer in layers
+        if layer.rank
+    )
     card = read_card(path, header.metadata)
     return LoraReport(
         name=name,
@@ -100,9 +99,9 @@ def inspect_lora(path: Path, linears: Linears, name: str) -> LoraReport:
         problem=problem,
         family=guess_family(header.shapes),
         layout=_layout(header),
-        kind=kind,
-        modules=modules,
-        text_modules=text_modules,
+        kind=" and ".join(sorted({layer.kind_name for layer in layers})) or "unknown",
+        modules=len(plans),
+        text_modules=sum(layer.startswith(TEXT_ENCODER) for layer in plans),
         ranks=dict(sorted(ranks.items())),
         alphas=dict(alphas),
         dtypes=dict(Counter(info.dtype for info in header.tensors.values())),
@@ -116,6 +115,14 @@ def inspect_lora(path: Path, linears: Linears, name: str) -> LoraReport:
         profile=profile,
         warnings=warnings,
     )
+
+
+def _strength_warnings(header: Header, path: Path, name: str) -> Iterator[str]:
+    """What a request with this file must say, though the file fits."""
+    try:
+        multiplier_of(header, path, name, None)
+    except LoraInvalid as exc:
+        yield str(exc)
 
 
 def _layout(header: Header) -> str:

@@ -7,6 +7,7 @@ import pytest
 
 from pipelines.api.errors import LoraInvalid
 from pipelines.files.lora_format import alpha
+from pipelines.files.lora_format.report import inspect_lora
 from pipelines.files.safetensors_header import read_header
 from tests.lora_files import PREFIXES, adapter_metadata, random_pairs, write_lora
 
@@ -69,3 +70,14 @@ def test_several_ranks_need_the_configuration(tmp_path: Path) -> None:
 
     with pytest.raises(LoraInvalid, match=r"several ranks \(4, 8\)"):
         multiplier_of(path, NAME, 16.0)
+
+
+def test_report_says_that_a_request_must_give_the_alpha(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    silent = inspect_lora(path, LINEARS, NAME)
+    path.with_suffix(".json").write_text(json.dumps({"qwen_edit": {"alpha": 8}}))
+    told = inspect_lora(path, LINEARS, NAME)
+
+    assert silent.fits
+    assert [warning for warning in silent.warnings if "does not say its alpha" in warning]
+    assert [warning for warning in told.warnings if "alpha" in warning] == []
