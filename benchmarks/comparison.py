@@ -76,7 +76,8 @@ def compare(
     Raises ValueError when the random weights give latents that are not finite.
     """
     model = build(architecture, device, dtype)
-    pipe, pipeline = model.pipe, EditPipeline(model, device)
+    # each measured edit encodes, as stock does
+    pipe, pipeline = model.pipe, EditPipeline(model, device, encoded_bytes=0)
     side = isqrt(architecture.spec.output_area)
     reference = PIL.Image.merge("RGB", [_gradient(side, turn) for turn in (0, 90, 180)])
     params = EditParams(

@@ -1,6 +1,6 @@
 """`make bench`: the benchmarks that need no GPU, with their targets, in one table.
 
-    python -m benchmarks.run [http] [polling] [lora] [forward] [kinds]
+    python -m benchmarks.run [http] [polling] [lora] [encode] [forward] [kinds]
 
 Exits with 1 when a target is missed. For the GPU there is `benchmarks/gpu.py`.
 """
@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import forward, lora, lora_kinds, overhead
+from benchmarks import encode, forward, lora, lora_kinds, overhead
 from benchmarks.figure import Figure, figure_table
 from tests.live_server import LiveServer, live_server
 
@@ -23,6 +23,7 @@ OVER_A_SERVER: dict[str, Callable[[LiveServer], list[Figure]]] = {
 }
 IN_THIS_PROCESS: dict[str, Callable[[], list[Figure]]] = {
     "lora": lora.lora_switching,
+    "encode": encode.encode_cache,
     "forward": forward.forwards,
     "kinds": lora_kinds.lora_kinds,
 }

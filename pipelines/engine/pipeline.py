@@ -17,6 +17,7 @@ from pipelines.api.params import EditParams, LoraRef
 from pipelines.api.profiles import LoraProfile, resolve
 from pipelines.engine import loading
 from pipelines.engine.edit_result import EditResult
+from pipelines.engine.encoding import CACHE_BYTES, Encoder
 from pipelines.engine.loading import LoadedModel
 from pipelines.engine.lora import LoraEngine
 from pipelines.engine.memory import read_memory
@@ -36,8 +37,11 @@ class EditPipeline:
         strict_loras: bool = False,
         forward: ForwardName = ForwardName.AUTO,
         prune_last_block: bool = False,
+        encoded_bytes: int = CACHE_BYTES,
     ) -> None:
-        """`strict_loras` refuses LoRAs that change nothing. Raises ModelUnusable."""
+        """`strict_loras` refuses LoRAs that change nothing; `encoded_bytes` bound what is kept of
+        encoded prompts and references. Raises ModelUnusable.
+        """
         self._is_strict = strict_loras
         self.spec = model.spec
         self.device = device
@@ -45,6 +49,7 @@ class EditPipeline:
         self._pipe = model.pipe
         transformer = model.pipe.transformer
         self._loras = LoraEngine(transformer, device, transformer.dtype, model.pipe.text_encoder)
+        self._encoder = Encoder(model, self._loras.text_changes, max_bytes=encoded_bytes)
         # After the engine is built: offloading wraps the `forward` of each layer.
         loading.place(model.pipe, device, offload)
         self.forward = choose_forward(
@@ -126,6 +131,7 @@ class EditPipeline:
         sampling = resolve(params.sampling, params.preset_sampling, profiles, self.spec)
         run = Run(
             self._model,
+            self._encoder,
             self.forward,
             self.device,
             params,

@@ -14,6 +14,7 @@ from pipelines.api.params import EditParams
 from pipelines.api.profiles import RunSampling
 from pipelines.engine import denoise, prompts
 from pipelines.engine.edit_result import EditResult, Progress
+from pipelines.engine.encoding import Encoder, ImageSet
 from pipelines.engine.loading import LoadedModel
 from pipelines.engine.transformer import Forward
 
@@ -27,6 +28,7 @@ class Run:
     def __init__(
         self,
         model: LoadedModel,
+        encoder: Encoder,
         forward: Forward,
         device: torch.device,
         params: EditParams,
@@ -36,6 +38,7 @@ class Run:
         on_preview: OnPreview,
     ) -> None:
         self._model = model
+        self._encoder = encoder
         self._forward = forward
         self._device = device
         self._params = params
@@ -93,18 +96,17 @@ class Run:
             self._result.prompt, self._result.is_extended = extended, True
 
     def _encode(self) -> denoise.Conditions:
-        pipe, family, spec = self._model.pipe, self._model.family, self._model.spec
-        images, area = self._references, spec.condition_area
-        positive = family.encode_prompt(pipe, self._result.prompt, images, area)
+        images = ImageSet.of(self._references)
+        positive = self._encoder.prompt(self._result.prompt, images)
         negative = None
         if self._result.true_cfg_scale > 1:
             # The published recipe guides away from a blank prompt when none is given.
             blank = self._params.negative_prompt or " "
             self._report(Stage.ENCODE, 0)
-            negative = family.encode_prompt(pipe, blank, images, area)
+            negative = self._encoder.prompt(blank, images)
         self._report(Stage.ENCODE, 0)
-        reference_area = spec.reference_area or math.prod(self._size)
-        references = family.encode_references(pipe, images, reference_area)
+        reference_area = self._model.spec.reference_area or math.prod(self._size)
+        references = self._encoder.references(images, reference_area)
         return denoise.Conditions(positive, negative, references)
 
     def _denoise(self, conditions: denoise.Conditions, index: int) -> torch.Tensor:

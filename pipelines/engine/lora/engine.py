@@ -115,6 +115,11 @@ class LoraEngine:
                 if change.recomposed:
                     self._layers[name].scratch = None
 
+    def text_changes(self) -> tuple[LayerChange, ...]:
+        """The active changes of the text encoder."""
+        layers = (layer for name, layer in self._layers.items() if name.startswith(TEXT_ENCODER))
+        return tuple(layer.change for layer in layers if layer.change is not None)
+
     def _weight_of(self, name: str) -> torch.Tensor:
         """The base weight on the device, where an offloaded one is copied to."""
         weight: torch.Tensor = self._layers[name].weight

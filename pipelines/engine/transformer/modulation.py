@@ -12,7 +12,8 @@ from diffusers import QwenImageTransformer2DModel
 from torch import nn
 from torch.nn import functional
 
-from pipelines.engine.lora.cache import BoundedCache
+from pipelines.engine.bounded_cache import BoundedCache
+from pipelines.engine.lora import LayerChange
 
 # 40 steps of the published model take 265 MB.
 _BYTES = 2**30
@@ -59,7 +60,7 @@ class ScheduleModulation:
     dtype: torch.dtype
     size_bytes: int
     # the table's key has their addresses, which must not be those of others later
-    changes: tuple[object, ...]
+    changes: tuple[LayerChange | None, ...]
     steps: dict[int, StepModulation] = field(default_factory=dict)
 
     def at(self, step: int, timestep: torch.Tensor) -> StepModulation:
@@ -90,11 +91,14 @@ class ModulationTable:
 
     def of(self, sigmas: tuple[float, ...], dtype: torch.dtype) -> ScheduleModulation:
         """The modulation of the schedule with these sigmas, under the active changes."""
-        changes = tuple(getattr(layer, "change", None) for layer in self._linears)
+        changes: tuple[LayerChange | None, ...] = tuple(
+            getattr(layer, "change", None) for layer in self._linears
+        )
         key = (sigmas, dtype, tuple(map(id, changes)))
         found = self._schedules.get(key)
         if found is None:
             size = len(sigmas) * self._numbers * dtype.itemsize
+            size += sum(change.size_bytes for change in changes if change is not None)
             found = ScheduleModulation(self, dtype, size, changes)
             self._schedules.put(key, found)
         return found

@@ -100,7 +100,7 @@ def test_text_encoder_places_image_tokens_in_three_dimensions(pipeline: EditPipe
 
     encoder.model.language_model.forward = record
     try:
-        edit(pipeline)
+        edit(pipeline, dataclasses.replace(PARAMS, prompt="never encoded before"))
     finally:
         encoder.model.language_model.forward = original
 

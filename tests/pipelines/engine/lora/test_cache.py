@@ -14,8 +14,9 @@ import torch
 
 from pipelines.api.errors import LoraInvalid, LoraNotFound
 from pipelines.api.params import LoraRef
+from pipelines.engine.bounded_cache import BoundedCache
 from pipelines.engine.lora import Adapter, Lora, cache
-from pipelines.engine.lora.cache import BoundedCache, LoraCache
+from pipelines.engine.lora.cache import LoraCache
 from pipelines.engine.pipeline import EditPipeline
 from tests.lora_files import Linears, random_pairs, write_lora
 from tests.pipelines.engine.lora.conftest import CPU, MODULES, assert_exact, edit
