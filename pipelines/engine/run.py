@@ -97,13 +97,14 @@ class Run:
 
     def _encode(self) -> denoise.Conditions:
         images = ImageSet.of(self._references)
-        positive = self._encoder.prompt(self._result.prompt, images)
         negative = None
-        if self._result.true_cfg_scale > 1:
-            # The published recipe guides away from a blank prompt when none is given.
-            blank = self._params.negative_prompt or " "
-            self._report(Stage.ENCODE, 0)
-            negative = self._encoder.prompt(blank, images)
+        with self._model.family.images_seen_once(self._model.pipe):
+            positive = self._encoder.prompt(self._result.prompt, images)
+            if self._result.true_cfg_scale > 1:
+                # The published recipe guides away from a blank prompt when none is given.
+                blank = self._params.negative_prompt or " "
+                self._report(Stage.ENCODE, 0)
+                negative = self._encoder.prompt(blank, images)
         self._report(Stage.ENCODE, 0)
         reference_area = self._model.spec.reference_area or math.prod(self._size)
         references = self._encoder.references(images, reference_area)

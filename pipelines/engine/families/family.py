@@ -1,6 +1,7 @@
 """The torch half of a model family: the operations that differ, as one value."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -96,6 +97,7 @@ class EngineFamily:
     pipeline_class: the diffusers class whose components are used; its `__call__` is not.
     load_components: the components that replace those of `from_pretrained`, by name.
     repair: corrects loaded components in place.
+    images_seen_once: a block in which the text encoder sees the images of several prompts once.
     encode_prompt: a prompt and its images, resized to about an area in pixels, as
     (1, tokens, width).
     encode_references: the images, resized to about an area in pixels.
@@ -110,6 +112,7 @@ class EngineFamily:
     pipeline_class: type[DiffusionPipeline]
     load_components: Callable[[Path], dict[str, object]]
     repair: Callable[[DiffusionPipeline], None]
+    images_seen_once: Callable[[DiffusionPipeline], AbstractContextManager[None]]
     encode_prompt: Callable[[DiffusionPipeline, str, Images, int], torch.Tensor]
     encode_references: Callable[[DiffusionPipeline, Images, int], References]
     starting_noise: Callable[[DiffusionPipeline, Size, int, torch.dtype], torch.Tensor]

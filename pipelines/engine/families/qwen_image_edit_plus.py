@@ -4,6 +4,7 @@ Equal to that pipeline's own call at the same settings; `tests/pipelines` compar
 """
 
 import math
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, QwenImageEditPlusPipeline
 from diffusers.pipelines.qwenimage.pipeline_qwenimage_edit_plus import calculate_shift
 from diffusers.utils.torch_utils import randn_tensor
-from torch import nn
-from transformers import PreTrainedModel, Qwen2VLProcessor
+from transformers import Qwen2VLProcessor
 
 from pipelines.api import families as facts
 from pipelines.api.sampling import Sampling
+from pipelines.engine.families import qwen2_5_vl
 from pipelines.engine.families.family import (
     EngineFamily,
     Grid,
@@ -76,27 +77,14 @@ def load_components(path: Path) -> dict[str, object]:
 
 
 def repair(pipe: QwenImageEditPlusPipeline) -> None:
-    """Give image tokens their positions."""
-    pass_image_token_types(pipe.text_encoder)
+    """Give image tokens their positions, and leave out logits that nothing reads."""
+    qwen2_5_vl.pass_image_token_types(pipe.text_encoder)
+    qwen2_5_vl.compute_last_logits_only(pipe.text_encoder)
 
 
-def pass_image_token_types(text_encoder: PreTrainedModel) -> None:
-    """Give Qwen2.5-VL the `mm_token_type_ids` that diffusers 0.42 does not pass.
-
-    Without them transformers 5 places image tokens in one dimension instead of three, and the
-    images come out different, silently. https://github.com/huggingface/diffusers/issues/14194
-    """
-
-    def add_token_types(
-        module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        has_images = kwargs.get("image_grid_thw") is not None
-        if has_images and kwargs.get("mm_token_type_ids") is None:
-            image_token = text_encoder.config.image_token_id
-            kwargs["mm_token_type_ids"] = (kwargs["input_ids"] == image_token).int()
-        return args, kwargs
-
-    text_encoder.register_forward_pre_hook(add_token_types, with_kwargs=True)
+def images_seen_once(pipe: QwenImageEditPlusPipeline) -> AbstractContextManager[None]:
+    """Run the vision tower once for all prompts inside the block."""
+    return qwen2_5_vl.images_seen_once(pipe.text_encoder)
 
 
 def encode_prompt(
@@ -231,6 +219,7 @@ QWEN_IMAGE_EDIT_PLUS = EngineFamily(
     pipeline_class=QwenImageEditPlusPipeline,
     load_components=load_components,
     repair=repair,
+    images_seen_once=images_seen_once,
     encode_prompt=encode_prompt,
     encode_references=encode_references,
     starting_noise=starting_noise,
