@@ -18,7 +18,7 @@ from transformers import Qwen2VLProcessor
 
 from pipelines.api import families as facts
 from pipelines.api.sampling import Sampling
-from pipelines.engine.families import qwen2_5_vl
+from pipelines.engine.families import qwen2_5_vl, vae_frames
 from pipelines.engine.families.family import (
     EngineFamily,
     Grid,
@@ -77,9 +77,10 @@ def load_components(path: Path) -> dict[str, object]:
 
 
 def repair(pipe: QwenImageEditPlusPipeline) -> None:
-    """Give image tokens their positions, and leave out logits that nothing reads."""
+    """Give image tokens their positions, and leave out logits and frames that nothing reads."""
     qwen2_5_vl.pass_image_token_types(pipe.text_encoder)
     qwen2_5_vl.compute_last_logits_only(pipe.text_encoder)
+    vae_frames.compute_images_in_two_dimensions(pipe.vae)
 
 
 def images_seen_once(pipe: QwenImageEditPlusPipeline) -> AbstractContextManager[None]:
