@@ -17,7 +17,7 @@ from pipelines.api.params import EditParams, LoraRef
 from pipelines.api.profiles import LoraProfile, resolve
 from pipelines.engine import loading
 from pipelines.engine.edit_result import EditResult
-from pipelines.engine.encoding import CACHE_BYTES, Encoder
+from pipelines.engine.encoding import CACHE_BYTES, EncodeCache
 from pipelines.engine.loading import LoadedModel
 from pipelines.engine.lora import LoraEngine
 from pipelines.engine.memory import read_memory
@@ -40,7 +40,7 @@ class EditPipeline:
         encoded_bytes: int = CACHE_BYTES,
     ) -> None:
         """`strict_loras` refuses LoRAs that change nothing; `encoded_bytes` bound what is kept of
-        encoded prompts and references. Raises ModelUnusable.
+        encoded prompts and references, and 0 keeps nothing. Raises ModelUnusable.
         """
         self._is_strict = strict_loras
         self.spec = model.spec
@@ -49,7 +49,7 @@ class EditPipeline:
         self._pipe = model.pipe
         transformer = model.pipe.transformer
         self._loras = LoraEngine(transformer, device, transformer.dtype, model.pipe.text_encoder)
-        self._encoder = Encoder(model, self._loras.text_changes, max_bytes=encoded_bytes)
+        self.encoded = EncodeCache(encoded_bytes)
         # After the engine is built: offloading wraps the `forward` of each layer.
         loading.place(model.pipe, device, offload)
         self.forward = choose_forward(
@@ -131,7 +131,7 @@ class EditPipeline:
         sampling = resolve(params.sampling, params.preset_sampling, profiles, self.spec)
         run = Run(
             self._model,
-            self._encoder,
+            self.encoded,
             self.forward,
             self.device,
             params,
@@ -141,9 +141,9 @@ class EditPipeline:
             on_preview,
         )
         try:
-            with self._loras.active(stack, run.report_load):
+            with self._loras.active(stack, run.report_load) as text_key:
                 idle = self._idle(stack)
-                result = run.make()
+                result = run.make(text_key)
                 result.warnings += idle
                 return result
         except torch.OutOfMemoryError as exc:

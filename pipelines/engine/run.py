@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 
 import PIL.Image
@@ -14,7 +14,7 @@ from pipelines.api.params import EditParams
 from pipelines.api.profiles import RunSampling
 from pipelines.engine import denoise, prompts
 from pipelines.engine.edit_result import EditResult, Progress
-from pipelines.engine.encoding import Encoder, ImageSet
+from pipelines.engine.encoding import EncodeCache, Encoder
 from pipelines.engine.loading import LoadedModel
 from pipelines.engine.transformer import Forward
 
@@ -28,7 +28,7 @@ class Run:
     def __init__(
         self,
         model: LoadedModel,
-        encoder: Encoder,
+        encoded: EncodeCache,
         forward: Forward,
         device: torch.device,
         params: EditParams,
@@ -38,7 +38,7 @@ class Run:
         on_preview: OnPreview,
     ) -> None:
         self._model = model
-        self._encoder = encoder
+        self._encoded = encoded
         self._forward = forward
         self._device = device
         self._params = params
@@ -55,11 +55,11 @@ class Run:
         )
         self._size = sizes.token_size(*self._asked_size)
 
-    def make(self) -> EditResult:
-        """Make all outputs."""
+    def make(self, text_key: Hashable) -> EditResult:
+        """Make all outputs. `text_key` is that of the active LoRAs, by `LoraEngine.active`."""
         self._prepare_prompt()
         with self._stage(Stage.ENCODE, 0):
-            conditions = self._encode()
+            conditions = self._encode(text_key)
         for index in range(self._params.num_outputs):
             steps_before = index * self._result.num_inference_steps
             with self._stage(Stage.DENOISE, steps_before):
@@ -95,19 +95,20 @@ class Run:
         if extended is not None:
             self._result.prompt, self._result.is_extended = extended, True
 
-    def _encode(self) -> denoise.Conditions:
-        images = ImageSet.of(self._references)
+    def _encode(self, text_key: Hashable) -> denoise.Conditions:
+        encoder = Encoder(self._model, self._encoded, self._references, text_key)
         negative = None
         with self._model.family.images_seen_once(self._model.pipe):
-            positive = self._encoder.prompt(self._result.prompt, images)
+            positive = encoder.prompt(self._result.prompt)
             if self._result.true_cfg_scale > 1:
                 # The published recipe guides away from a blank prompt when none is given.
                 blank = self._params.negative_prompt or " "
                 self._report(Stage.ENCODE, 0)
-                negative = self._encoder.prompt(blank, images)
+                negative = encoder.prompt(blank)
         self._report(Stage.ENCODE, 0)
         reference_area = self._model.spec.reference_area or math.prod(self._size)
-        references = self._encoder.references(images, reference_area)
+        references = encoder.references(reference_area)
+        encoder.keep()
         return denoise.Conditions(positive, negative, references)
 
     def _denoise(self, conditions: denoise.Conditions, index: int) -> torch.Tensor:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from pipelines.api.errors import LoraNotFound
-from pipelines.api.families import Linears
+from pipelines.api.families import TEXT_ENCODER, Linears
 from pipelines.engine.bounded_cache import BoundedCache
 from pipelines.engine.lora.compose import Adapter, WeightOf, compose, size_bytes
 from pipelines.engine.lora.tensors import Lora, read_lora
@@ -71,18 +71,28 @@ class LoraCache:
     def adapter(
         self, stack: Sequence[tuple[Path, float]], on_load: Callable[[], None] = lambda: None
     ) -> Adapter:
-        """The adapter of the files at their scales.
+        """The adapter of the files at their scales: `keyed_adapter` without the key."""
+        return self.keyed_adapter(stack, on_load)[0]
 
+    def keyed_adapter(
+        self, stack: Sequence[tuple[Path, float]], on_load: Callable[[], None] = lambda: None
+    ) -> tuple[Adapter, Hashable]:
+        """The adapter of the files at their scales, and the key of its text encoder's part.
+
+        Stacks with the same key change the text encoder alike; `()` leaves it as it is.
         Raises LoraNotFound, LoraInvalid, LoraOverflow.
 
         A file at scale 0 is read and validated like the others, and adds nothing. `on_load` is
         called before each wait for a file and before the files are composed.
         """
+        # Before the files are read: a key of the file that one replaces never comes again.
+        identities = [_identity(path) for path, _ in stack]
         futures = [self._future(path) for path, _ in stack]
         in_memory = sum(future.done() for future in futures)
         self.hits += in_memory
         self.misses += len(futures) - in_memory
-        key = tuple((_identity(path), scale) for path, scale in stack if scale != 0)
+        scales = [scale for _, scale in stack]
+        key = _key(identities, scales)
         composed = self._adapters.get(key)
         loras = []
         for future in futures:
@@ -90,11 +100,14 @@ class LoraCache:
             loras.append(future.result())
         if composed is None:
             on_load()
-            pairs = zip(loras, (scale for _, scale in stack), strict=True)
-            wanted = [(lora, scale) for lora, scale in pairs if scale != 0]
+            wanted = [(lora, scale) for lora, scale in zip(loras, scales, strict=True) if scale]
             composed = compose(wanted, self._weight_of, self._device, self._dtype)
             self._adapters.put(key, composed)
-        return composed
+        text_scales = [
+            scale if any(name.startswith(TEXT_ENCODER) for name in lora.plan.layers) else 0
+            for lora, scale in zip(loras, scales, strict=True)
+        ]
+        return composed, _key(identities, text_scales)
 
     def is_idle(self, path: Path) -> bool:
         """Return whether the file changes nothing. Raises LoraNotFound, LoraInvalid."""
@@ -122,6 +135,12 @@ class LoraCache:
         finally:
             with self._lock:
                 self._reading.pop(key, None)
+
+
+def _key(identities: Sequence[Hashable], scales: Sequence[float]) -> Hashable:
+    """The key of the files whose scale is not 0."""
+    pairs = zip(identities, scales, strict=True)
+    return tuple((identity, scale) for identity, scale in pairs if scale != 0)
 
 
 def _identity(path: Path) -> Hashable:

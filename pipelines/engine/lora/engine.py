@@ -1,6 +1,6 @@
 """Adapters on the linear layers of a model, removed again without a trace."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -88,14 +88,16 @@ class LoraEngine:
     @contextmanager
     def active(
         self, stack: Sequence[tuple[Path, float]], on_load: Callable[[], None] = lambda: None
-    ) -> Iterator[None]:
+    ) -> Iterator[Hashable]:
         """Apply the LoRA files at their scales inside the block only.
 
+        Yields the key of the text encoder's part: files with their scales, of those that change it.
         `on_load` is called before each file is read and before they are composed.
         Raises LoraNotFound, LoraInvalid, LoraOverflow before any layer changes.
         """
-        with self.applied(self.cache.adapter(stack, on_load)):
-            yield
+        adapter, text_key = self.cache.keyed_adapter(stack, on_load)
+        with self.applied(adapter):
+            yield text_key
 
     @contextmanager
     def applied(self, adapter: Adapter) -> Iterator[None]:
@@ -114,11 +116,6 @@ class LoraEngine:
                 self._layers[name].change = None
                 if change.recomposed:
                     self._layers[name].scratch = None
-
-    def text_changes(self) -> tuple[LayerChange, ...]:
-        """The active changes of the text encoder."""
-        layers = (layer for name, layer in self._layers.items() if name.startswith(TEXT_ENCODER))
-        return tuple(layer.change for layer in layers if layer.change is not None)
 
     def _weight_of(self, name: str) -> torch.Tensor:
         """The base weight on the device, where an offloaded one is copied to."""
