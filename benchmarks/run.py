@@ -23,7 +23,7 @@ OVER_A_SERVER: dict[str, Callable[[LiveServer], list[Figure]]] = {
 }
 IN_THIS_PROCESS: dict[str, Callable[[], list[Figure]]] = {
     "lora": lora.lora_switching,
-    "encode": encode.encode_cache,
+    "encode": encode.encoding,
     "forward": forward.forwards,
     "kinds": lora_kinds.lora_kinds,
 }
