@@ -15,8 +15,9 @@ from diffusers import QwenImageTransformer2DModel
 
 from benchmarks.figure import Figure
 from pipelines.engine import loading
-from pipelines.engine.families.family import Grid
+from pipelines.engine.families.family import ForwardInputs, Grid, References
 from pipelines.engine.transformer.forward import FastForward
+from tests.pipelines.engine.transformer.stock import stock_velocity
 
 MODEL = Path(__file__).parent.parent / "weights" / "demo"
 ROUNDS = 25
@@ -59,28 +60,25 @@ def _works(
 ) -> Sequence[tuple[str, Work]]:
     generator = torch.Generator().manual_seed(0)
     config = transformer.config
-    count = sum(map(math.prod, grids))
-    tokens = torch.randn(1, count, config.in_channels, generator=generator)
-    prompt = torch.randn(1, text, config.joint_attention_dim, generator=generator)
-    timestep = torch.tensor([0.7])
-
-    def stock() -> torch.Tensor:
-        found: torch.Tensor = transformer(
-            hidden_states=tokens,
-            encoder_hidden_states=prompt,
-            timestep=timestep,
-            img_shapes=[list(grids)],
-            return_dict=False,
-        )[0]
-        return found[:, : math.prod(grids[0])]
+    count = sum(map(math.prod, grids[1:]))
+    inputs = ForwardInputs(
+        torch.randn(1, math.prod(grids[0]), config.in_channels, generator=generator),
+        torch.tensor([0.7]),
+        step=0,
+        grid=grids[0],
+        prompt_embeds=torch.randn(1, text, config.joint_attention_dim, generator=generator),
+        references=References(
+            torch.randn(1, count, config.in_channels, generator=generator), tuple(grids[1:])
+        ),
+    )
 
     def fast(*, is_pruned: bool) -> Work:
         forward = FastForward(transformer, prunes_last_block=is_pruned)
         schedule = forward.modulations.of((0.7,), torch.float32)
-        return lambda: forward.velocity(tokens, prompt, grids, schedule.at(0, timestep))
+        return lambda: forward.velocity(inputs, schedule.at(0, inputs.timestep))
 
     return (
-        ("stock", stock),
+        ("stock", lambda: stock_velocity(transformer, inputs)),
         ("same bits", fast(is_pruned=False)),
         ("last block pruned", fast(is_pruned=True)),
     )

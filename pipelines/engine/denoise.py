@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from diffusers import SchedulerMixin
 
-from pipelines.engine.families.family import Grid, Predict, References
+from pipelines.engine.families.family import ForwardInputs, Grid, Predict, References
 from pipelines.engine.loading import LoadedModel
 
 
@@ -50,13 +50,7 @@ def denoise(
     ) -> torch.Tensor:
         with model.pipe.transformer.cache_context(context):
             return predict(
-                model.pipe,
-                latents,
-                timestep,
-                step=step,
-                grid=grid,
-                prompt_embeds=prompt_embeds,
-                references=conditions.references,
+                ForwardInputs(latents, timestep, step, grid, prompt_embeds, conditions.references)
             )
 
     for index, moment in enumerate(scheduler.timesteps):

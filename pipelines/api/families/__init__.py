@@ -1,4 +1,4 @@
-"""The torch-free half of each model family, one file per family."""
+"""The torch-free half of each model family: a file per family, and of parts."""
 
 from collections.abc import Mapping
 

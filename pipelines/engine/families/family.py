@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import PIL.Image
 import torch
@@ -55,26 +54,34 @@ class Schedule:
         )
 
 
-class Predict(Protocol):
-    """One forward of the transformer."""
+@dataclass(frozen=True, slots=True)
+class ForwardInputs:
+    """What one forward of the transformer computes a velocity from.
 
-    def __call__(
-        self,
-        pipe: DiffusionPipeline,
-        latents: torch.Tensor,
-        timestep: torch.Tensor,
-        *,
-        step: int,
-        grid: Grid,
-        prompt_embeds: torch.Tensor,
-        references: References,
-    ) -> torch.Tensor:
-        """The velocity at `latents`, in the same shape: (1, tokens, channels), packed.
+    latents: (1, tokens, channels), packed, of the output with `grid`. timestep: (1,), from 1
+    (noise) to 0 (image), the schedule's at `step`, from 0. prompt_embeds: (1, tokens, width).
+    """
 
-        timestep: (1,), from 1 (noise) to 0 (image), the schedule's at `step`, from 0. grid: the
-        tokens of the output.
-        prompt_embeds: (1, tokens, width).
-        """
+    latents: torch.Tensor
+    timestep: torch.Tensor
+    step: int
+    grid: Grid
+    prompt_embeds: torch.Tensor
+    references: References
+
+    @property
+    def tokens(self) -> torch.Tensor:
+        """The output's tokens, then the references', (1, tokens, channels)."""
+        return torch.cat([self.latents, self.references.latents], dim=1)
+
+    @property
+    def grids(self) -> tuple[Grid, ...]:
+        """The output's grid, then the references'."""
+        return self.grid, *self.references.grids
+
+
+# The velocity at the latents, in their shape.
+Predict = Callable[[ForwardInputs], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +111,7 @@ class EngineFamily:
     starting_noise: packed noise for an output size, a seed and a dtype, the same on every device.
     schedule: a schedule for a number of steps and of output tokens, whose curve replaces parts of
     the model's own. It holds the state of one run, so each run has its own.
+    predict: one forward of the transformer.
     guide: classifier-free guidance of a positive and a negative velocity at a scale.
     decode: the image of a size that packed latents stand for.
     """
@@ -117,7 +125,7 @@ class EngineFamily:
     encode_references: Callable[[DiffusionPipeline, Images, int], References]
     starting_noise: Callable[[DiffusionPipeline, Size, int, torch.dtype], torch.Tensor]
     schedule: Callable[[DiffusionPipeline, int, int, Sampling], Schedule]
-    predict: Predict
+    predict: Callable[[DiffusionPipeline, ForwardInputs], torch.Tensor]
     guide: Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
     decode: Callable[[DiffusionPipeline, torch.Tensor, Size], PIL.Image.Image]
     rewriting: Rewriting

@@ -21,7 +21,7 @@ from pipelines.api.sampling import Sampling
 from pipelines.engine.families import qwen2_5_vl, vae_frames
 from pipelines.engine.families.family import (
     EngineFamily,
-    Grid,
+    ForwardInputs,
     Images,
     References,
     Rewriting,
@@ -170,26 +170,17 @@ def _shift(scheduler: FlowMatchEulerDiscreteScheduler, mu: float) -> float:
     return math.exp(mu) if config.time_shift_type == "exponential" else mu
 
 
-def predict(
-    pipe: QwenImageEditPlusPipeline,
-    latents: torch.Tensor,
-    timestep: torch.Tensor,
-    *,
-    step: int,
-    grid: Grid,
-    prompt_embeds: torch.Tensor,
-    references: References,
-) -> torch.Tensor:
+def predict(pipe: QwenImageEditPlusPipeline, inputs: ForwardInputs) -> torch.Tensor:
     """The velocity: the references follow the output in one sequence, and their part is cut off."""
     prediction = pipe.transformer(
-        hidden_states=torch.cat([latents, references.latents], dim=1),
-        timestep=timestep,
-        encoder_hidden_states=prompt_embeds,
+        hidden_states=inputs.tokens,
+        timestep=inputs.timestep,
+        encoder_hidden_states=inputs.prompt_embeds,
         encoder_hidden_states_mask=None,
-        img_shapes=[[grid, *references.grids]],
+        img_shapes=[list(inputs.grids)],
         return_dict=False,
     )[0]
-    velocity: torch.Tensor = prediction[:, : latents.shape[1]]
+    velocity: torch.Tensor = prediction[:, : inputs.latents.shape[1]]
     return velocity
 
 

@@ -5,11 +5,11 @@ import logging
 from dataclasses import dataclass, field
 
 import torch
-from diffusers import DiffusionPipeline, QwenImageTransformer2DModel
+from diffusers import QwenImageTransformer2DModel
 
 from pipelines.api.errors import ModelUnusable
 from pipelines.api.load_options import ForwardName, Offload
-from pipelines.engine.families.family import Grid, Predict, References
+from pipelines.engine.families.family import ForwardInputs, Grid, Predict, References
 from pipelines.engine.loading import LoadedModel
 from pipelines.engine.transformer.forward import FastForward
 from pipelines.engine.transformer.modulation import ScheduleModulation
@@ -40,45 +40,25 @@ class Forward:
         self, model: LoadedModel, sigmas: tuple[float, ...], dtype: torch.dtype
     ) -> Predict:
         """What computes the velocities of one schedule, under the active LoRAs."""
+        stock = functools.partial(model.family.predict, model.pipe)
         if self.fast is None:
-            return model.family.predict
-        modulation = self.fast.modulations.of(sigmas, dtype)
-        return functools.partial(self._predict_fast, model, modulation)
+            return stock
+        return functools.partial(self._predict, self.fast.modulations.of(sigmas, dtype), stock)
 
-    def _predict_fast(
-        self,
-        model: LoadedModel,
-        modulation: ScheduleModulation,
-        pipe: DiffusionPipeline,
-        latents: torch.Tensor,
-        timestep: torch.Tensor,
-        *,
-        step: int,
-        grid: Grid,
-        prompt_embeds: torch.Tensor,
-        references: References,
+    def _predict(
+        self, modulation: ScheduleModulation, stock: Predict, inputs: ForwardInputs
     ) -> torch.Tensor:
         """The fast forward's velocity or, if it fails, from then on diffusers'."""
         if self.fast is not None:
             try:
-                tokens = torch.cat([latents, references.latents], dim=1)
-                grids = (grid, *references.grids)
-                found = modulation.at(step, timestep)
-                return self.fast.velocity(tokens, prompt_embeds, grids, found)
+                found = modulation.at(inputs.step, inputs.timestep)
+                return self.fast.velocity(inputs, found)
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as exc:
                 logger.exception("the fast forward failed")
                 self._give_up(f"it failed while it ran: {exc}")
-        return model.family.predict(
-            pipe,
-            latents,
-            timestep,
-            step=step,
-            grid=grid,
-            prompt_embeds=prompt_embeds,
-            references=references,
-        )
+        return stock(inputs)
 
     def _give_up(self, reason: str) -> None:
         self.name, self.reason, self.fast = ForwardName.STOCK, reason, None
@@ -140,25 +120,18 @@ def _difference(
         random(1, rows * columns, transformer.config.in_channels)
         for _, rows, columns in (grid, reference)
     )
-    embeds = random(1, _CHECK_TEXT_TOKENS, transformer.config.joint_attention_dim)
-    references = References(latents_of_reference, (reference,))
-    timestep = torch.full((1,), 0.7, device=device, dtype=transformer.dtype)
-    expected = model.family.predict(
-        model.pipe,
+    inputs = ForwardInputs(
         latents,
-        timestep,
+        torch.full((1,), 0.7, device=device, dtype=transformer.dtype),
         step=0,
         grid=grid,
-        prompt_embeds=embeds,
-        references=references,
+        prompt_embeds=random(1, _CHECK_TEXT_TOKENS, transformer.config.joint_attention_dim),
+        references=References(latents_of_reference, (reference,)),
     )
+    expected = model.family.predict(model.pipe, inputs)
     try:
-        found = fast.velocity(
-            torch.cat([latents, latents_of_reference], dim=1),
-            embeds,
-            _CHECK_GRIDS,
-            fast.modulations.compute(timestep, transformer.dtype),
-        )
+        modulation = fast.modulations.compute(inputs.timestep, transformer.dtype)
+        found = fast.velocity(inputs, modulation)
     except RuntimeError as exc:
         return f"its check failed: {exc}"
     if device.type == "cpu" and not is_pruned:

@@ -5,16 +5,13 @@ without its copies: one buffer for the queries, keys and values of both streams,
 `where`, and nothing that waits for the device. Prunes nothing that rounds differently unless asked.
 """
 
-import math
-from collections.abc import Sequence
-
 import torch
 from diffusers import QwenImageTransformer2DModel
 from diffusers.models.transformers.transformer_qwenimage import QwenImageTransformerBlock
 from torch import nn
 from torch.nn import functional
 
-from pipelines.engine.families.family import Grid
+from pipelines.engine.families.family import ForwardInputs
 from pipelines.engine.transformer.heads import HeadNorms
 from pipelines.engine.transformer.modulation import (
     BlockModulation,
@@ -45,23 +42,12 @@ class FastForward:
         self._prunes_last_block = prunes_last_block
         self.modulations = ModulationTable(transformer)
 
-    def velocity(
-        self,
-        tokens: torch.Tensor,
-        prompt_embeds: torch.Tensor,
-        grids: Sequence[Grid],
-        modulation: StepModulation,
-    ) -> torch.Tensor:
-        """The velocity of the output's tokens, (1, output tokens, channels).
-
-        tokens: (1, tokens, channels), the output's first, then the references'. prompt_embeds: (1,
-        text tokens, width). grids: the output's first.
-        """
-        model = self._transformer
-        outputs = math.prod(grids[0])
-        image = model.img_in(tokens)[0]
-        text = model.txt_in(model.txt_norm(prompt_embeds))[0]
-        rotation = self._rotations.of(grids, len(text), image.device)
+    def velocity(self, inputs: ForwardInputs, modulation: StepModulation) -> torch.Tensor:
+        """The velocity of the output's tokens, (1, output tokens, channels)."""
+        model, outputs = self._transformer, inputs.latents.shape[1]
+        image = model.img_in(inputs.tokens)[0]
+        text = model.txt_in(model.txt_norm(inputs.prompt_embeds))[0]
+        rotation = self._rotations.of(inputs.grids, len(text), image.device)
         last = len(self._blocks) - 1
         for index, block in enumerate(self._blocks):
             steps = modulation.blocks[index]
@@ -90,7 +76,6 @@ class _Block:
         self._text_qkv = JointProjection(
             (attention.add_q_proj, attention.add_k_proj, attention.add_v_proj)
         )
-
         self._norms = HeadNorms(
             (attention.norm_q, attention.norm_k), (attention.norm_added_q, attention.norm_added_k)
         )
@@ -109,19 +94,13 @@ class _Block:
 
         The text after the last block is not used, so it is left out.
         """
-        block, split = self._block, len(text)
+        split = len(text)
         queries, keys, values = self._queries_keys_values(image, text, steps, rotation, outputs)
         attended = _attend(queries, keys, values)
-        _add_gated(
-            image, steps.image_attention, self._attention.to_out[0](attended[split:]), outputs
-        )
-        normed = _modulated(block.img_norm2, image, steps.image_mlp, outputs)
-        _add_gated(image, steps.image_mlp, block.img_mlp(normed), outputs)
-        _clip(image)
+        self._finish_image(image, attended[split:], steps, outputs)
         if not is_last:
-            _add_gated(
-                text, steps.text_attention, self._attention.to_add_out(attended[:split]), split
-            )
+            block, attention = self._block, self._attention
+            _add_gated(text, steps.text_attention, attention.to_add_out(attended[:split]), split)
             normed = _modulated(block.txt_norm2, text, steps.text_mlp, split)
             _add_gated(text, steps.text_mlp, block.txt_mlp(normed), split)
             _clip(text)
@@ -136,15 +115,22 @@ class _Block:
         outputs: int,
     ) -> torch.Tensor:
         """The output's tokens after the last block: the others only give keys and values."""
-        block, split = self._block, len(text)
+        split = len(text)
         queries, keys, values = self._queries_keys_values(image, text, steps, rotation, outputs)
         attended = _attend(queries[split : split + outputs], keys, values)
         image = image[:outputs]
+        self._finish_image(image, attended, steps, outputs)
+        return image
+
+    def _finish_image(
+        self, image: torch.Tensor, attended: torch.Tensor, steps: BlockModulation, outputs: int
+    ) -> None:
+        """Add attention and the MLP to the image's tokens, which are changed in place."""
+        block = self._block
         _add_gated(image, steps.image_attention, self._attention.to_out[0](attended), outputs)
         normed = _modulated(block.img_norm2, image, steps.image_mlp, outputs)
         _add_gated(image, steps.image_mlp, block.img_mlp(normed), outputs)
         _clip(image)
-        return image
 
     def _queries_keys_values(
         self,

@@ -187,6 +187,7 @@ def test_command_line_has_every_option(options: Options, checker: str | None) ->
     made = dataclasses.replace(options("cuda:1"), safety_checker=checker, command=WORKER_COMMAND)
 
     line = made.command_line(7)
+    pruned = dataclasses.replace(made, prune_last_block=True).command_line(7)
 
     assert line[1:4] == ["-m", "pipelines.worker", "--fd=7"]
     assert dict(zip(line[4::2], line[5::2], strict=True)) == {
@@ -197,3 +198,4 @@ def test_command_line_has_every_option(options: Options, checker: str | None) ->
         "--forward": "auto",
         **({"--safety-checker": checker} if checker else {}),
     }
+    assert [word for word in pruned if word not in line] == ["--prune-last-block"]

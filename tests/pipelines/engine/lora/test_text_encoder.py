@@ -16,6 +16,7 @@ from pipelines.api.errors import LoraInvalid
 from pipelines.api.families import QWEN_IMAGE_EDIT_PLUS, TEXT_ENCODER
 from pipelines.engine.lora import read_lora
 from pipelines.engine.pipeline import EditPipeline
+from pipelines.files.lora_format.report import inspect_lora
 from tests.conftest import gradient
 from tests.lora_files import Linears, Pair, lora_tensors, random_pairs, write_lora
 from tests.pipelines.engine.lora.conftest import edit
@@ -184,6 +185,8 @@ def test_one_file_changes_both_components(
     save_file(tensors, both)
     alone = write_lora(tmp_path / "alone.safetensors", {layers[-1]: pairs[layers[-1]]})
 
+    report = inspect_lora(both, pipeline.linears, both.name)
+    assert report.shown_layers == "6 (5 in the text encoder)"
     images = [edit(pipeline, (path, 1.0)) for path in (both, alone)]
     other = EditPipeline.load(tiny_model, device="cpu", dtype=torch.float32)
     with merged(other, (text, 1.0)):

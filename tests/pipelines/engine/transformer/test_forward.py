@@ -2,18 +2,19 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import QwenImageTransformer2DModel
 
-from pipelines.engine.families.family import Grid
+from pipelines.engine.families.family import ForwardInputs, Grid, References
 from pipelines.engine.lora import LoraEngine
 from pipelines.engine.transformer.forward import FastForward
 from tests.pipelines.engine.lora.corpus_layouts import LAYOUTS
 from tests.pipelines.engine.lora.test_terms import MIXES, written
+from tests.pipelines.engine.transformer.stock import stock_velocity
 
 CPU = torch.device("cpu")
 TEXT_WIDTH = 256
@@ -44,41 +45,27 @@ def build(
 
 def inputs(
     size: tuple[int, int], references: int, length: int, timestep: float, dtype: torch.dtype
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[Grid]]:
-    """Tokens, prompt embeddings, a timestep and the grids of an output and its references."""
-    grids = [(1, *size), *((1, 5 + index, 9 - index) for index in range(references))]
+) -> ForwardInputs:
+    grid: Grid = (1, *size)
+    grids = tuple((1, 5 + index, 9 - index) for index in range(references))
     generator = torch.Generator().manual_seed(length)
-    tokens = torch.randn(1, sum(map(math.prod, grids)), 64, generator=generator)
-    prompt = torch.randn(1, length, TEXT_WIDTH, generator=generator)
-    return tokens.to(dtype), prompt.to(dtype), torch.tensor([timestep]).to(dtype), grids
+
+    def random(count: int, width: int) -> torch.Tensor:
+        return torch.randn(1, count, width, generator=generator).to(dtype)
+
+    return ForwardInputs(
+        random(math.prod(grid), 64),
+        torch.tensor([timestep]).to(dtype),
+        step=0,
+        grid=grid,
+        prompt_embeds=random(length, TEXT_WIDTH),
+        references=References(random(sum(map(math.prod, grids)), 64), grids),
+    )
 
 
-def stock(
-    model: QwenImageTransformer2DModel,
-    tokens: torch.Tensor,
-    prompt: torch.Tensor,
-    timestep: torch.Tensor,
-    grids: Sequence[Grid],
-) -> torch.Tensor:
-    found = model(
-        hidden_states=tokens,
-        encoder_hidden_states=prompt,
-        timestep=timestep,
-        img_shapes=[list(grids)],
-        return_dict=False,
-    )[0]
-    return found[:, : math.prod(grids[0])]
-
-
-def fast(
-    forward: FastForward,
-    tokens: torch.Tensor,
-    prompt: torch.Tensor,
-    timestep: torch.Tensor,
-    grids: Sequence[Grid],
-) -> torch.Tensor:
-    modulation = forward.modulations.compute(timestep, tokens.dtype)
-    return forward.velocity(tokens, prompt, grids, modulation)
+def fast(forward: FastForward, inputs: ForwardInputs) -> torch.Tensor:
+    modulation = forward.modulations.compute(inputs.timestep, inputs.latents.dtype)
+    return forward.velocity(inputs, modulation)
 
 
 @pytest.fixture(autouse=True)
@@ -93,13 +80,13 @@ def test_velocity_has_the_bits_of_stock(dtype: torch.dtype, zero_cond_t: bool) -
     model = build(dtype, zero_cond_t=zero_cond_t)
     cases = list(itertools.product(SIZES, (1, 2, 3), LENGTHS, TIMESTEPS))
     # before the projections are fused, and after
-    expected = [stock(model, *inputs(*case, dtype)) for case in cases]
+    expected = [stock_velocity(model, inputs(*case, dtype)) for case in cases]
     forward = FastForward(model)
 
     for case, velocity in zip(cases, expected, strict=True):
         given = inputs(*case, dtype)
-        assert torch.equal(fast(forward, *given), velocity), case
-        assert torch.equal(stock(model, *given), velocity), case
+        assert torch.equal(fast(forward, given), velocity), case
+        assert torch.equal(stock_velocity(model, given), velocity), case
 
 
 @pytest.mark.parametrize(
@@ -113,8 +100,8 @@ def test_pruned_last_block_rounds_differently_only(
     forward = FastForward(model, prunes_last_block=True)
     for case in itertools.product(SIZES, (1, 3), LENGTHS[:2], TIMESTEPS[:1]):
         given = inputs(*case, dtype)
-        expected = stock(model, *given).float()
-        error = (fast(forward, *given).float() - expected).norm()
+        expected = stock_velocity(model, given).float()
+        error = (fast(forward, given).float() - expected).norm()
         assert error <= most * expected.norm(), case
 
 
@@ -147,21 +134,21 @@ def test_loras_of_every_kind_change_it_as_they_change_stock(tmp_path: Path, mix:
     forward = FastForward(model)
     stack, _ = written(MIXED[mix], tmp_path, engine.linears)
     given = inputs((6, 8), 2, 9, 0.37, torch.float32)
-    base = fast(forward, *given)
+    base = fast(forward, given)
 
     with engine.active(stack):
-        expected = stock(model, *given)
-        found = fast(forward, *given)
+        expected = stock_velocity(model, given)
+        found = fast(forward, given)
 
     assert not torch.allclose(found, base, rtol=1e-3)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    assert torch.equal(fast(forward, *given), base)
+    assert torch.equal(fast(forward, given), base)
 
 
 def test_forward_never_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     forward = FastForward(build())
     given = inputs((6, 8), 2, 9, 0.37, torch.float32)
-    fast(forward, *given)  # positions of new shapes are computed once
+    fast(forward, given)  # positions of new shapes are computed once
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("this waits for the device, or copies from the host")
@@ -170,7 +157,7 @@ def test_forward_never_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(torch.Tensor, name, refuse)
     for name in ("tensor", "as_tensor", "from_numpy"):
         monkeypatch.setattr(torch, name, refuse)
-    fast(forward, *given)
+    fast(forward, given)
 
 
 def test_modulations_are_kept_for_a_schedule_and_for_loras(tmp_path: Path) -> None:
@@ -197,11 +184,11 @@ def test_layer_with_other_weights_counts_with_them() -> None:
     model = build()
     forward = FastForward(model)
     given = inputs((6, 8), 1, 9, 0.37, torch.float32)
-    before = fast(forward, *given)
+    before = fast(forward, given)
     layer = model.transformer_blocks[0].attn.to_k
     layer.weight.data = layer.weight.data * 1.5
 
-    found = fast(forward, *given)
+    found = fast(forward, given)
 
-    assert torch.equal(found, stock(model, *given))
+    assert torch.equal(found, stock_velocity(model, given))
     assert not torch.equal(found, before)
